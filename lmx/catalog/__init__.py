@@ -1,0 +1,1 @@
+"""What is on disk and what it is called. Pure but for `locate`, which looks at directories."""

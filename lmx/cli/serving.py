@@ -1,0 +1,30 @@
+"""``lmx serve``: settings to a running daemon."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from lmx.catalog.specs import DEMO, parse_spec
+from lmx.config import load_settings
+from lmx.errors import ConfigError
+from lmx.logs import configure_logging
+from lmx.serve import serve
+
+
+def run_daemon(config: Path | None, overrides: Mapping[str, Mapping[str, Any]]) -> None:
+    """Run the daemon in this process until it stops.
+
+    Raises:
+        ConfigError: Settings cannot be used, or the address cannot be bound.
+    """
+    settings = load_settings(file=config, overrides=overrides)
+    configure_logging(settings.logging.level)
+    specs = [parse_spec(text) for text in settings.models.load or (DEMO,)]
+    try:
+        trio.run(partial(serve, settings, specs))
+    except OSError as error:
+        address = f"{settings.server.host}:{settings.server.port}"
+        raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from error

@@ -1,0 +1,176 @@
+"""Settings: frozen, one class per subsystem, read once at start.
+
+Order of precedence: defaults < YAML file < environment (``LMX_SECTION__KEY``) < command line. A
+value of the wrong type or an unknown key is a `ConfigError` that names it. This module knows what
+settings exist, not what they do.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from lmx.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "LMX_"
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Count = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(ge=0)]
+
+
+class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """HTTP: where to listen and when to give up on a client.
+
+    Attributes:
+        keep_alive_s: Idle time after which a connection closes; also the header-read limit.
+        write_timeout_s: Longest time a client may take no byte before it is reset.
+        heartbeat_s: Silence on a stream after which a comment is sent.
+        drain_s: Time that running requests get to finish at a stop.
+        close_grace_s: Time that open connections get after that.
+    """
+
+    host: str = "0.0.0.0"  # noqa: S104  # serving a LAN is the purpose
+    port: Port = 1234
+    max_body_bytes: Count = 64 * 1024 * 1024
+    body_timeout_s: Seconds = 60.0
+    max_connections: Count = 1024
+    keep_alive_s: Seconds = 75.0
+    write_timeout_s: Seconds = 30.0
+    heartbeat_s: Seconds = 10.0
+    drain_s: Seconds = 30.0
+    close_grace_s: Seconds = 2.0
+
+
+class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is loaded at start and how requests meet a model.
+
+    Attributes:
+        load: Models to load at start, in the forms `--model` takes. Empty means ``demo``.
+        max_sequences: Most sequences one model decodes together.
+        max_waiting: Most requests that wait for a slot of one model.
+        load_wait_s: How long a request waits for a model that is loading.
+        context_tokens: Upper bound of every model's context, or `None`.
+        default_max_tokens: Answer length when a request names none.
+        default_temperature: Temperature when a request names none.
+    """
+
+    load: tuple[str, ...] = ()
+    max_sequences: Count = 32
+    max_waiting: Annotated[int, Meta(ge=0)] = 512
+    load_wait_s: Seconds = 60.0
+    context_tokens: Count | None = None
+    default_max_tokens: Count = 4096
+    default_temperature: Annotated[float, Meta(ge=0, le=2)] = 0.7
+
+
+class WorkerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Worker processes: how they are stopped and restarted.
+
+    Attributes:
+        stop_grace_s: Time between SIGTERM and SIGKILL.
+        restart_delay_s: Pause before the first restart; doubles with each failure in a row.
+        restart_delay_limit_s: The longest such pause. Restarting never gives up.
+    """
+
+    stop_grace_s: Seconds = 2.0
+    restart_delay_s: Seconds = 0.5
+    restart_delay_limit_s: Seconds = 30.0
+
+
+class LoggingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Logs: `level` is the least severe level written."""
+
+    level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything the daemon can be told. `home` comes from ``LMX_HOME`` alone."""
+
+    home: Path
+    server: ServerSettings = ServerSettings()
+    models: ModelSettings = ModelSettings()
+    worker: WorkerSettings = WorkerSettings()
+    logging: LoggingSettings = LoggingSettings()
+
+
+SECTIONS = ("server", "models", "worker", "logging")
+
+
+def home_directory(environment: Mapping[str, str]) -> Path:
+    """Where state lives: ``LMX_HOME``, by default ``~/.opta-lmx``."""
+    return Path(environment.get("LMX_HOME") or "~/.opta-lmx").expanduser().absolute()
+
+
+def load_settings(
+    *,
+    file: Path | None = None,
+    environment: Mapping[str, str] = os.environ,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Settings:
+    """Combine the sources.
+
+    Args:
+        file: YAML file to read; by default ``config.yaml`` in the home directory, if it exists.
+        environment: Environment variables.
+        overrides: Section to key to value, from the command line.
+
+    Raises:
+        ConfigError: The file cannot be read, or a value does not fit; the message says which.
+    """
+    home = home_directory(environment)
+    tree = _read_file(file, home)
+    for source in (_from_environment(environment), overrides or {}):
+        for section, values in source.items():
+            tree.setdefault(section, {}).update(values)
+    return _convert({**tree, "home": str(home)}, source="settings")
+
+
+def _read_file(file: Path | None, home: Path) -> dict[str, dict[str, Any]]:
+    path = file or home / "config.yaml"
+    if file is None and not path.exists():
+        return {}
+    try:
+        tree = msgspec.yaml.decode(path.read_bytes() or b"{}")
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(tree, dict) or not all(
+        value is None or isinstance(value, dict) for value in tree.values()
+    ):
+        raise ConfigError(f"{path}: expected sections such as 'server:' with keys below them")
+    sections = {str(key): dict(value or {}) for key, value in tree.items()}
+    _convert({**sections, "home": str(home)}, source=str(path))
+    return sections
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    tree: dict[str, dict[str, Any]] = {}
+    for variable, text in environment.items():
+        section, separator, key = variable.removeprefix(ENVIRONMENT_PREFIX).partition("__")
+        if variable.startswith(ENVIRONMENT_PREFIX) and separator and section.lower() in SECTIONS:
+            tree.setdefault(section.lower(), {})[key.lower()] = _value(text)
+    return tree
+
+
+def _value(text: str) -> Any:
+    """A variable's text as YAML would read it, so that numbers and lists work; else the text."""
+    try:
+        return msgspec.yaml.decode(text.encode())
+    except msgspec.DecodeError:
+        return text
+
+
+def _convert(tree: dict[str, Any], *, source: str) -> Settings:
+    try:
+        return msgspec.convert(tree, Settings, dec_hook=_decode_path)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def _decode_path(kind: type, value: Any) -> Any:
+    if kind is Path:
+        return Path(value)
+    raise NotImplementedError(kind)

@@ -1,0 +1,1 @@
+"""The daemon's own machinery on Trio: workers, loading, dispatch, telemetry. No HTTP, no engine."""

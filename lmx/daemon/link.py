@@ -1,0 +1,165 @@
+"""The daemon's end of a worker pipe: frames in and out, events to the requests they belong to.
+
+Theory of operation. One reader task decodes frames and hands each event to its `ReplyStream`, in
+order, without ever waiting for a client. Commands are sent from any task without blocking: what the
+kernel does not take goes to an outbox that a writer task empties. The first bad frame or event out
+of order condemns the worker: `run` raises `FrameError` and the owner kills the process. The link
+knows nothing of processes, models on disk or HTTP.
+"""
+
+import os
+import socket
+
+import msgspec
+import trio
+
+from lmx.daemon.reply import ReplyStream
+from lmx.errors import LmxError, WorkerClosed, from_code
+from lmx.protocol.codec import encode_command, event_decoder
+from lmx.protocol.messages import (
+    Cancel,
+    Command,
+    Event,
+    Finished,
+    Generate,
+    Loaded,
+    LoadFailed,
+    Rejected,
+)
+
+RECEIVE_BYTES = 256 * 1024
+
+
+class WorkerLink:
+    """Speaks the protocol over one connected stream socket, which it owns.
+
+    Attributes:
+        delivered_count: Request events handed over so far; the sign of life that counts.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self._socket = trio.socket.from_stdlib_socket(connection)
+        self._replies: dict[int, ReplyStream] = {}
+        self._next_sequence = 1
+        self._outbox = bytearray()
+        self._outbox_filled = trio.Event()
+        self._loaded: Loaded | LmxError | None = None
+        self._load_answered = trio.Event()
+        self._closed_by: LmxError | None = None
+        self.delivered_count = 0
+
+    async def run(self) -> None:
+        """Pump both directions. Returns when the worker closes its end.
+
+        Raises:
+            FrameError: The worker sent something that is no frame or out of order.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write_outbox)
+            await self._read_frames()
+            nursery.cancel_scope.cancel()
+
+    async def load(self, command: Command) -> Loaded:
+        """Send the load command and wait for its outcome.
+
+        Raises:
+            LoadError: The worker says why it cannot bring the model up.
+            WorkerError: The worker ended before it answered.
+        """
+        self.send(command)
+        await self._load_answered.wait()
+        if isinstance(self._loaded, Loaded):
+            return self._loaded
+        raise self._loaded or WorkerClosed("the worker link closed during the load")
+
+    def open_reply(self, generate: Generate) -> ReplyStream:
+        """Send a request; its events arrive in the returned stream.
+
+        Args:
+            generate: The request; its sequence number is set here.
+
+        Raises:
+            WorkerError: The link has ended.
+        """
+        if self._closed_by is not None:
+            raise self._closed_by
+        reply = ReplyStream(self._next_sequence)
+        self._next_sequence += 1
+        self._replies[reply.sequence] = reply
+        self.send(msgspec.structs.replace(generate, sequence=reply.sequence))
+        return reply
+
+    def close_reply(self, reply: ReplyStream) -> None:
+        """The requester is done with it: tell the worker, unless it has ended already."""
+        reply.on_change = None
+        if self._replies.pop(reply.sequence, None) is not None:
+            self.send(Cancel(reply.sequence))
+
+    def send(self, command: Command) -> None:
+        """Send now or as soon as the worker reads; never blocks. A dead worker shows in `run`."""
+        frame = encode_command(command)
+        sent = 0 if self._outbox else self._try_send(frame)
+        if sent < len(frame):
+            self._outbox += frame[sent:]
+            self._outbox_filled.set()
+
+    def end(self, error: LmxError) -> None:
+        """Fail everything that still waits with `error`, now and from now on. Idempotent."""
+        if self._closed_by is not None:
+            return
+        self._closed_by = error
+        if self._loaded is None:
+            self._loaded = error
+        self._load_answered.set()
+        for reply in list(self._replies.values()):
+            reply.fail(error)
+        self._replies.clear()
+        self._socket.close()
+
+    async def _read_frames(self) -> None:
+        decoder = event_decoder()
+        while True:
+            try:
+                data = await self._socket.recv(RECEIVE_BYTES)
+            except (OSError, trio.ClosedResourceError):
+                return
+            if not data:
+                return
+            for events in decoder.feed(data):
+                for event in events:
+                    self._dispatch(event)
+
+    def _dispatch(self, event: Event) -> None:
+        if isinstance(event, Loaded):
+            self._answer_load(event)
+        elif isinstance(event, LoadFailed):
+            self._answer_load(from_code(event.code, event.message))
+        else:
+            reply = self._replies.get(event.sequence)
+            if reply is None:
+                return  # closed here: the daemon told the worker and stopped listening
+            self.delivered_count += 1
+            if isinstance(event, Finished | Rejected):
+                del self._replies[event.sequence]
+            reply.deliver(event)
+
+    def _answer_load(self, outcome: Loaded | LmxError) -> None:
+        self._loaded = outcome
+        self._load_answered.set()
+
+    async def _write_outbox(self) -> None:
+        while True:
+            await self._outbox_filled.wait()
+            self._outbox_filled = trio.Event()
+            while self._outbox:
+                await trio.lowlevel.wait_writable(self._socket)
+                del self._outbox[: self._try_send(self._outbox)]
+
+    def _try_send(self, data: bytes | bytearray) -> int:
+        try:
+            return os.write(self._socket.fileno(), data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            return len(data)  # the worker is gone; the reader task finds out and says why

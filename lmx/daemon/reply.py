@@ -1,0 +1,114 @@
+"""One request's answer as it comes out of a worker: a mailbox that never blocks the pump.
+
+Theory of operation. The link's reader calls `deliver` for each event, in order, and never waits.
+Adjacent text merges until somebody takes it, so a slow client costs the length of its answer and
+nothing else. A consumer either waits (`wait_change`) or registers `on_change` to be called from the
+reader itself, which is the fast lane of token streams. The event grammar is checked here:
+``Rejected`` or ``Started Delta* Finished``; anything else condemns the worker.
+"""
+
+from collections.abc import Callable
+
+import trio
+
+from lmx.errors import FrameError, LmxError, from_code
+from lmx.protocol.messages import Delta, Finished, Rejected, RequestEvent, Started
+
+
+class ReplyStream:
+    """Everything known about one answer so far.
+
+    Attributes:
+        sequence: The request's number on the pipe.
+        prompt_tokens: Known once started, 0 before.
+        end: The terminal event, once it came.
+        error: Why there will be no terminal event from the worker, if so.
+        on_change: Called after each delivery, synchronously; must not raise.
+    """
+
+    __slots__ = (
+        "_changed",
+        "_is_started",
+        "_texts",
+        "end",
+        "error",
+        "on_change",
+        "prompt_tokens",
+        "sequence",
+    )
+
+    def __init__(self, sequence: int) -> None:
+        self.sequence = sequence
+        self.prompt_tokens = 0
+        self.end: Finished | None = None
+        self.error: LmxError | None = None
+        self.on_change: Callable[[], None] | None = None
+        self._texts: list[str] = []
+        self._is_started = False
+        self._changed = trio.Event()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will be delivered."""
+        return self.end is not None or self.error is not None
+
+    def deliver(self, event: RequestEvent) -> None:
+        """Take the next event from the worker.
+
+        Raises:
+            FrameError: The event is not allowed here; nothing changed.
+        """
+        if self.error is not None:
+            return  # ended from the daemon's side; the worker has not heard of it yet
+        if isinstance(event, Delta):
+            self._require(is_started=True)
+            self._texts.append(event.text)
+        elif isinstance(event, Finished):
+            self._require(is_started=True)
+            self.end = event
+        elif isinstance(event, Started):
+            self._require(is_started=False)
+            self._is_started = True
+            self.prompt_tokens = event.prompt_tokens
+        elif isinstance(event, Rejected):
+            self._require(is_started=False)
+            self.error = from_code(event.code, event.message, param=event.param)
+        self._wake()
+
+    def fail(self, error: LmxError) -> None:
+        """End from the daemon's side: the worker broke, or the daemon stops. Idempotent."""
+        if not self.is_over:
+            self.error = error
+            self._wake()
+
+    def take_text(self) -> str:
+        """All text that came since the last call."""
+        texts = self._texts
+        text = texts[0] if len(texts) == 1 else "".join(texts)
+        texts.clear()
+        return text
+
+    async def wait_started(self) -> None:
+        """Wait for the first event.
+
+        Raises:
+            LmxError: The worker refused the request or broke before starting it.
+        """
+        while not self._is_started:
+            if self.error is not None:
+                raise self.error
+            await self.wait_change()
+
+    async def wait_change(self) -> None:
+        """Wait for the next delivery."""
+        self._changed = trio.Event()
+        await self._changed.wait()
+
+    def _require(self, *, is_started: bool) -> None:
+        if self.is_over or self._is_started is not is_started:
+            raise FrameError(f"event out of order for sequence {self.sequence}")
+
+    def _wake(self) -> None:
+        if self.on_change is not None:
+            self.on_change()
+        self._changed.set()

@@ -1,0 +1,183 @@
+"""Owning a worker process: an async context manager whose exit leaves no process behind.
+
+The child runs in a session of its own, so that Ctrl-C in the daemon's terminal does not reach it
+and its whole group can be killed. What it prints is kept for its exit record. No parent-death
+signal is used: Trio spawns from a cached thread, whose end the kernel would take for ours; the
+worker instead exits when its pipe ends.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+
+import structlog
+import trio
+from msgspec import Struct
+
+from lmx.daemon.link import WorkerLink
+from lmx.errors import FrameError, LmxError, OutOfMemory, WorkerBroken
+
+WORKER_MODULE = "lmx.worker"
+OUTPUT_TAIL_BYTES = 64 * 1024
+# A worker whose pipe has ended is exiting; this is how long its exit status is waited for before
+# its requests are told without it.
+EXIT_STATUS_WAIT_S = 0.5
+KILL_WAIT_S = 5.0
+EXIT_OUT_OF_MEMORY = 71  # as lmx.worker.loop reports it
+
+log = structlog.get_logger("lmx.worker")
+
+
+class WorkerExit(Struct, frozen=True, kw_only=True):
+    """How a worker ended.
+
+    Attributes:
+        pid: Its process id.
+        status: As `subprocess` gives it: negative for a signal, `None` if it did not end by itself.
+        reason: One sentence.
+        output: The last of what it printed.
+    """
+
+    pid: int
+    status: int | None
+    reason: str
+    output: str
+
+    def error(self) -> LmxError:
+        """What its requests are told."""
+        if self.status == EXIT_OUT_OF_MEMORY:
+            return OutOfMemory("No model loaded: the device ran out of memory, the model reloads")
+        return WorkerBroken(f"the model's worker ended: {self.reason}")
+
+
+class Worker:
+    """A running worker process and the link to it.
+
+    Attributes:
+        link: Speaks with the process.
+        ended: How it ended by itself, once it did.
+    """
+
+    def __init__(self, process: trio.Process, link: WorkerLink) -> None:
+        self._process = process
+        self._output = bytearray()
+        self._has_ended = trio.Event()
+        self.link = link
+        self.ended: WorkerExit | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    async def wait_ended(self) -> WorkerExit:
+        """Wait until the worker has ended by itself."""
+        while self.ended is None:
+            await self._has_ended.wait()
+        return self.ended
+
+    async def run(self) -> None:
+        """Pump the link until the worker ends, then fail what it left undone."""
+        reason = ""
+        try:
+            await self.link.run()
+        except* FrameError as group:
+            reason = f"it sent a bad frame ({group.exceptions[0]})"
+            _signal_group(self.pid, signal.SIGKILL)
+        with trio.move_on_after(EXIT_STATUS_WAIT_S):
+            await self._process.wait()
+        status = self._process.returncode
+        self.ended = WorkerExit(
+            pid=self.pid,
+            status=status,
+            reason=reason or describe_status(status),
+            output=self._output.decode(errors="replace"),
+        )
+        self.link.end(self.ended.error())
+        self._has_ended.set()
+
+    async def capture_output(self) -> None:
+        """Keep the last of what the process prints; each line also goes to the debug log."""
+        stdout = self._process.stdout
+        if stdout is None:
+            return
+        async for data in stdout:
+            self._output += data
+            del self._output[:-OUTPUT_TAIL_BYTES]
+            for line in bytes(data).decode(errors="replace").splitlines():
+                log.debug("worker output", pid=self.pid, line=line)
+
+    async def stop(self, grace_s: float) -> None:
+        """End the process and everything it started, and reap it."""
+        for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILL_WAIT_S)):
+            _signal_group(self.pid, number)
+            with trio.move_on_after(wait_s):
+                await self._process.wait()
+                break
+        _signal_group(self.pid, signal.SIGKILL)  # grandchildren
+
+
+@asynccontextmanager
+async def open_worker(
+    *, environment: Mapping[str, str], stop_grace_s: float
+) -> AsyncIterator[Worker]:
+    """Start a worker process; leaving the block ends it.
+
+    Args:
+        environment: The child's environment.
+        stop_grace_s: Time between SIGTERM and SIGKILL.
+
+    Cancellation:
+        The process group is killed and the process reaped, shielded, before this returns.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = await _spawn(theirs, environment)
+    worker = Worker(process, WorkerLink(ours))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(worker.capture_output)
+        nursery.start_soon(worker.run)
+        try:
+            yield worker
+        finally:
+            with trio.CancelScope(shield=True):
+                await worker.stop(stop_grace_s)
+            worker.link.end(WorkerBroken("the model's worker was stopped"))
+            nursery.cancel_scope.cancel()
+
+
+async def _spawn(theirs: socket.socket, environment: Mapping[str, str]) -> trio.Process:
+    command = [sys.executable, "-m", WORKER_MODULE, str(theirs.fileno())]
+    spawn = partial(
+        trio.lowlevel.open_process,
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        pass_fds=(theirs.fileno(),),
+        start_new_session=True,
+        env=dict(environment),
+    )
+    # Shielded: cancelled in the middle, the child would exist without anybody knowing its id.
+    with trio.CancelScope(shield=True):
+        return await spawn()
+
+
+def describe_status(status: int | None) -> str:
+    """An exit status in words."""
+    if status is None:
+        return "it closed its pipe but kept running"
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    return f"exited with status {status}"
+
+
+def _signal_group(pid: int, number: int) -> None:
+    # PermissionError is what macOS says of a group that has only zombies left.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)

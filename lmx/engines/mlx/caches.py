@@ -1,0 +1,112 @@
+"""The KV caches of one group of rows, as mlx-lm 0.32.2 has them. Knows no tokens and no models.
+
+mlx-lm's cache classes move between versions, so every use of them is in this file and a contract
+test holds it. A lone row keeps the plain classes, which need no mask; `merge` turns them into the
+batched ones when a second row joins.
+"""
+
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import (
+    CacheList,
+    KVCache,
+    RotatingKVCache,
+    make_prompt_cache,
+)
+
+
+class CacheRows:
+    """One cache per layer, each holding the same rows.
+
+    Args:
+        layers: mlx-lm cache objects.
+        is_batched: They are of the batched classes.
+    """
+
+    def __init__(self, layers: list[Any], *, is_batched: bool) -> None:
+        self.layers = layers
+        self._is_batched = is_batched
+
+    @classmethod
+    def single(cls, model: Any) -> "CacheRows":
+        """Empty caches for one row."""
+        return cls(make_prompt_cache(model), is_batched=False)
+
+    @classmethod
+    def batched(cls, model: Any, row_count: int) -> "CacheRows":
+        """Empty caches for several rows."""
+        rows = [make_prompt_cache(model) for _ in range(row_count)]
+        return cls(
+            [layer[0].merge(list(layer)) for layer in zip(*rows, strict=True)], is_batched=True
+        )
+
+    def pad_right(self, lengths: list[int]) -> None:
+        """Announce that the next forward pass has rows of these lengths, padded on the right."""
+        longest = max(lengths)
+        padding = [longest - length for length in lengths]
+        if max(padding):
+            for layer in self.layers:
+                layer.prepare(lengths=lengths, right_padding=padding)
+
+    def finalize(self) -> None:
+        """Move the padding to the left after that pass."""
+        for layer in self.layers:
+            layer.finalize()
+
+    def extend(self, other: "CacheRows") -> None:
+        """Add another group's rows after these; `other` must not be used again."""
+        self._batch()
+        other._batch()
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            mine.extend(theirs)
+
+    def keep(self, rows: list[int]) -> None:
+        """Drop every row not listed. Waits for device work already submitted."""
+        if self._is_batched:
+            indices = mx.array(rows)
+            for layer in self.layers:
+                layer.filter(indices)
+
+    def states(self) -> list[Any]:
+        """What to evaluate so that the caches hold no pending work."""
+        return [layer.state for layer in self.layers]
+
+    def _batch(self) -> None:
+        if not self._is_batched:
+            self.layers = [layer.merge([layer]) for layer in self.layers]
+            self._is_batched = True
+
+
+def can_batch(model: Any) -> bool:
+    """Several sequences of this model can be decoded together."""
+    return all(hasattr(leaf, "merge") for leaf in _leaves(make_prompt_cache(model)))
+
+
+def can_pad(model: Any) -> bool:
+    """Prompts of different lengths may share a prefill pass.
+
+    Only attention caches skip padding for certain; state-space caches carry it into the state.
+    """
+    return all(
+        type(leaf) in {KVCache, RotatingKVCache} for leaf in _leaves(make_prompt_cache(model))
+    )
+
+
+def kv_bytes_per_token(model: Any) -> int:
+    """KV growth per token, measured by a forward pass over one token."""
+    caches = CacheRows.single(model)
+    model(mx.array([[0]]), cache=caches.layers)
+    mx.eval(caches.states())
+    total = 0
+    for leaf in _leaves(caches.layers):
+        if isinstance(leaf, KVCache | RotatingKVCache):
+            total += (leaf.keys.nbytes + leaf.values.nbytes) // leaf.keys.shape[2]
+    return total
+
+
+def _leaves(layers: list[Any]) -> list[Any]:
+    leaves: list[Any] = []
+    for layer in layers:
+        leaves += _leaves(list(layer.caches)) if isinstance(layer, CacheList) else [layer]
+    return leaves

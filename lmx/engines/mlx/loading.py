@@ -1,0 +1,149 @@
+"""From a model directory to an engine that has answered once. Never touches the network.
+
+Knows files, weights and limits; how tokens are made is `engine`'s business. Only weights come
+through mlx-lm: its tokenizer loading needs transformers' classes and may ask the hub.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm.utils import load_model
+
+from lmx.engines.base import LoadedEngine
+from lmx.engines.mlx.blas import Blas
+from lmx.engines.mlx.caches import can_batch, can_pad, kv_bytes_per_token
+from lmx.engines.mlx.device import device_name, limit_pool, wire
+from lmx.engines.mlx.engine import MlxEngine
+from lmx.engines.mlx.files import check_directory, read_json
+from lmx.engines.mlx.prefill import PrefillLimits
+from lmx.engines.mlx.tokenizer import MlxTokenizer, load_tokenizer, token_text
+from lmx.errors import CorruptModel, UnsupportedModel
+from lmx.protocol.messages import Load
+from lmx.protocol.values import ModelInfo, Sampling
+
+# Where architectures keep their context length: most models, GPT-2 style, MPT, ChatGLM, older.
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
+# transformers writes 1e30 for "no limit"; no real context reaches this.
+SANE_CONTEXT_TOKENS = 100_000_000
+DEFAULT_CONTEXT_TOKENS = 4096
+# One pass is what a cancelled request or a waiting token can be held up by. mlx-lm's 2048 on a
+# GPU; on a CPU of 100 to 1,000 tokens per second a quarter to a few seconds, and float32 prefill
+# is faster in small chunks there (512 gives 92 tokens per second where 2048 gives 65).
+GPU_PREFILL = PrefillLimits(chunk_tokens=2048, max_rows=8)
+CPU_PREFILL = PrefillLimits(chunk_tokens=256, max_rows=8)
+WARM_UP_ID = -1
+
+
+def load_engine(load: Load, blas: Blas) -> LoadedEngine:
+    """Bring the model up on this thread.
+
+    Raises:
+        CorruptModel: Files are missing, truncated or unreadable.
+        UnsupportedModel: The architecture or tokenizer is not one MLX can run.
+    """
+    directory = Path(load.source)
+    check_directory(directory)
+    config = read_json(directory / "config.json")
+    tokenizer_config = read_json(directory / "tokenizer_config.json", required=False)
+    tokenizer, notes = load_tokenizer(directory, tokenizer_config)
+    pool_bytes = limit_pool()
+    model = _load_weights(directory, config, is_fast=blas.is_fast)
+    info = _model_info(model, load, context_tokens(config, tokenizer_config))
+    wire(info.weight_bytes + info.kv_bytes_per_token * info.context_tokens + pool_bytes)
+    limits = CPU_PREFILL if info.device == "cpu" else GPU_PREFILL
+    if not can_pad(model):
+        limits = limits._replace(max_rows=1)
+    generation_config = read_json(directory / "generation_config.json", required=False)
+    ends = end_ids(config, generation_config, tokenizer, tokenizer_config)
+    if not ends:
+        notes.append("The model names no end token; answers run to their token limit.")
+    engine = MlxEngine(model, info, end_ids=ends, limits=limits)
+    _warm_up(engine)
+    return LoadedEngine(engine, tokenizer, [*blas.notes, *notes])
+
+
+def context_tokens(config: dict[str, Any], tokenizer_config: dict[str, Any]) -> int:
+    """The model's own context length.
+
+    The weights' limit counts; the tokenizer's is only a stand-in for configurations without one.
+    """
+    text_config = config.get("text_config") or {}
+    candidates = [source.get(key) for source in (config, text_config) for key in CONTEXT_KEYS]
+    candidates.append(tokenizer_config.get("model_max_length"))
+    for candidate in candidates:
+        if isinstance(candidate, int | float) and 0 < candidate <= SANE_CONTEXT_TOKENS:
+            return int(candidate)
+    return DEFAULT_CONTEXT_TOKENS
+
+
+def end_ids(
+    config: dict[str, Any],
+    generation_config: dict[str, Any],
+    tokenizer: MlxTokenizer,
+    tokenizer_config: dict[str, Any],
+) -> frozenset[int]:
+    """Every id that any of the model's files calls an end token."""
+    text = token_text(tokenizer_config.get("eos_token"))
+    found = [None if text is None else tokenizer.id_of(text)]
+    for source in (config, config.get("text_config") or {}, generation_config):
+        named = source.get("eos_token_id")
+        found += named if isinstance(named, list) else [named]
+    return frozenset(token_id for token_id in found if isinstance(token_id, int))
+
+
+def _load_weights(directory: Path, config: dict[str, Any], *, is_fast: bool) -> Any:
+    if "model_type" not in config:
+        raise CorruptModel("config.json names no model_type")
+    if config.get("model_file"):
+        raise UnsupportedModel(f"{directory.name} needs Python code of its own; none is run")
+    try:
+        model, _ = load_model(directory, lazy=True)
+        if device_name() == "cpu":
+            _cast_for_cpu(model, is_fast=is_fast)
+        mx.eval(model.parameters())
+    except ValueError as error:
+        if "not supported" in str(error):
+            raise UnsupportedModel(f"MLX cannot run this model: {error}") from error
+        raise CorruptModel(f"weights and config.json do not match: {error}") from error
+    except (OSError, RuntimeError, LookupError, TypeError) as error:
+        raise CorruptModel(f"the model cannot be read: {error}") from error
+    return model
+
+
+def _cast_for_cpu(model: Any, *, is_fast: bool) -> None:
+    """Use the float type that MLX's CPU kernels are fast in.
+
+    float32, also for the scales of quantised weights, where half types are 7 to 40 times slower.
+    Dense bfloat16 stays without OpenBLAS, because there it is the faster one.
+    """
+    dtypes = {value.dtype for value in _arrays(model)}
+    is_dense = mx.uint32 not in dtypes
+    if is_fast or not is_dense or mx.bfloat16 not in dtypes:
+        model.set_dtype(mx.float32)
+
+
+def _arrays(model: Any) -> list[mx.array]:
+    flat: dict[str, mx.array] = tree_flatten(model.parameters(), destination={})
+    return list(flat.values())
+
+
+def _model_info(model: Any, load: Load, own_context_tokens: int) -> ModelInfo:
+    asked = load.context_tokens or own_context_tokens
+    return ModelInfo(
+        context_tokens=min(own_context_tokens, asked),
+        max_sequences=load.max_sequences if can_batch(model) else 1,
+        weight_bytes=sum(value.nbytes for value in _arrays(model)),
+        kv_bytes_per_token=kv_bytes_per_token(model),
+        device=device_name(),
+        engine="mlx",
+    )
+
+
+def _warm_up(engine: MlxEngine) -> None:
+    """Compile the kernels of prefill, decode and both samplers, so the first request is not slow."""
+    for top_p in (1.0, 0.9):
+        engine.add(WARM_UP_ID, [0, 0], Sampling(max_tokens=1, temperature=1.0, top_p=top_p, seed=0))
+        while engine.free_slots < engine.info.max_sequences:
+            engine.step()

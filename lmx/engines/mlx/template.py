@@ -1,0 +1,134 @@
+"""Chat templates: messages to prompt text, as Hugging Face's `apply_chat_template` renders them.
+
+Knows neither ids nor vocabularies. Templates come with models from anywhere, so they run in
+Jinja's immutable sandbox; whatever goes wrong in one is the conversation's fault, not ours.
+Source: transformers 5.23, utils/chat_template_utils.py.
+"""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jinja2 import TemplateError, TemplateSyntaxError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import CallBlock, Node
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from lmx.errors import CorruptModel, InvalidRequest
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] or '' }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+PLAIN = (
+    "{{ bos_token if add_bos_token }}"
+    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] or '' }}\n"
+    "{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+)
+# What Python raises under a template's operators, beside Jinja's own errors.
+TEMPLATE_FAULTS = (
+    TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+
+
+class ChatTemplate:
+    """One compiled template with the values it may refer to.
+
+    Args:
+        source: Jinja text.
+        variables: Special tokens by name, such as ``bos_token``.
+
+    Raises:
+        CorruptModel: The source is no template.
+    """
+
+    def __init__(self, source: str, variables: dict[str, Any]) -> None:
+        self._variables = variables
+        try:
+            self._template = _environment().from_string(source)
+        except TemplateSyntaxError as error:
+            raise CorruptModel(f"the chat template cannot be read: {error}") from error
+
+    def render(self, messages: list[dict[str, Any]]) -> str:
+        """The prompt, ready for the assistant's turn.
+
+        Raises:
+            InvalidRequest: The template refuses this conversation; the message is its own.
+        """
+        try:
+            return self._template.render(
+                **self._variables, messages=messages, tools=None, add_generation_prompt=True
+            )
+        except TEMPLATE_FAULTS as error:
+            raise InvalidRequest(
+                f"the model's chat template refuses these messages: {error}", param="messages"
+            ) from error
+
+
+def find_template(directory: Path, tokenizer_config: dict[str, Any]) -> str | None:
+    """The model's own template, from its own file or from ``tokenizer_config.json``.
+
+    A list of named templates gives the one called ``default``, or else the first.
+    """
+    own_file = directory / "chat_template.jinja"
+    if own_file.is_file():
+        return own_file.read_text(encoding="utf-8")
+    found = tokenizer_config.get("chat_template")
+    if isinstance(found, list):
+        named = {entry["name"]: entry["template"] for entry in found if "name" in entry}
+        found = named.get("default") or next(iter(named.values()), None)
+    return found if isinstance(found, str) else None
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+class _Generation(Extension):
+    """``{% generation %}`` marks the assistant's text for training; here it only passes it on."""
+
+    tags = {"generation"}  # noqa: RUF012  # Jinja's own spelling
+
+    def parse(self, parser: Parser) -> Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return CallBlock(self.call_method("_pass_on"), [], [], body).set_lineno(line)
+
+    def _pass_on(self, caller: Any) -> str:
+        return str(caller())
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,  # noqa: FBT001, FBT002  # templates pass it by position too
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,  # noqa: FBT001, FBT002
+) -> str:
+    """Jinja's own filter escapes HTML, which models have not seen in training."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise TemplateError(message)
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.now().astimezone().strftime(pattern)

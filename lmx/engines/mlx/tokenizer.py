@@ -1,0 +1,127 @@
+"""A model directory's vocabulary and chat template. Needs only `tokenizers` and Jinja.
+
+Knows nothing about weights or devices. The intake thread encodes and the engine thread decodes,
+each with a clone of its own. Directories without ``tokenizer.json`` are not supported: their slow
+tokenizers would need Python code from the model's author.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from lmx.engines.base import Detokenizer
+from lmx.engines.mlx.detokenizer import DetokenizerFactory
+from lmx.engines.mlx.template import CHATML, PLAIN, ChatTemplate, find_template
+from lmx.errors import CorruptModel, UnsupportedModel
+
+# Names of special tokens that templates may use, as transformers passes them.
+SPECIAL_TOKENS = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
+NO_TEMPLATE = "The model has no chat template; prompts are {} instead, so answers may ramble."
+
+
+class MlxTokenizer:
+    """Renders and encodes on the intake thread; makes detokenizers for the engine thread.
+
+    Args:
+        encoder: Used by the intake thread only.
+        decoder: A clone for the engine thread.
+        template: The chat template.
+    """
+
+    def __init__(self, encoder: Tokenizer, decoder: Tokenizer, template: ChatTemplate) -> None:
+        self._encoder = encoder
+        self._detokenizers = DetokenizerFactory(decoder)
+        self._template = template
+
+    def render(self, messages: list[dict[str, Any]]) -> str:
+        """Apply the chat template.
+
+        Raises:
+            InvalidRequest: The template refuses this conversation.
+        """
+        return self._template.render(messages)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids; special tokens only where the text spells them."""
+        ids: list[int] = self._encoder.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token spelled exactly so."""
+        token_id: int | None = self._encoder.token_to_id(token)
+        return token_id
+
+    def new_detokenizer(self) -> Detokenizer:
+        """A fresh detokenizer for one sequence."""
+        return self._detokenizers.new()
+
+
+def load_tokenizer(
+    directory: Path, tokenizer_config: dict[str, Any]
+) -> tuple[MlxTokenizer, list[str]]:
+    """Read ``tokenizer.json`` and the template.
+
+    Args:
+        directory: The model's.
+        tokenizer_config: Its ``tokenizer_config.json``, empty if there is none.
+
+    Returns:
+        The tokenizer and remarks for the log.
+
+    Raises:
+        CorruptModel: A file cannot be read.
+        UnsupportedModel: There is no ``tokenizer.json``.
+    """
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        raise UnsupportedModel(f"{directory.name} has no tokenizer.json")
+    text = _read(path)
+    encoder, decoder = Tokenizer.from_str(text), Tokenizer.from_str(text)
+    encoder.no_truncation()
+    encoder.no_padding()
+    variables = _variables(tokenizer_config)
+    source = find_template(directory, tokenizer_config)
+    notes = []
+    if source is None:
+        is_chatml = encoder.token_to_id("<|im_start|>") is not None
+        source = CHATML if is_chatml else PLAIN
+        notes.append(NO_TEMPLATE.format("ChatML" if is_chatml else "lines of `role: content`"))
+    return MlxTokenizer(encoder, decoder, ChatTemplate(source, variables)), notes
+
+
+def token_text(entry: Any) -> str | None:
+    """A special token's text, which files spell as a string or as an object with ``content``."""
+    if isinstance(entry, dict):
+        entry = entry.get("content")
+    return entry if isinstance(entry, str) else None
+
+
+def _read(path: Path) -> str:
+    """The file's text, checked first: `tokenizers` raises a bare `Exception` for a broken one."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        has_model = isinstance(json.loads(text)["model"], dict)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise CorruptModel(f"tokenizer.json cannot be read: {error}") from error
+    if not has_model:
+        raise CorruptModel("tokenizer.json describes no vocabulary")
+    return text
+
+
+def _variables(tokenizer_config: dict[str, Any]) -> dict[str, Any]:
+    variables: dict[str, Any] = {"add_bos_token": bool(tokenizer_config.get("add_bos_token"))}
+    for name in SPECIAL_TOKENS:
+        text = token_text(tokenizer_config.get(name))
+        if text is not None:
+            variables[name] = text
+    return variables

@@ -1,0 +1,66 @@
+"""JSON bodies of requests, read strictly: what is ambiguous or hostile is refused by name.
+
+msgspec does the typed decoding; it already refuses NaN, lone surrogates and invalid UTF-8. What it
+does not see are duplicate keys, of which it would silently keep the last, so a second pass over the
+same bytes looks for those alone.
+"""
+
+import json
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from lmx.errors import InvalidRequest
+
+T = TypeVar("T")
+
+# msgspec: "Expected `float`, got `str` - at `$.messages[0].content`"
+_LOCATION = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
+_MISSING = re.compile(r"missing required field `(?P<field>[^`]+)`")
+BODY = "body"
+
+
+def decode_body(body: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
+    """Decode a request body.
+
+    Raises:
+        InvalidRequest: With `param` naming the field, or ``body`` when no field is to blame.
+    """
+    if not body:
+        raise InvalidRequest("the body is empty; a JSON object is needed", param=BODY)
+    try:
+        value = decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _explain(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}", param=BODY) from error
+    except RecursionError as error:
+        raise InvalidRequest("the body is nested too deeply", param=BODY) from error
+    _refuse_duplicate_keys(body)
+    return value
+
+
+def _explain(text: str) -> InvalidRequest:
+    location = _LOCATION.search(text)
+    path = location["path"] if location else ""
+    missing = _MISSING.search(text)
+    if missing:
+        path = f"{path}.{missing['field']}" if path else missing["field"]
+    return InvalidRequest(_LOCATION.sub("", text), param=path or BODY)
+
+
+def _refuse_duplicate_keys(body: bytes) -> None:
+    def check(pairs: list[tuple[str, Any]]) -> None:
+        keys = {key for key, _ in pairs}
+        if len(keys) == len(pairs):
+            return
+        names = [key for key, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidRequest(f"the key {twice!r} appears twice in one object", param=twice)
+
+    try:
+        json.loads(body, object_pairs_hook=check)
+    except (ValueError, RecursionError) as error:
+        # Python's parser is stricter than msgspec in nothing we rely on but depth.
+        raise InvalidRequest(f"the body is not valid JSON: {error}", param=BODY) from error

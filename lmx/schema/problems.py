@@ -1,0 +1,124 @@
+"""Errors as clients read them: HTTP status, headers and body. The only file with error numbers.
+
+The body serves every client at once: a top-level ``code`` for the Opta CLI, and OpenAI's nested
+``error`` object for everybody else.
+"""
+
+import math
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from lmx.errors import (
+    BodyTimeout,
+    BodyTooLarge,
+    CapacityError,
+    ContextTooLong,
+    Draining,
+    InvalidRequest,
+    LmxError,
+    LoadError,
+    ModelLoading,
+    ModelNotFound,
+    NoModelLoaded,
+    OutOfMemory,
+    QueueFull,
+    RequestError,
+    UnsupportedFeature,
+    WorkerError,
+)
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+JSON_TYPE = (b"content-type", b"application/json")
+REQUEST_TYPE = "invalid_request_error"
+SERVER_TYPE = "server_error"
+
+
+class Problem(Struct, frozen=True):
+    """One row of the table below.
+
+    Attributes:
+        status: HTTP status.
+        top_code: What the Opta CLI branches on; `None` for the error's own code.
+        may_retry: `False` sends ``x-should-retry: false``, which OpenAI's SDKs obey.
+    """
+
+    status: int
+    top_code: str | None = None
+    may_retry: bool = True
+
+
+# The first class that fits wins, so subclasses stand before their bases.
+TABLE: tuple[tuple[type[LmxError], Problem], ...] = (
+    (BodyTooLarge, Problem(413)),
+    (BodyTimeout, Problem(408, may_retry=False)),
+    (ModelNotFound, Problem(404, "not_found")),
+    (ContextTooLong, Problem(400)),
+    (UnsupportedFeature, Problem(400)),
+    (InvalidRequest, Problem(400)),
+    (RequestError, Problem(400)),
+    (QueueFull, Problem(429, "rate_limited")),
+    (NoModelLoaded, Problem(503, may_retry=False)),
+    (OutOfMemory, Problem(503, may_retry=False)),
+    (ModelLoading, Problem(503)),
+    (Draining, Problem(503)),
+    (CapacityError, Problem(503)),
+    (WorkerError, Problem(503)),
+    (LoadError, Problem(422)),
+    (LmxError, Problem(500)),
+)
+
+
+class ProblemReply(Struct, frozen=True):
+    """An error as an HTTP response."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+def describe(error: LmxError) -> Problem:
+    """The table's row for an error."""
+    return next(problem for kind, problem in TABLE if isinstance(error, kind))
+
+
+def error_body(error: LmxError) -> dict[str, Any]:
+    """The envelope as a value."""
+    problem = describe(error)
+    return _envelope(
+        error.message,
+        status=problem.status,
+        code=error.code,
+        top_code=problem.top_code or error.code,
+        param=error.param,
+    )
+
+
+def encode_problem(error: LmxError) -> ProblemReply:
+    """The whole response for an error before the response began."""
+    problem = describe(error)
+    headers: Headers = (JSON_TYPE,)
+    if error.retry_after_s is not None:
+        headers += ((b"retry-after", b"%d" % math.ceil(error.retry_after_s)),)
+    if not problem.may_retry:
+        headers += ((b"x-should-retry", b"false"),)
+    return ProblemReply(problem.status, headers, msgspec.json.encode(error_body(error)))
+
+
+def encode_http_problem(status: int, message: str) -> ProblemReply:
+    """The response for what the web framework refuses by itself, such as an unknown route."""
+    code = {404: "not_found", 405: "method-not-allowed"}.get(status, "http-error")
+    body = _envelope(message, status=status, code=code, top_code=code, param=None)
+    return ProblemReply(status, (JSON_TYPE,), msgspec.json.encode(body))
+
+
+def _envelope(
+    message: str, *, status: int, code: str, top_code: str, param: str | None
+) -> dict[str, Any]:
+    kind = REQUEST_TYPE if status < 500 else SERVER_TYPE
+    return {
+        "code": top_code,
+        "error": {"message": message, "type": kind, "param": param, "code": code},
+    }

@@ -1,0 +1,102 @@
+"""The composition root: builds the objects, opens the root nursery, stops in reverse order.
+
+Reads top to bottom as the order of start. The port is bound and answers before any model is
+loaded. A first signal drains and exits with status 0; a second one exits at once.
+"""
+
+import os
+import resource
+import signal
+from collections.abc import Sequence
+from functools import partial
+
+import structlog
+import trio
+
+from lmx import __version__
+from lmx.catalog.specs import ModelSpec
+from lmx.config import Settings
+from lmx.daemon.dispatch import Dispatch
+from lmx.daemon.loader import Loader
+from lmx.daemon.restarts import keep_running
+from lmx.daemon.telemetry import Telemetry
+from lmx.web.app import Dispatcher
+from lmx.web.server import HttpServer, bind_sockets
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Connections, worker pipes and room to spare; macOS starts processes with 256.
+WANTED_DESCRIPTORS = 65_536
+
+log = structlog.get_logger("lmx.serve")
+
+
+async def serve(
+    settings: Settings,
+    specs: Sequence[ModelSpec],
+    *,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run the daemon until it is told to stop.
+
+    Args:
+        settings: Everything configurable.
+        specs: Models to load once the port answers.
+        task_status: Told the bound addresses as URLs.
+
+    Raises:
+        OSError: The address cannot be bound.
+
+    Cancellation:
+        Ends at once: workers are killed and reaped, connections reset.
+    """
+    _raise_descriptor_limit()
+    settings.home.mkdir(parents=True, exist_ok=True)
+    sockets = bind_sockets(settings.server.host, settings.server.port)
+    telemetry = Telemetry()
+    loader = Loader(settings, telemetry)
+    dispatch = Dispatch(loader, telemetry, settings.models)
+    server = HttpServer(Dispatcher(loader, dispatch, settings), settings.server, sockets)
+    stop_requested = trio.Event()
+    async with trio.open_nursery() as siblings:
+        await siblings.start(partial(_watch_signals, stop_requested))
+        siblings.start_soon(partial(keep_running, telemetry.run, name="telemetry"))
+        await siblings.start(loader.run)
+        async with trio.open_nursery() as http:
+            urls = await http.start(server.run)
+            log.info("listening", version=__version__, urls=urls, pid=os.getpid())
+            for spec in specs:
+                loader.load(spec)
+            task_status.started(urls)
+            await stop_requested.wait()
+            await _drain(server, dispatch, drain_s=settings.server.drain_s)
+        siblings.cancel_scope.cancel()
+    log.info("stopped")
+
+
+async def _drain(server: HttpServer, dispatch: Dispatch, *, drain_s: float) -> None:
+    """Let running requests finish, tell those that do not, and end the HTTP server."""
+    log.info("stopping", in_flight=dispatch.in_flight, drain_s=drain_s)
+    server.stop_accepting()
+    dispatch.drain()
+    with trio.move_on_after(drain_s):
+        await dispatch.wait_idle()
+    dispatch.revoke()
+    server.close()
+
+
+async def _watch_signals(
+    stop_requested: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+        task_status.started()
+        async for number in signals:
+            if stop_requested.is_set():
+                os._exit(128 + number)  # workers end with their pipes
+            stop_requested.set()
+
+
+def _raise_descriptor_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = WANTED_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, WANTED_DESCRIPTORS)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,1 @@
+"""Pure text machines: feed strings, get parts. They know no tokens, requests or sockets."""

@@ -1,0 +1,30 @@
+"""The parsed pieces of an answer, and the machine that makes them from raw text.
+
+`OutputParser` is the one place per request through which every delta passes on its way to a
+client, streamed or not. It knows what text means, not how a dialect spells it.
+"""
+
+from typing import NamedTuple
+
+from lmx.text.blanks import BlankHolder
+
+
+class TextPart(NamedTuple):
+    """Visible text. Never empty, never ends in a space or tab."""
+
+    text: str
+
+
+Part = TextPart
+
+
+class OutputParser:
+    """Raw text of one answer to parts."""
+
+    def __init__(self) -> None:
+        self._blanks = BlankHolder()
+
+    def feed(self, text: str) -> list[Part]:
+        """Add text; return the parts that are final now."""
+        shown = self._blanks.feed(text)
+        return [TextPart(shown)] if shown else []

@@ -1,0 +1,116 @@
+"""The ASGI application: token streams and probes go to raw handlers, everything else to Quart.
+
+The dispatcher is also where every response gets its ``x-request-id``. A known path with the wrong
+method and an unknown path are Quart's to refuse, in the same envelope as every other error.
+"""
+
+from typing import Any
+
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
+from quart import Response
+from quart_trio import QuartTrio
+from quart_trio.asgi import TrioASGIHTTPConnection
+from werkzeug.exceptions import HTTPException
+
+import trio
+
+from lmx.config import Settings
+from lmx.daemon.dispatch import Dispatch
+from lmx.daemon.loader import Loader
+from lmx.errors import LmxError
+from lmx.schema.problems import ProblemReply, encode_http_problem, encode_problem
+from lmx.web.chat import ChatRoute
+from lmx.web.exchange import Exchange, Handler, new_request_id, run_exchange
+from lmx.web.health import HealthRoutes
+from lmx.web.models import model_routes
+
+
+class SafeHTTPConnection(TrioASGIHTTPConnection):
+    """Quart-Trio's connection whose last send is not cut off by the disconnect it causes.
+
+    Hypercorn reports the end of a response as a disconnect from inside the app's last send;
+    unshielded, that send never returns and the connection is never closed or reused.
+    """
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        async def send_whole(message: ASGISendEvent) -> None:
+            is_last = message["type"] == "http.response.body" and not message.get("more_body")
+            with trio.CancelScope(shield=is_last):
+                await send(message)
+
+        await super().__call__(receive, send_whole)
+
+
+def make_quart(loader: Loader, settings: Settings) -> QuartTrio:
+    """The routes that need no speed."""
+    app = QuartTrio("lmx")
+    app.asgi_http_class = SafeHTTPConnection
+    app.config["RESPONSE_TIMEOUT"] = None  # 60 s by default, which cuts long answers off
+    app.config["BODY_TIMEOUT"] = settings.server.body_timeout_s
+    app.config["MAX_CONTENT_LENGTH"] = settings.server.max_body_bytes
+    app.register_blueprint(model_routes(loader))
+
+    @app.errorhandler(LmxError)
+    async def refuse(error: LmxError) -> Response:
+        return _response(encode_problem(error))
+
+    @app.errorhandler(HTTPException)
+    async def refuse_http(error: HTTPException) -> Response:
+        status = error.code or 500
+        return _response(encode_http_problem(status, error.description or "unknown error"))
+
+    return app
+
+
+def _response(reply: ProblemReply) -> Response:
+    headers = [(name.decode(), value.decode()) for name, value in reply.headers]
+    return Response(reply.body, reply.status, headers)
+
+
+class Dispatcher:
+    """Chooses the handler of each request.
+
+    Args:
+        loader: Knows the models.
+        dispatch: Opens replies.
+        settings: Limits.
+    """
+
+    def __init__(self, loader: Loader, dispatch: Dispatch, settings: Settings) -> None:
+        self._quart = make_quart(loader, settings)
+        self._body_limit = settings.server.max_body_bytes
+        health = HealthRoutes(loader, dispatch)
+        self._raw: dict[tuple[str, str], Handler] = {
+            ("GET", "/"): health.index,
+            ("GET", "/health"): health.live,
+            ("GET", "/healthz"): health.live,
+            ("GET", "/readyz"): health.ready,
+            ("POST", "/v1/chat/completions"): ChatRoute(dispatch, settings),
+        }
+
+    async def __call__(
+        self, scope: dict[str, Any], receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        """Handle one ASGI scope."""
+        if scope["type"] != "http":
+            await self._quart(scope, receive, send)  # type: ignore[arg-type]
+            return
+        handler = self._raw.get((scope["method"], scope["path"]))
+        if handler is None:
+            await self._quart(scope, receive, _with_request_id(send))  # type: ignore[arg-type]
+            return
+        await run_exchange(
+            handler, Exchange(scope, receive, send), body_limit=self._body_limit
+        )
+
+
+def _with_request_id(send: ASGISendCallable) -> ASGISendCallable:
+    request_id = new_request_id().encode()
+
+    async def send_with_id(message: ASGISendEvent) -> None:
+        if message["type"] == "http.response.start":
+            headers = [*message["headers"], (b"x-request-id", request_id)]
+            message = {**message, "headers": headers}
+        await send(message)
+
+    return send_with_id

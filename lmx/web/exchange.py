@@ -1,0 +1,182 @@
+"""One HTTP exchange on raw ASGI: reads the body, watches for the client, sends exactly one reply.
+
+One task listens on `receive` from the first byte to the last: it collects the body, and when the
+client goes away it cancels the handler, streaming or not. It also keeps reading after an early
+answer, without which Hypercorn would leak the connection.
+"""
+
+import secrets
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import structlog
+import trio
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
+from msgspec import Struct
+
+from lmx.errors import BodyTimeout, BodyTooLarge, LmxError
+from lmx.schema.problems import JSON_TYPE, Headers, ProblemReply, encode_problem
+from lmx.web.barrier import contain
+from lmx.web.guarded import GuardedStream
+from lmx.web.server import STREAM_EXTENSION
+from lmx.web.sink import AsgiSink, Sink, SocketSink
+
+# How long the last bytes of a finished answer and the connection's own bookkeeping may take.
+FINISH_GRACE_S = 5.0
+JSON_HEADERS: Headers = (JSON_TYPE,)
+EVENT_STREAM_HEADERS: Headers = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+
+log = structlog.get_logger("lmx.web")
+
+
+class Answer(Struct, frozen=True):
+    """A whole response, sent in one piece."""
+
+    body: bytes
+    status: int = 200
+    headers: Headers = JSON_HEADERS
+
+
+class Exchange:
+    """What a raw handler sees of one request.
+
+    Attributes:
+        request_id: Sent back as ``x-request-id`` and used in logs.
+        scope: The ASGI scope.
+    """
+
+    def __init__(
+        self, scope: dict[str, Any], receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        self.scope = scope
+        self.request_id: str = scope["state"].get("request_id") or new_request_id()
+        self._receive = receive
+        self._send = send
+        self._chunks: list[bytes] = []
+        self._body_bytes = 0
+        self._body_limit = 0  # bytes over it are read and dropped
+        self._body_arrived = trio.Event()  # complete, or over the limit
+        self._is_streaming = False
+        self._is_answered = False
+
+    async def read_body(self, *, timeout_s: float) -> bytes:
+        """The whole request body.
+
+        Raises:
+            BodyTooLarge: It is longer than the limit.
+            BodyTimeout: It did not arrive in time.
+        """
+        with trio.move_on_after(timeout_s):
+            await self._body_arrived.wait()
+        if self._body_bytes > self._body_limit:
+            raise BodyTooLarge(f"the request body is over {self._body_limit} bytes", param="body")
+        if not self._body_arrived.is_set():
+            raise BodyTimeout(f"the request body did not arrive within {timeout_s:g} s")
+        return b"".join(self._chunks)
+
+    async def start_stream(self, first: bytes) -> Sink:
+        """Send the head of an event stream and its first bytes; the rest goes to the sink."""
+        self._is_streaming = True
+        await self._send_head(200, EVENT_STREAM_HEADERS)
+        await self._send({"type": "http.response.body", "body": first, "more_body": True})
+        stream = self.scope["extensions"].get(STREAM_EXTENSION)
+        return SocketSink(stream) if isinstance(stream, GuardedStream) else AsgiSink(self._send)
+
+    async def listen(self, *, body_limit: int, on_disconnect: Callable[[], None]) -> None:
+        """Read everything the client sends until it is gone or the exchange is over."""
+        self._body_limit = body_limit
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                break
+            self._take_body(message.get("body", b""), is_last=not message.get("more_body"))
+        if not self._is_answered:
+            on_disconnect()
+
+    async def finish(self, answer: Answer | None) -> None:
+        """Send the answer, or end the stream that the handler began."""
+        self._is_answered = True
+        with trio.move_on_after(FINISH_GRACE_S, shield=True):
+            if self._is_streaming:
+                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            elif answer is not None:
+                await self._send_head(answer.status, answer.headers, length=len(answer.body))
+                await self._send(
+                    {"type": "http.response.body", "body": answer.body, "more_body": False}
+                )
+
+    def _take_body(self, data: bytes, *, is_last: bool) -> None:
+        self._body_bytes += len(data)
+        if self._body_bytes > self._body_limit:
+            self._chunks.clear()
+            self._body_arrived.set()
+            return
+        self._chunks.append(data)
+        if is_last:
+            self._body_arrived.set()
+
+    async def _send_head(
+        self, status: int, headers: Headers, *, length: int | None = None
+    ) -> None:
+        size = [] if length is None else [(b"content-length", b"%d" % length)]
+        request_id = (b"x-request-id", self.request_id.encode())
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [*headers, *size, request_id],
+            }
+        )
+
+
+Handler = Callable[[Exchange], Awaitable[Answer | None]]
+
+
+def new_request_id() -> str:
+    """A fresh request id."""
+    return f"req_{secrets.token_hex(12)}"
+
+
+async def run_exchange(handler: Handler, exchange: Exchange, *, body_limit: int) -> None:
+    """Run a handler for one request.
+
+    The handler returns an `Answer`, or `None` after it has streamed. An `LmxError` becomes its
+    response; any other failure becomes a 500 that says nothing of the inside.
+
+    Cancellation:
+        A client that goes away cancels the handler at its current await.
+    """
+    answers: list[Answer | None] = []
+
+    async def handle() -> None:
+        answers.append(await _answer_of(handler, exchange))
+
+    def fail(error: Exception) -> None:
+        log.error("request failed", request_id=exchange.request_id, exc_info=error)
+        answers.append(problem_answer(encode_problem(LmxError("internal error"))))
+
+    async with trio.open_nursery() as nursery:
+        scope = nursery.cancel_scope
+        nursery.start_soon(
+            partial(exchange.listen, body_limit=body_limit, on_disconnect=scope.cancel)
+        )
+        await contain(handle, fail)
+        await exchange.finish(answers[0])
+        scope.deadline = trio.current_time() + FINISH_GRACE_S
+
+
+async def _answer_of(handler: Handler, exchange: Exchange) -> Answer | None:
+    try:
+        return await handler(exchange)
+    except LmxError as error:
+        return problem_answer(encode_problem(error))
+
+
+def problem_answer(reply: ProblemReply) -> Answer:
+    """A problem as an answer."""
+    return Answer(reply.body, reply.status, reply.headers)

@@ -1,0 +1,212 @@
+"""The accept loop: Hypercorn's `TCPServer` per connection, behind a barrier, a cap and a deadline.
+
+Stock `hypercorn.trio.serve` ends with the first connection that confuses one of its parsers and
+cannot stop while a client does not read (docs/adr/0004). `TCPServer`, `WorkerContext` and the
+five-argument app are not a documented API: Hypercorn is pinned and `tests/http` holds the contract.
+"""
+
+import contextlib
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import structlog
+import trio
+from hypercorn.config import Config as HypercornConfig
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, LifespanState
+
+from lmx.config import ServerSettings
+from lmx.web.barrier import contain
+from lmx.web.guarded import GuardedStream
+
+STREAM_EXTENSION = "lmx.stream"
+BACKLOG = 1024
+# Larger than the default 16 KiB for clients that carry long tokens in headers.
+MAX_HEADER_BYTES = 32 * 1024
+KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 30, 10, 3
+REFUSAL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n"
+    b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+)
+REFUSAL_BODY = b'{"code":"overloaded","error":{"message":"too many connections","code":"overloaded"}}'
+
+log = structlog.get_logger("lmx.web")
+
+
+class AsgiApp(Protocol):
+    """An ASGI 3 application."""
+
+    async def __call__(
+        self, scope: dict[str, Any], receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        """Handle one scope."""
+
+
+def hypercorn_config(settings: ServerSettings) -> HypercornConfig:
+    """Hypercorn's settings; see docs/adr/0004 for why each differs from its default."""
+    config = HypercornConfig()
+    config.keep_alive_timeout = settings.keep_alive_s
+    config.read_timeout = None  # counts a streaming client's silence as idleness
+    config.h11_max_incomplete_size = MAX_HEADER_BYTES
+    config.websocket_max_message_size = settings.max_body_bytes
+    config.accesslog = None
+    config.errorlog = None
+    config.include_server_header = False
+    return config
+
+
+def bind_sockets(host: str, port: int) -> list[socket.socket]:
+    """Bind, but do not listen: conflicts show early and no client meets half a daemon.
+
+    Raises:
+        OSError: The address is taken or not ours.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return [bound]
+
+
+def _keep_alive(connection: trio.socket.SocketType) -> None:
+    """Let the kernel notice clients that vanished without a FIN, such as sleeping laptops."""
+    idle = socket.TCP_KEEPIDLE if sys.platform == "linux" else socket.TCP_KEEPALIVE
+    for level, option, value in (
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, idle, KEEPALIVE_IDLE_S),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES),
+    ):
+        with contextlib.suppress(OSError):  # the peer may be gone already
+            connection.setsockopt(level, option, value)
+
+
+class _ConnectionApp:
+    """The app as `TCPServer` calls it, telling raw handlers which stream they may write to."""
+
+    def __init__(self, app: AsgiApp, stream: GuardedStream) -> None:
+        self._app = app
+        self._stream = stream
+
+    async def __call__(
+        self,
+        scope: dict[str, Any],
+        receive: ASGIReceiveCallable,
+        send: ASGISendCallable,
+        _sync_spawn: Callable[..., Any],
+        _call_soon: Callable[..., Any],
+    ) -> None:
+        if scope["type"] == "http" and scope["http_version"] == "1.1":
+            scope["extensions"][STREAM_EXTENSION] = self._stream
+        await self._app(scope, receive, send)
+
+
+class HttpServer:
+    """Accepts connections until told to stop, and then ends whatever the clients do.
+
+    Args:
+        app: The ASGI application.
+        settings: Limits and deadlines.
+        sockets: Bound, not yet listening.
+    """
+
+    def __init__(
+        self, app: AsgiApp, settings: ServerSettings, sockets: Sequence[socket.socket]
+    ) -> None:
+        self._app = app
+        self._settings = settings
+        self._sockets = sockets
+        self._config = hypercorn_config(settings)
+        self._context = WorkerContext(None)
+        self._state: LifespanState = {}
+        self._open: set[GuardedStream] = set()
+        self._accepting = trio.CancelScope()
+        self._closing = trio.Event()
+
+    @property
+    def connection_count(self) -> int:
+        """Connections open now."""
+        return len(self._open)
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve. Reports the bound addresses as URLs once clients can connect."""
+        listeners = [self._listener(bound) for bound in self._sockets]
+        async with trio.open_nursery() as connections:
+            with self._accepting:
+                task_status.started([_url(listener.socket) for listener in listeners])
+                await trio.serve_listeners(
+                    self._handle_connection, listeners, handler_nursery=connections
+                )
+            for listener in listeners:
+                await listener.aclose()
+            await self._closing.wait()
+            await self._context.terminated.set()
+            with trio.move_on_after(self._settings.close_grace_s):
+                await self._wait_closed()
+            for stream in list(self._open):
+                stream.abort()
+            connections.cancel_scope.cancel()
+
+    def stop_accepting(self) -> None:
+        """Refuse new connections; open ones go on."""
+        self._accepting.cancel()
+
+    def close(self) -> None:
+        """End: idle connections at once, busy ones after a short grace, stuck ones by reset."""
+        self.stop_accepting()
+        self._closing.set()
+
+    def _listener(self, bound: socket.socket) -> trio.SocketListener:
+        bound.listen(BACKLOG)
+        bound.setblocking(False)
+        return trio.SocketListener(trio.socket.from_stdlib_socket(bound))
+
+    async def _wait_closed(self) -> None:
+        while self._open:
+            await trio.sleep(0.02)
+
+    async def _handle_connection(self, stream: trio.SocketStream) -> None:
+        if len(self._open) >= self._settings.max_connections:
+            await _refuse(stream)
+            return
+        _keep_alive(stream.socket)
+        guarded = GuardedStream(stream, write_timeout_s=self._settings.write_timeout_s)
+        self._open.add(guarded)
+        server = TCPServer(
+            _ConnectionApp(self._app, guarded),  # type: ignore[arg-type]
+            self._config,
+            self._context,
+            self._state,
+            guarded,  # type: ignore[arg-type]
+        )
+        try:
+            await contain(server.run, _log_dropped)
+        finally:
+            self._open.discard(guarded)
+            await trio.aclose_forcefully(guarded)
+
+
+def _log_dropped(error: Exception) -> None:
+    log.info("connection dropped", reason=repr(error))
+
+
+async def _refuse(stream: trio.SocketStream) -> None:
+    with trio.move_on_after(1), contextlib.suppress(trio.BrokenResourceError):
+        await stream.send_all(REFUSAL % (len(REFUSAL_BODY), REFUSAL_BODY))
+    await trio.aclose_forcefully(stream)
+
+
+def _url(bound: trio.socket.SocketType) -> str:
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
