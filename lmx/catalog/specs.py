@@ -1,10 +1,10 @@
 """What a person may write where a model is asked for, and what it means. Pure.
 
-    demo                       the embedded default
-    fake:NAME?key=value&...    the deterministic engine
-    path/to/model.gguf         a GGUF file
-    path/to/directory          an MLX model directory
-    anything else              an id, looked up on disk by `lmx.catalog.locate`
+demo                       the embedded default
+fake:NAME?key=value&...    the deterministic engine
+path/to/model.gguf         a GGUF file
+path/to/directory          an MLX model directory
+anything else              an id, looked up on disk by `lmx.catalog.locate`
 """
 
 from pathlib import Path
@@ -18,7 +18,6 @@ from lmx.errors import InvalidRequest
 ModelKind = Literal["demo", "fake", "gguf", "directory", "id"]
 
 DEMO = "demo"
-
 
 
 class ModelSpec(Struct, frozen=True):

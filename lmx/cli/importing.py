@@ -4,8 +4,15 @@ import os
 
 import trio
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
-from rich.progress import TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from lmx.config import home_directory
 from lmx.daemon.imports import DemoImport, ImportProgress, find_demo, run_import
@@ -35,9 +42,7 @@ def import_with_progress() -> None:
         def report(stage: ImportProgress) -> None:
             if stage.stage not in bars:
                 bars[stage.stage] = progress.add_task(stage.stage)
-            progress.update(
-                bars[stage.stage], completed=stage.done, total=stage.total or None
-            )
+            progress.update(bars[stage.stage], completed=stage.done, total=stage.total or None)
 
         path = trio.run(run_import, home, DemoImport(), report)
     console.print(f"The demo model is ready: {path}")

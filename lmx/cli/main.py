@@ -50,6 +50,7 @@ def _show_version(wanted: bool) -> None:  # noqa: FBT001  # typer calls it with 
 
 @app.callback()
 def _options(
+    *,
     _version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
@@ -60,6 +61,7 @@ def _options(
 
 @app.command()
 def serve(
+    *,
     host: Annotated[str | None, typer.Option(help="Address to listen on. [0.0.0.0]")] = None,
     port: Annotated[
         int | None, typer.Option(help="Port; 0 picks a free one. [1234]", min=0, max=65535)

@@ -8,9 +8,9 @@ from typing import Any
 import trio
 
 from lmx.catalog.specs import DEMO, parse_spec
+from lmx.cli.logs import configure_logging
 from lmx.config import load_settings
 from lmx.errors import ConfigError
-from lmx.logs import configure_logging
 from lmx.serve import serve
 
 

@@ -51,4 +51,6 @@ class Admission:
 
     def retry_after_s(self) -> float:
         """Whole seconds after which a place should be free, at least 1."""
-        return float(max(1, math.ceil(self._service_s * (self.waiting_count + 1) / self._slot_count)))
+        return float(
+            max(1, math.ceil(self._service_s * (self.waiting_count + 1) / self._slot_count))
+        )

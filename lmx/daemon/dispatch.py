@@ -154,7 +154,7 @@ class Dispatch:
 
 
 def _require_ready(model: Model) -> ReadyModel:
-    """Between finding a model and using it nothing is awaited, so this only guards the invariant."""
+    """Nothing is awaited between finding a model and using it; this guards the invariant."""
     if model.ready is None:
         raise WorkerClosed(f"{model.id} was unloaded this moment")
     return model.ready

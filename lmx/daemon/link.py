@@ -38,7 +38,7 @@ class WorkerLink:
     """
 
     def __init__(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
+        connection.setblocking(False)  # noqa: FBT003  # the standard library's signature
         self._socket = trio.socket.from_stdlib_socket(connection)
         self._replies: dict[int, ReplyStream] = {}
         self._next_sequence = 1

@@ -1,10 +1,10 @@
-"""The model loader: which models there are, and the supervisor that keeps each one's worker alive.
+"""The model loader: which models there are, and the supervisor that keeps each one alive.
 
-Theory of operation. Every model has one supervisor task in the loader's nursery. It finds the files,
-starts a worker, sends the load and waits for the worker to end; a worker that ends by itself is
-replaced after a growing pause that never gives up. Leaving the supervisor's cancel scope unloads:
-the process is gone, and so is its memory. Loads live here and not in request handlers, so a client
-that hangs up ends none.
+Theory of operation. Every model has one supervisor task in the loader's nursery. It finds the
+files, starts a worker, sends the load and waits for the worker to end; a worker that ends by itself
+is replaced after a growing pause that never gives up. Leaving the supervisor's cancel scope
+unloads: the process is gone, and so is its memory. Loads live here and not in request handlers, so
+a client that hangs up ends none.
 """
 
 import os
@@ -32,11 +32,13 @@ from lmx.errors import (
     ModelNotFound,
     NoModelLoaded,
     RequestError,
+    WorkerError,
 )
 from lmx.protocol.messages import Load, Loaded
 
 # A worker that lived this long was no crash loop: the next pause starts small again.
 STABLE_AFTER_S = 60.0
+STARTABLE = frozenset({ModelState.ABSENT, ModelState.FAILED})
 WORKER_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",  # a wrong path must never become a download
     "TOKENIZERS_PARALLELISM": "false",
@@ -109,7 +111,7 @@ class Loader:
             return model
         pending = self._find(name, [m for m in self._models.values() if m.is_on_its_way])
         if pending is None:
-            self._refuse(name)
+            raise self._refusal(name)
         with trio.move_on_after(wait_s):
             while pending.is_on_its_way:
                 await pending.wait_change()
@@ -117,24 +119,26 @@ class Loader:
             return pending
         if pending.is_on_its_way:
             raise ModelLoading(f"No model loaded yet: {pending.id} is loading", retry_after_s=5)
-        self._refuse(name)
+        raise self._refusal(name)
 
     def _find(self, name: str, among: list[Model]) -> Model | None:
         found = resolve_name(name, {model.id: model.spec.aliases for model in among})
         return None if found is None else self._models[found]
 
-    def _refuse(self, name: str) -> NoReturn:
+    def _refusal(self, name: str) -> LmxError:
         loaded = [model.id for model in self.routable]
         if loaded:
-            raise ModelNotFound(
+            return ModelNotFound(
                 f"The model {name!r} is not loaded. Loaded: {', '.join(loaded)}", param="model"
             )
         failed = [m for m in self._models.values() if m.error is not None]
         why = f" ({failed[0].id}: {failed[0].error})" if failed else ""
-        raise NoModelLoaded(f"No model loaded{why}")
+        return NoModelLoaded(f"No model loaded{why}")
 
     async def _supervise(self, model: Model) -> None:
         failures = 0
+        if model.state not in STARTABLE:  # this task failed half-way and was started again
+            self._fail(model, LmxError("the loader failed"))
         while True:
             model.apply(ModelEvent.LOAD)
             started_at = trio.current_time()
@@ -153,17 +157,19 @@ class Loader:
         """One worker's life, or the failed attempt at one; returns why it ended."""
         try:
             source = await find_source(model.spec, self._settings.home)
-        except (LoadError, RequestError) as error:
-            failure: LmxError = error
-        else:
             failure = await self._run_worker(model, source)
+        except (LoadError, RequestError, WorkerError) as error:
+            failure = error
+        self._fail(model, failure)
+        return failure
+
+    def _fail(self, model: Model, failure: LmxError) -> None:
         event = ModelEvent.DIED if model.state is ModelState.READY else ModelEvent.LOAD_FAILED
         model.fail(event, failure, is_permanent=_is_permanent(failure))
         log.error("model failed", model=model.id, code=failure.code, reason=failure.message)
         self._telemetry.publish(
             "model_failed", model_id=model.id, code=failure.code, reason=failure.message
         )
-        return failure
 
     async def _run_worker(self, model: Model, source: Source) -> LmxError:
         limits = self._settings.models
@@ -189,8 +195,9 @@ class Loader:
     def _announce(self, model: Model, loaded: Loaded, duration_s: float) -> None:
         """The line users look for, and what the model asked to have said."""
         gigabytes = loaded.memory.active_bytes / 1e9
+        line = f"Model loaded: {model.id} ({gigabytes:.1f} GB, {duration_s:.1f} s)"
         log.info(
-            f"Model loaded: {model.id} ({gigabytes:.1f} GB, {duration_s:.1f} s)",
+            line,
             engine=loaded.info.engine,
             device=loaded.info.device,
             context_tokens=loaded.info.context_tokens,

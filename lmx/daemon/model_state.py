@@ -57,7 +57,7 @@ TRANSITIONS: dict[ModelState, dict[ModelEvent, ModelState]] = {
 }
 
 
-class IllegalTransition(Exception):  # noqa: N818  # names the fact, as Trio's errors do
+class IllegalTransition(Exception):
     """An event that the state does not know; a bug in the caller."""
 
 

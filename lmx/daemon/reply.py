@@ -14,6 +14,8 @@ import trio
 from lmx.errors import FrameError, LmxError, from_code
 from lmx.protocol.messages import Delta, Finished, Rejected, RequestEvent, Started
 
+Listener = Callable[[], None]
+
 
 class ReplyStream:
     """Everything known about one answer so far.
@@ -42,7 +44,7 @@ class ReplyStream:
         self.prompt_tokens = 0
         self.end: Finished | None = None
         self.error: LmxError | None = None
-        self.on_change: Callable[[], None] | None = None
+        self.on_change: Listener | None = None
         self._texts: list[str] = []
         self._is_started = False
         self._changed = trio.Event()

@@ -19,7 +19,7 @@ DELAY_LIMIT_S = 30.0
 
 def restart_delay_s(failures: int, *, first_s: float, limit_s: float) -> float:
     """Pause before attempt `failures + 1`: doubling, capped, spread by a fifth either way."""
-    delay = min(limit_s, first_s * 2 ** min(failures - 1, 30))
+    delay = min(limit_s, first_s * 2.0 ** min(failures - 1, 30))
     return delay * random.uniform(0.8, 1.2)  # noqa: S311  # jitter needs no cryptography
 
 
@@ -29,7 +29,7 @@ async def keep_running(task: Callable[[], Awaitable[None]], *, name: str) -> Non
     while True:
         try:
             await task()
-        except* Exception:  # noqa: BLE001  # the restart wrapper, design rule
+        except* Exception:  # the restart wrapper, design rule
             failures += 1
             log.exception("task failed", task=name, failures=failures)
         else:

@@ -132,12 +132,21 @@ async def open_worker(
         environment: The child's environment.
         stop_grace_s: Time between SIGTERM and SIGKILL.
 
+    Raises:
+        WorkerBroken: The system refuses another process.
+
     Cancellation:
         The process group is killed and the process reaped, shielded, before this returns.
     """
     ours, theirs = socket.socketpair()
     with theirs:
-        process = await _spawn(theirs, environment)
+        try:
+            # Shielded: cancelled in the middle, the child would exist and nobody know its id.
+            with trio.CancelScope(shield=True):
+                process = await _spawn(theirs, environment)
+        except OSError as error:
+            ours.close()
+            raise WorkerBroken(f"a worker process cannot be started: {error}") from error
     worker = Worker(process, WorkerLink(ours))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(worker.capture_output)
@@ -163,9 +172,7 @@ async def _spawn(theirs: socket.socket, environment: Mapping[str, str]) -> trio.
         start_new_session=True,
         env=dict(environment),
     )
-    # Shielded: cancelled in the middle, the child would exist without anybody knowing its id.
-    with trio.CancelScope(shield=True):
-        return await spawn()
+    return await spawn()
 
 
 def describe_status(status: int | None) -> str:

@@ -119,6 +119,7 @@ def obtain(wheel: PinnedWheel, downloads: Path, *, on_progress: Progress) -> Pat
     ready = downloads / wheel.filename
     if ready.is_file() and _digest(ready) == wheel.sha256:
         return ready
+    on_progress(0, 0)
     return fetch(wheel, locate(wheel), downloads, on_progress=on_progress)
 
 

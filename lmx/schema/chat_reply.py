@@ -84,7 +84,9 @@ class ChatStreamEncoder:
     def _choice(self, delta: dict[str, Any], *, finish_reason: str | None = None) -> dict[str, Any]:
         return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
 
-    def _chunk(self, choices: list[dict[str, Any]], *, usage: dict[str, Any] | None = None) -> bytes:
+    def _chunk(
+        self, choices: list[dict[str, Any]], *, usage: dict[str, Any] | None = None
+    ) -> bytes:
         chunk = {
             "id": self._head.id,
             "object": "chat.completion.chunk",

@@ -15,7 +15,7 @@ from lmx.errors import InvalidRequest
 
 T = TypeVar("T")
 
-# msgspec: "Expected `float`, got `str` - at `$.messages[0].content`"
+# As msgspec writes it: "Expected `float`, got `str` - at `$.messages[0].content`"
 _LOCATION = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
 _MISSING = re.compile(r"missing required field `(?P<field>[^`]+)`")
 BODY = "body"

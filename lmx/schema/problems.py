@@ -32,6 +32,7 @@ from lmx.errors import (
 Headers = tuple[tuple[bytes, bytes], ...]
 
 JSON_TYPE = (b"content-type", b"application/json")
+FIRST_SERVER_STATUS = 500
 REQUEST_TYPE = "invalid_request_error"
 SERVER_TYPE = "server_error"
 
@@ -117,7 +118,7 @@ def encode_http_problem(status: int, message: str) -> ProblemReply:
 def _envelope(
     message: str, *, status: int, code: str, top_code: str, param: str | None
 ) -> dict[str, Any]:
-    kind = REQUEST_TYPE if status < 500 else SERVER_TYPE
+    kind = REQUEST_TYPE if status < FIRST_SERVER_STATUS else SERVER_TYPE
     return {
         "code": top_code,
         "error": {"message": message, "type": kind, "param": param, "code": code},

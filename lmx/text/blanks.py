@@ -2,7 +2,7 @@
 
 Clients exist that strip each delta's trailing blanks: ``"Hello "`` + ``"world"`` would print
 ``Helloworld`` and indentation would die. A blank moves to the front of the next delta; blanks at
-the very end of an answer are dropped, streamed or not, because there is no delta left to carry them.
+the very end of an answer are dropped, streamed or not: no delta is left to carry them.
 """
 
 BLANKS = " \t"

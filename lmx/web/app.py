@@ -6,13 +6,12 @@ method and an unknown path are Quart's to refuse, in the same envelope as every 
 
 from typing import Any
 
+import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
 from quart import Response
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 from werkzeug.exceptions import HTTPException
-
-import trio
 
 from lmx.config import Settings
 from lmx.daemon.dispatch import Dispatch
@@ -33,6 +32,8 @@ class SafeHTTPConnection(TrioASGIHTTPConnection):
     """
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Run one request with its last send shielded."""
+
         async def send_whole(message: ASGISendEvent) -> None:
             is_last = message["type"] == "http.response.body" and not message.get("more_body")
             with trio.CancelScope(shield=is_last):
@@ -63,7 +64,7 @@ def make_quart(loader: Loader, settings: Settings) -> QuartTrio:
 
 
 def _response(reply: ProblemReply) -> Response:
-    headers = [(name.decode(), value.decode()) for name, value in reply.headers]
+    headers = {name.decode(): value.decode() for name, value in reply.headers}
     return Response(reply.body, reply.status, headers)
 
 
@@ -99,9 +100,7 @@ class Dispatcher:
         if handler is None:
             await self._quart(scope, receive, _with_request_id(send))  # type: ignore[arg-type]
             return
-        await run_exchange(
-            handler, Exchange(scope, receive, send), body_limit=self._body_limit
-        )
+        await run_exchange(handler, Exchange(scope, receive, send), body_limit=self._body_limit)
 
 
 def _with_request_id(send: ASGISendCallable) -> ASGISendCallable:

@@ -53,7 +53,7 @@ class ChatRoute:
                 system_fingerprint=SYSTEM_FINGERPRINT,
             )
             if request.stream:
-                await self._stream(exchange, request, reply, head)
+                await self._stream(exchange, request, reply=reply, head=head)
                 return None
             return await _fold(reply, head)
 
@@ -68,7 +68,7 @@ class ChatRoute:
         return request, generate
 
     async def _stream(
-        self, exchange: Exchange, request: ChatRequest, reply: Reply, head: ReplyHead
+        self, exchange: Exchange, request: ChatRequest, *, reply: Reply, head: ReplyHead
     ) -> None:
         options = request.stream_options
         include_usage = options is not None and bool(options.include_usage)

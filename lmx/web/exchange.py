@@ -92,9 +92,9 @@ class Exchange:
         self._body_limit = body_limit
         while True:
             message = await self._receive()
-            if message["type"] == "http.disconnect":
+            if message["type"] != "http.request":
                 break
-            self._take_body(message.get("body", b""), is_last=not message.get("more_body"))
+            self._take_body(bytes(message["body"]), is_last=not message["more_body"])
         if not self._is_answered:
             on_disconnect()
 
@@ -120,9 +120,7 @@ class Exchange:
         if is_last:
             self._body_arrived.set()
 
-    async def _send_head(
-        self, status: int, headers: Headers, *, length: int | None = None
-    ) -> None:
+    async def _send_head(self, status: int, headers: Headers, *, length: int | None = None) -> None:
         size = [] if length is None else [(b"content-length", b"%d" % length)]
         request_id = (b"x-request-id", self.request_id.encode())
         await self._send(

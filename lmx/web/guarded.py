@@ -4,6 +4,7 @@ Hypercorn writes inside a shielded scope without a deadline, so a client that st
 pin its handler and the shutdown. The deadline here sits inside that shield. It knows no HTTP.
 """
 
+import contextlib
 import os
 import socket
 import struct
@@ -79,8 +80,6 @@ class GuardedStream(trio.abc.HalfCloseableStream):
 
     def abort(self) -> None:
         """Reset the connection at once; whoever reads or writes on it wakes with an error."""
-        try:
+        with contextlib.suppress(OSError):  # already closed is what is wanted
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
-        except OSError:
-            pass  # already closed, which is what is wanted
         self.socket.close()

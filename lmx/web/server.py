@@ -8,7 +8,7 @@ five-argument app are not a documented API: Hypercorn is pinned and `tests/http`
 import contextlib
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -27,11 +27,17 @@ BACKLOG = 1024
 # Larger than the default 16 KiB for clients that carry long tokens in headers.
 MAX_HEADER_BYTES = 32 * 1024
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 30, 10, 3
+if sys.platform == "darwin":
+    TCP_IDLE_OPTION = socket.TCP_KEEPALIVE
+else:
+    TCP_IDLE_OPTION = socket.TCP_KEEPIDLE
 REFUSAL = (
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n"
     b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
 )
-REFUSAL_BODY = b'{"code":"overloaded","error":{"message":"too many connections","code":"overloaded"}}'
+REFUSAL_BODY = (
+    b'{"code":"overloaded","error":{"message":"too many connections","code":"overloaded"}}'
+)
 
 log = structlog.get_logger("lmx.web")
 
@@ -79,10 +85,9 @@ def bind_sockets(host: str, port: int) -> list[socket.socket]:
 
 def _keep_alive(connection: trio.socket.SocketType) -> None:
     """Let the kernel notice clients that vanished without a FIN, such as sleeping laptops."""
-    idle = socket.TCP_KEEPIDLE if sys.platform == "linux" else socket.TCP_KEEPALIVE
     for level, option, value in (
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-        (socket.IPPROTO_TCP, idle, KEEPALIVE_IDLE_S),
+        (socket.IPPROTO_TCP, TCP_IDLE_OPTION, KEEPALIVE_IDLE_S),
         (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S),
         (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES),
     ):
@@ -102,8 +107,7 @@ class _ConnectionApp:
         scope: dict[str, Any],
         receive: ASGIReceiveCallable,
         send: ASGISendCallable,
-        _sync_spawn: Callable[..., Any],
-        _call_soon: Callable[..., Any],
+        *_thread_runners: object,
     ) -> None:
         if scope["type"] == "http" and scope["http_version"] == "1.1":
             scope["extensions"][STREAM_EXTENSION] = self._stream
@@ -131,6 +135,7 @@ class HttpServer:
         self._open: set[GuardedStream] = set()
         self._accepting = trio.CancelScope()
         self._closing = trio.Event()
+        self._became_empty = trio.Event()
 
     @property
     def connection_count(self) -> int:
@@ -169,12 +174,13 @@ class HttpServer:
 
     def _listener(self, bound: socket.socket) -> trio.SocketListener:
         bound.listen(BACKLOG)
-        bound.setblocking(False)
+        bound.setblocking(False)  # noqa: FBT003  # the standard library's signature
         return trio.SocketListener(trio.socket.from_stdlib_socket(bound))
 
     async def _wait_closed(self) -> None:
         while self._open:
-            await trio.sleep(0.02)
+            self._became_empty = trio.Event()
+            await self._became_empty.wait()
 
     async def _handle_connection(self, stream: trio.SocketStream) -> None:
         if len(self._open) >= self._settings.max_connections:
@@ -194,6 +200,8 @@ class HttpServer:
             await contain(server.run, _log_dropped)
         finally:
             self._open.discard(guarded)
+            if not self._open:
+                self._became_empty.set()
             await trio.aclose_forcefully(guarded)
 
 

@@ -22,7 +22,7 @@ class Sink(Protocol):
         """Whether bytes wait for the client; feed no more until `flush` returned."""
 
     def feed(self, data: bytes) -> None:
-        """Send now what can be sent. Never blocks and never raises; a dead peer shows in `flush`."""
+        """Send now what can be sent. Never blocks or raises; a dead peer shows in `flush`."""
 
     async def flush(self) -> None:
         """Send what waits.

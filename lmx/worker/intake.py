@@ -14,9 +14,8 @@ import time
 import msgspec
 
 from lmx.engines.base import LoadedEngine
-from lmx.errors import ContextTooLong, FrameError, RequestError
+from lmx.errors import ContextTooLong, FrameError, InvalidRequest, RequestError
 from lmx.protocol.messages import Cancel, Command, Generate, Load, Rejected, Shutdown, Started
-from lmx.protocol.values import Sampling
 from lmx.worker.channel import Channel
 from lmx.worker.scheduler import Ready
 
@@ -82,7 +81,7 @@ class Intake:
         if self._loaded is None:
             raise FrameError("a request came before the model was loaded")
         try:
-            ready = self._prepare(generate, self._loaded)
+            ready = _prepare(generate, self._loaded)
         except RequestError as error:
             refusal = Rejected(generate.sequence, error.code, error.message, error.param)
             self._channel.send([refusal])
@@ -90,18 +89,20 @@ class Intake:
         self._channel.send([Started(generate.sequence, len(ready.token_ids))])
         self.work.put(ready)
 
-    def _prepare(self, generate: Generate, loaded: LoadedEngine) -> Ready:
-        token_ids = loaded.tokenizer.encode(loaded.tokenizer.render(generate.messages))
-        wanted: Sampling = generate.sampling
-        max_tokens = choose_max_tokens(
-            wanted.max_tokens,
-            prompt_tokens=len(token_ids),
-            context_tokens=loaded.engine.info.context_tokens,
-        )
-        return Ready(
-            generate.sequence,
-            token_ids,
-            sampling=msgspec.structs.replace(wanted, max_tokens=max_tokens),
-            stop=generate.stop,
-            ready_at_s=time.monotonic(),
-        )
+
+def _prepare(generate: Generate, loaded: LoadedEngine) -> Ready:
+    token_ids = loaded.tokenizer.encode(loaded.tokenizer.render(generate.messages))
+    if not token_ids:
+        raise InvalidRequest("the rendered prompt is empty", param="messages")
+    max_tokens = choose_max_tokens(
+        generate.sampling.max_tokens,
+        prompt_tokens=len(token_ids),
+        context_tokens=loaded.engine.info.context_tokens,
+    )
+    return Ready(
+        generate.sequence,
+        token_ids,
+        sampling=msgspec.structs.replace(generate.sampling, max_tokens=max_tokens),
+        stop=generate.stop,
+        ready_at_s=time.monotonic(),
+    )

@@ -64,9 +64,7 @@ def _load(load: Load, channel: Channel) -> LoadedEngine | None:
     return None
 
 
-def _run_steps(
-    work: "queue.SimpleQueue[Work]", scheduler: Scheduler, channel: Channel
-) -> None:
+def _run_steps(work: queue.SimpleQueue[Work], scheduler: Scheduler, channel: Channel) -> None:
     """Step until `Shutdown`. Commands take effect between steps."""
     while True:
         while not (scheduler.has_work and work.empty()):

@@ -81,9 +81,7 @@ class Scheduler:
         clock: Seconds, monotonic.
     """
 
-    def __init__(
-        self, engine: Engine, tokenizer: Tokenizer, *, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, *, clock: Callable[[], float]) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
         self._clock = clock

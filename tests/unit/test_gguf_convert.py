@@ -215,7 +215,7 @@ class TestAtomicity:
         program = (
             "import os, signal, sys, pathlib\n"
             "from lmx.engines.mlx.gguf_convert import convert_gguf\n"
-            "die = lambda done, total: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "die = lambda done, total: done and os.kill(os.getpid(), signal.SIGKILL)\n"
             "source, target = map(pathlib.Path, sys.argv[1:])\n"
             "convert_gguf(source, target, dtype='float32', on_progress=die)\n"
         )

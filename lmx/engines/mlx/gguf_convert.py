@@ -44,7 +44,7 @@ def convert_gguf(
         source: A GGUF file.
         target: Where the directory shall stand.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
-        on_progress: Called with bytes of weights written so far and in all.
+        on_progress: Called with bytes of weights written so far and in all (0 while unknown).
         origin: What the manifest records; by default the file and its digest.
 
     Raises:
@@ -55,6 +55,7 @@ def convert_gguf(
     if dtype not in DTYPES:
         raise UnsupportedModel(f"dtype {dtype!r} is unknown, only {', '.join(DTYPES)}")
     _check_replaceable(target)
+    on_progress(0, 0)  # reading a large vocabulary takes seconds
     model = GgufSource(source)
     _check_plain_llama(model)
     origin = origin or Origin(kind="gguf", name=source.name, sha256=file_sha256(source))
