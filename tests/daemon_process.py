@@ -15,7 +15,6 @@ nobody has to read a pipe; the helper learns the address from the ``listening`` 
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -171,11 +170,6 @@ async def open_daemon(
         yield Daemon(process, log_path, url)
     finally:
         _end(process)
-
-
-def connect(daemon: Daemon, *, timeout_s: float = 10.0) -> socket.socket:
-    """A blocking connection to the daemon whose every call ends within `timeout_s`."""
-    return socket.create_connection((daemon.host, daemon.port), timeout=timeout_s)
 
 
 def _start(

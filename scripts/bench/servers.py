@@ -1,0 +1,127 @@
+"""Processes a benchmark measures: started, watched and always ended by their process id."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+HERE = Path(__file__).parent
+START_TIMEOUT_S = 180.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running HTTP server."""
+
+    port: int
+    process: psutil.Process
+
+    def cpu_s(self) -> float:
+        """User and system time of the process itself, without its children."""
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
+
+    def rss_mb(self) -> float:
+        """Resident memory in 10^6 bytes."""
+        return float(self.process.memory_info().rss) / 1e6
+
+
+@contextmanager
+def lmx_server(home: Path, models: Sequence[str]) -> Iterator[Server]:
+    """An LMX daemon with these models, ready."""
+    port = free_port()
+    arguments = [argument for model in models for argument in ("--model", model)]
+    command = [sys.executable, "-m", "lmx", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    environment = {**os.environ, "LMX_HOME": str(home)}
+    with _running([*command, "--log-level", "warning", *arguments], environment) as process:
+        _wait_http(port, "/readyz")
+        yield Server(port, process)
+
+
+@contextmanager
+def mlx_lm_server(model: Path) -> Iterator[Server]:
+    """The peer `mlx_lm.server` with the model loaded."""
+    port = free_port()
+    command = [sys.executable, "-m", "scripts.bench.peer", "--model", str(model)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HERE.parent.parent)}
+    arguments = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "ERROR"]
+    with _running([*command, *arguments], environment) as process:
+        _wait_http(port, "/health")
+        yield Server(port, process)
+
+
+class BareEngine:
+    """The bare engine loop behind a pipe."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+
+    def run(self, prompts: list[str], max_tokens: int) -> dict[str, Any]:
+        """Generate for all prompts in one batch; returns tokens and seconds."""
+        if self._process.stdin is None or self._process.stdout is None:
+            raise RuntimeError("the bare engine has no pipes")
+        self._process.stdin.write(json.dumps({"prompts": prompts, "max_tokens": max_tokens}) + "\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer
+
+
+@contextmanager
+def bare_engine(model: Path) -> Iterator[BareEngine]:
+    """mlx-lm's `BatchGenerator` in a process of its own."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HERE.parent.parent)}
+    process = subprocess.Popen(  # noqa: S603  # our own script
+        [sys.executable, "-m", "scripts.bench.bare", str(model)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    try:
+        yield BareEngine(process)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def _running(command: list[str], environment: dict[str, str]) -> Iterator[psutil.Process]:
+    process = psutil.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=15)
+        except psutil.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_http(port: int, path: str) -> None:
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline_s:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5):  # noqa: S310
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.2)
+    raise TimeoutError(f"no answer on port {port} within {START_TIMEOUT_S:g} s")

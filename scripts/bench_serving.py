@@ -1,0 +1,217 @@
+"""What serving costs: LMX over HTTP against the bare engine loop and against `mlx_lm.server`.
+
+Everything is measured in one run, the sides in turn, and printed as one Markdown table; quote the
+ratios, because absolute speeds belong to the machine of the day.
+
+    python scripts/bench_serving.py --home DIR [--tokens 48] [--repeats 3] [--no-peer]
+"""
+
+import argparse
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+if __package__ in {None, ""}:
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from scripts.bench.load import LoadResult, chat_body, run_streams
+from scripts.bench.servers import BareEngine, Server, bare_engine, lmx_server, mlx_lm_server
+
+SUBJECTS = ("rivers", "bread", "clocks", "trains", "gardens", "stars", "bridges", "tea")
+FAKE_MODEL = "fake:paced{n}?step_ms={step_ms}&tokens={tokens}&max_sequences={n}"
+FREE_MODEL = "fake:free?step_ms=0&tokens=2000&max_sequences=256"
+SHORT_MODEL = "fake:short?tokens=1"
+
+
+def prompts(count: int) -> list[str]:
+    """Distinct prompts of about the same length."""
+    return [
+        f"Write a long and detailed story, number {i}, about {SUBJECTS[i % len(SUBJECTS)]} and "
+        "the people who care for them. Begin at once and do not stop early."
+        for i in range(count)
+    ]
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The value below which `share` of the values lie; 0 without values."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+
+@dataclass
+class Row:
+    """Repeated measurements of one number of streams."""
+
+    streams: int
+    bare: list[float] = field(default_factory=list)
+    lmx: list[float] = field(default_factory=list)
+    peer: list[float] = field(default_factory=list)
+    ttft_ms: list[float] = field(default_factory=list)
+    itl_ms: list[float] = field(default_factory=list)
+
+    def cells(self) -> list[str]:
+        """Medians of speeds and of the ratios within each repeat."""
+        ratio = statistics.median(a / b for a, b in zip(self.lmx, self.bare, strict=True))
+        cells = [
+            str(self.streams),
+            f"{statistics.median(self.bare):.1f}",
+            f"{statistics.median(self.lmx):.1f}",
+            f"**{ratio:.3f}**",
+        ]
+        if self.peer:
+            versus = statistics.median(a / b for a, b in zip(self.lmx, self.peer, strict=True))
+            cells += [f"{statistics.median(self.peer):.1f}", f"**{versus:.2f}**"]
+        else:
+            cells += ["-", "-"]
+        for values in (self.ttft_ms, self.itl_ms):
+            cells.append(f"{percentile(values, 0.5):.0f} / {percentile(values, 0.99):.0f}")
+        return cells
+
+
+def measure_model(home: Path, model: Path, *, tokens: int, repeats: int, with_peer: bool) -> None:
+    """The serving ratio at 1, 8 and 32 streams."""
+    rows = [Row(streams) for streams in (1, 8, 32)]
+    with ExitStack() as stack:
+        bare = stack.enter_context(bare_engine(model))
+        lmx = stack.enter_context(lmx_server(home, [str(model)]))
+        peer = stack.enter_context(mlx_lm_server(model)) if with_peer else None
+        _warm_up(bare, lmx, peer, model)
+        for _ in range(repeats):
+            for row in rows:
+                _measure_row(row, tokens, bare=bare, lmx=lmx, peer=peer, model=model)
+        rss_mb = lmx.rss_mb()
+    print_table(
+        ["streams", "bare tok/s", "LMX tok/s", "LMX / bare", "mlx_lm.server tok/s", "LMX / it"]
+        + ["TTFT p50 / p99 ms", "ITL p50 / p99 ms"],
+        [row.cells() for row in rows],
+    )
+    print(f"\nDaemon RSS with one model: {rss_mb:.0f} MB\n")
+
+
+def _warm_up(bare: BareEngine, lmx: Server, peer: Server | None, model: Path) -> None:
+    bare.run(prompts(2), 4)
+    for server in (lmx, peer):
+        if server is not None:
+            run_streams(
+                server.port, [chat_body("Hi", model=_name(server, lmx, model), max_tokens=4)]
+            )
+
+
+def _name(server: Server, lmx: Server, model: Path) -> str:
+    """`mlx_lm.server` knows its model by path."""
+    return "auto" if server is lmx else str(model)
+
+
+def _measure_row(
+    row: Row, tokens: int, *, bare: BareEngine, lmx: Server, peer: Server | None, model: Path
+) -> None:
+    texts = prompts(row.streams)
+    answer = bare.run(texts, tokens)
+    row.bare.append(answer["tokens"] / answer["seconds"])
+    result = run_streams(lmx.port, [chat_body(t, model="auto", max_tokens=tokens) for t in texts])
+    row.lmx.append(result.tokens / result.seconds)
+    row.ttft_ms += result.ttft_ms()
+    row.itl_ms += result.itl_ms()
+    if peer is not None:
+        bodies = [chat_body(t, model=str(model), max_tokens=tokens) for t in texts]
+        theirs = run_streams(peer.port, bodies)
+        row.peer.append(theirs.tokens / theirs.seconds)
+
+
+def measure_daemon(home: Path, *, repeats: int) -> None:
+    """The daemon's own cost, on the fake engine."""
+    rows = []
+    for streams, step_ms, tokens in ((32, 10, 500), (256, 40, 200)):
+        model = FAKE_MODEL.format(n=streams, step_ms=step_ms, tokens=tokens)
+        with lmx_server(home, [model]) as server:
+            rows.append(
+                _daemon_row(f"paced, {step_ms} ms step", server, streams, tokens, repeats=repeats)
+            )
+    with lmx_server(home, [FREE_MODEL]) as server:
+        for streams in (32, 256):
+            rows.append(_daemon_row("free running", server, streams, 2000, repeats=repeats))
+    print_table(
+        ["fake engine", "streams", "tokens/s", "SSE events/s", "daemon µs/token", "µs/SSE event"]
+        + ["ITL p50 / p99 ms", "RSS MB"],
+        rows,
+    )
+    with lmx_server(home, [SHORT_MODEL]) as server:
+        print(f"\nDaemon CPU per request (one token): {_request_us(server):.0f} µs\n")
+
+
+def _daemon_row(
+    label: str, server: Server, streams: int, tokens: int, *, repeats: int
+) -> list[str]:
+    bodies = [chat_body(text, model="auto", max_tokens=tokens + 1) for text in prompts(streams)]
+    run_streams(server.port, bodies[:2])
+    runs = [timed(server, lambda: run_streams(server.port, bodies)) for _ in range(repeats)]
+    median = statistics.median
+    return [
+        label,
+        str(streams),
+        f"{median(r.tokens / r.seconds for r, _ in runs):.0f}",
+        f"{median(r.events / r.seconds for r, _ in runs):.0f}",
+        f"{median(1e6 * cpu / r.tokens for r, cpu in runs):.1f}",
+        f"{median(1e6 * cpu / r.events for r, cpu in runs):.1f}",
+        f"{percentile(runs[-1][0].itl_ms(), 0.5):.1f} / {percentile(runs[-1][0].itl_ms(), 0.99):.1f}",
+        f"{server.rss_mb():.0f}",
+    ]
+
+
+def timed(server: Server, work: Callable[[], LoadResult]) -> tuple[LoadResult, float]:
+    """What `work` gives, and the server's own CPU seconds meanwhile."""
+    before_s = server.cpu_s()
+    result = work()
+    return result, server.cpu_s() - before_s
+
+
+def _request_us(server: Server) -> float:
+    bodies = [chat_body("Hi", model="auto", max_tokens=1)] * 16
+    before_s = server.cpu_s()
+    for _ in range(40):
+        run_streams(server.port, bodies)
+    return 1e6 * (server.cpu_s() - before_s) / (40 * len(bodies))
+
+
+def print_table(head: list[str], rows: list[list[str]]) -> None:
+    """A Markdown table."""
+    for cells in (head, ["---"] * len(head), *rows):
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def main() -> None:
+    """Command line entry."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--home", type=Path, default=Path("~/.opta-lmx").expanduser())
+    parser.add_argument("--model", type=Path, help="MLX directory; by default the demo model")
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--no-peer", action="store_true")
+    parser.add_argument("--only", choices=["model", "daemon"])
+    options = parser.parse_args()
+    model = options.model or options.home / "models" / "SmolLM2-135M-Instruct"
+    print(
+        f"{platform.system()} {platform.machine()}, {psutil.cpu_count()} cores, "
+        f"Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}\n"
+    )
+    if options.only != "daemon":
+        measure_model(
+            options.home,
+            model,
+            tokens=options.tokens,
+            repeats=options.repeats,
+            with_peer=not options.no_peer,
+        )
+    if options.only != "model":
+        measure_daemon(options.home, repeats=options.repeats)
+
+
+if __name__ == "__main__":
+    main()
