@@ -40,12 +40,14 @@ def _only_match(
     name: str, models: Mapping[str, Sequence[str]], simplify: Callable[[str], str]
 ) -> str | None:
     wanted = simplify(name)
+    if not wanted:
+        return None
     matches = [model_id for model_id in models if simplify(model_id) == wanted]
     return matches[0] if len(matches) == 1 else None
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+    return re.sub(r"[\W_]", "", name.lower())
 
 
 def _tail(name: str) -> str:

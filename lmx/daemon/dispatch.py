@@ -17,7 +17,7 @@ from lmx.daemon.loader import Loader
 from lmx.daemon.model import Model, ReadyModel
 from lmx.daemon.reply import ReplyStream
 from lmx.daemon.telemetry import Telemetry
-from lmx.errors import Draining, LmxError, WorkerClosed
+from lmx.errors import Draining, LmxError, WorkerClosed, from_code
 from lmx.protocol.messages import Generate
 
 log = structlog.get_logger("lmx.requests")
@@ -166,5 +166,5 @@ def reply_error(stream: ReplyStream) -> LmxError | None:
         return stream.error
     end = stream.end
     if end is not None and end.reason == "error":
-        return LmxError(end.message or "the generation failed")
+        return from_code(end.code or LmxError.code, end.message or "the generation failed")
     return None

@@ -86,8 +86,8 @@ class WorkerLink:
             raise self._closed_by
         reply = ReplyStream(self._next_sequence)
         self._next_sequence += 1
-        self._replies[reply.sequence] = reply
         self.send(msgspec.structs.replace(generate, sequence=reply.sequence))
+        self._replies[reply.sequence] = reply
         return reply
 
     def close_reply(self, reply: ReplyStream) -> None:
@@ -140,9 +140,9 @@ class WorkerLink:
             if reply is None:
                 return  # closed here: the daemon told the worker and stopped listening
             self.delivered_count += 1
+            reply.deliver(event)  # before it is forgotten: a bad event must fail this reply too
             if isinstance(event, Finished | Rejected):
-                del self._replies[event.sequence]
-            reply.deliver(event)
+                self._replies.pop(event.sequence, None)
 
     def _answer_load(self, outcome: Loaded | LmxError) -> None:
         self._loaded = outcome

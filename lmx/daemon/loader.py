@@ -105,10 +105,13 @@ class Loader:
             NoModelLoaded: Nothing is loaded and nothing by that name is loading.
             ModelLoading: It was not ready within `wait_s`.
         """
-        model = self._find(name, self.routable)
+        coming = [m for m in self._models.values() if m.is_on_its_way]
+        # A model asked for exactly is waited for, though another's name may be close enough.
+        is_exact = any(name == m.id or name in m.spec.aliases for m in coming)
+        model = None if is_exact else self._find(name, self.routable)
         if model is not None:
             return model
-        pending = self._find(name, [m for m in self._models.values() if m.is_on_its_way])
+        pending = self._find(name, coming)
         if pending is None:
             raise self._refusal(name)
         with trio.move_on_after(wait_s):

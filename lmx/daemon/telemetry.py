@@ -98,7 +98,9 @@ class Telemetry:
         """Receive events while the block runs; the channel ends when the subscriber is too slow."""
         send, receive = trio.open_memory_channel[DaemonEvent](SUBSCRIBER_BUFFER)
         self._subscribers.append(send)
-        with send, receive:
-            yield receive
-        if send in self._subscribers:
-            self._subscribers.remove(send)
+        try:
+            with send, receive:
+                yield receive
+        finally:
+            if send in self._subscribers:
+                self._subscribers.remove(send)

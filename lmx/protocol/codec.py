@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from lmx.errors import FrameError
+from lmx.errors import FrameError, InvalidRequest
 from lmx.protocol.messages import Command, Event
 
 T = TypeVar("T")
@@ -75,8 +75,15 @@ def _frame(payload: bytes) -> bytes:
 
 
 def encode_command(command: Command) -> bytes:
-    """One command as one frame."""
-    return _frame(msgspec.msgpack.encode(command))
+    """One command as one frame.
+
+    Raises:
+        InvalidRequest: A message holds an integer over 64 bits or is nested too deeply.
+    """
+    try:
+        return _frame(msgspec.msgpack.encode(command))
+    except (OverflowError, RecursionError) as error:
+        raise InvalidRequest(f"the messages cannot be sent: {error}", param="messages") from error
 
 
 def encode_events(events: Sequence[Event]) -> bytes:

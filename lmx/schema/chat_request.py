@@ -26,7 +26,6 @@ IDENTIFICATION_FIELDS = frozenset(
         "prompt_cache_key",
         "prompt_cache_retention",
         "service_tier",
-        "verbosity",
     }
 )
 # Documented fields that have no effect yet, and the values at which they ask for none.
@@ -47,8 +46,13 @@ NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "prediction": (),
     "reasoning_effort": (),
+    "verbosity": ("medium",),
     "web_search_options": (),
 }
+
+# What a frame carries; the worker lowers the first to what the context leaves.
+TokenCount = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
@@ -70,6 +74,8 @@ class Message(Struct):
     tool_call_id: str | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
+    function_call: dict[str, Any] | None = None  # refused
+    audio: dict[str, Any] | None = None  # refused
 
 
 class StreamOptions(Struct, forbid_unknown_fields=True):
@@ -86,12 +92,12 @@ class ChatRequest(Struct):
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Meta(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_tokens: TokenCount | None = None
+    max_completion_tokens: TokenCount | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     stop: str | list[str] | None = None
-    seed: int | None = None
+    seed: Seed | None = None
 
 
 @functools.cache
@@ -118,6 +124,10 @@ def parse_chat_request(body: bytes) -> ChatRequest:
         raise InvalidRequest(
             "'stream_options' is only allowed together with 'stream': true", param="stream_options"
         )
+    if request.stream_options is not None and request.stream_options.include_obfuscation:
+        raise UnsupportedFeature(
+            "'include_obfuscation' is not supported", param="stream_options.include_obfuscation"
+        )
     return request
 
 
@@ -127,7 +137,7 @@ def to_generate(
     """Translate into the worker's terms. The sequence number is the link's to set.
 
     Raises:
-        UnsupportedFeature: A message holds a part that no text model can read.
+        UnsupportedFeature: A message holds something that no text model can read.
     """
     max_tokens = request.max_completion_tokens or request.max_tokens or default_max_tokens
     stop = request.stop or []
@@ -149,7 +159,10 @@ def _check_other_fields(fields: dict[str, msgspec.Raw]) -> None:
     for name, raw in fields.items():
         if name in ChatRequest.__struct_fields__ or name in IDENTIFICATION_FIELDS:
             continue
-        value = msgspec.json.decode(raw)
+        try:
+            value = msgspec.json.decode(raw)
+        except msgspec.DecodeError as error:
+            raise InvalidRequest(f"{name!r} cannot be read: {error}", param=name) from error
         if value is None:
             continue
         if name not in NEUTRAL_VALUES:
@@ -172,6 +185,9 @@ def _to_template(message: Message, *, at: int) -> dict[str, Any]:
     """A message as chat templates expect it: content is text, and only given keys are present."""
     # No open model's template knows OpenAI's name for a system message.
     role = "system" if message.role == "developer" else message.role
+    for key, value in (("function_call", message.function_call), ("audio", message.audio)):
+        if value is not None:
+            raise UnsupportedFeature(f"{key!r} is not supported", param=f"messages[{at}].{key}")
     turn: dict[str, Any] = {"role": role, "content": _content_text(message, at=at)}
     for key in ("name", "tool_calls", "tool_call_id", "reasoning_content"):
         value = msgspec.structs.asdict(message)[key]

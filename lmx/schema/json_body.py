@@ -52,12 +52,11 @@ def _explain(text: str) -> InvalidRequest:
 
 def _refuse_duplicate_keys(body: bytes) -> None:
     def check(pairs: list[tuple[str, Any]]) -> None:
-        keys = {key for key, _ in pairs}
-        if len(keys) == len(pairs):
-            return
-        names = [key for key, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidRequest(f"the key {twice!r} appears twice in one object", param=twice)
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise InvalidRequest(f"the key {key!r} appears twice in one object", param=key)
+            seen.add(key)
 
     try:
         json.loads(body, object_pairs_hook=check)

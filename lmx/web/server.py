@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import structlog
 import trio
 from hypercorn.config import Config as HypercornConfig
+from hypercorn.events import Event, Updated
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, LifespanState
@@ -114,6 +115,26 @@ class _ConnectionApp:
         await self._app(scope, receive, send)
 
 
+class _Connection(TCPServer):
+    """Hypercorn's connection, which ends when the client closes and not at the idle timeout.
+
+    Nobody will ask again once reading has ended, but the idle timer would keep the connection's
+    task, its descriptor and its place under the cap for `keep_alive_s` more.
+    """
+
+    _has_read_all = False
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        self._has_read_all = True
+        await self.idle_task.stop()
+
+    async def protocol_send(self, event: Event) -> None:
+        if isinstance(event, Updated) and event.idle and self._has_read_all:
+            return  # would start the idle timer again
+        await super().protocol_send(event)
+
+
 class HttpServer:
     """Accepts connections until told to stop, and then ends whatever the clients do.
 
@@ -189,7 +210,7 @@ class HttpServer:
         _keep_alive(stream.socket)
         guarded = GuardedStream(stream, write_timeout_s=self._settings.write_timeout_s)
         self._open.add(guarded)
-        server = TCPServer(
+        server = _Connection(
             _ConnectionApp(self._app, guarded),  # type: ignore[arg-type]
             self._config,
             self._context,

@@ -6,7 +6,6 @@ it ends the whole process at once, whatever the engine thread is inside of: a wo
 its daemon.
 """
 
-import os
 import queue
 import sys
 import time
@@ -57,17 +56,19 @@ class Intake:
         """Accept `Generate` commands for this engine from now on."""
         self._loaded = loaded
 
-    def run(self) -> None:
-        """The thread's body. Never returns: it ends the process when the pipe ends."""
-        status = 0
+    def run(self) -> int:
+        """Take commands until the pipe ends.
+
+        Returns:
+            The status with which the process must end now.
+        """
         try:
             for command in self._channel.commands():
                 self._take(command)
         except FrameError as error:
             sys.stderr.write(f"lmx worker: {error}\n")
-            sys.stderr.flush()
-            status = EXIT_BAD_FRAME
-        os._exit(status)
+            return EXIT_BAD_FRAME
+        return 0
 
     def _take(self, command: Command) -> None:
         if isinstance(command, Load):

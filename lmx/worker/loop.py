@@ -37,7 +37,7 @@ def run_worker(connection: socket.socket) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel(connection)
     intake = Intake(channel)
-    threading.Thread(target=intake.run, name="intake", daemon=True).start()
+    threading.Thread(target=_run_intake, args=(intake,), name="intake", daemon=True).start()
     loaded = _load(intake.loads.get(), channel)
     if loaded is None:
         return EXIT_LOAD_FAILED
@@ -62,6 +62,17 @@ def _load(load: Load, channel: Channel) -> LoadedEngine | None:
         traceback.print_exc()
         channel.send([LoadFailed("load-failed", f"{type(error).__name__}: {error}")])
     return None
+
+
+def _run_intake(intake: Intake) -> None:
+    """The intake thread. However it ends, so does the process: nobody else reads the pipe."""
+    status = 1
+    try:
+        status = intake.run()
+    finally:
+        if (failure := sys.exc_info())[0] is not None:
+            sys.excepthook(*failure)
+        exit_now(status)
 
 
 def _run_steps(work: queue.SimpleQueue[Work], scheduler: Scheduler, channel: Channel) -> None:

@@ -7,14 +7,16 @@ the device busy while Python builds the next graph.
 Shapes: B rows, V vocabulary.
 """
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 
-from lmx.engines.mlx.caches import CacheRows
 from lmx.engines.mlx.prefill import Ready
 from lmx.engines.mlx.sampler import BatchSampler, Row
 from lmx.engines.mlx.sequence import LiveSequence
+
+if TYPE_CHECKING:
+    from lmx.engines.mlx.caches import CacheRows
 
 
 class Launched(NamedTuple):
@@ -71,6 +73,10 @@ class DecodeBatch:
         """Free every row."""
         self._sequences = []
         self._caches = self._inputs = self._sampler = None
+
+    def release_model(self) -> None:
+        """Let go of the weights; nothing may be submitted afterwards."""
+        self._model = None
 
     def launch(self) -> Launched | None:
         """Submit one decode step for every row; `None` without rows."""

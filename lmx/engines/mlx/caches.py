@@ -56,8 +56,8 @@ class CacheRows:
 
     def extend(self, other: "CacheRows") -> None:
         """Add another group's rows after these; `other` must not be used again."""
-        self._batch()
-        other._batch()
+        self.become_batched()
+        other.become_batched()
         for mine, theirs in zip(self.layers, other.layers, strict=True):
             mine.extend(theirs)
 
@@ -72,7 +72,8 @@ class CacheRows:
         """What to evaluate so that the caches hold no pending work."""
         return [layer.state for layer in self.layers]
 
-    def _batch(self) -> None:
+    def become_batched(self) -> None:
+        """Turn plain caches into batched ones of one row; nothing if they are already."""
         if not self._is_batched:
             self.layers = [layer.merge([layer]) for layer in self.layers]
             self._is_batched = True

@@ -113,10 +113,12 @@ class MlxEngine:
         return Memory(mx.get_active_memory(), mx.get_cache_memory(), mx.get_peak_memory())
 
     def close(self) -> None:
-        """Drop every sequence and give pooled memory back. Idempotent."""
+        """Drop every sequence and the weights, and give pooled memory back. Idempotent."""
         self._live.clear()
         self._reset_if_idle()
         mx.synchronize()
+        self._prefill.release_model()
+        self._batch.release_model()
         mx.clear_cache()
 
     def _step(self) -> list[StepResult]:

@@ -18,7 +18,7 @@ from lmx.engines.mlx.device import device_name, limit_pool, wire
 from lmx.engines.mlx.engine import MlxEngine
 from lmx.engines.mlx.files import check_directory, read_json
 from lmx.engines.mlx.prefill import PrefillLimits
-from lmx.engines.mlx.tokenizer import MlxTokenizer, load_tokenizer, token_text
+from lmx.engines.mlx.tokenizer import MlxTokenizer, load_tokenizer
 from lmx.errors import CorruptModel, UnsupportedModel
 from lmx.protocol.messages import Load
 from lmx.protocol.values import ModelInfo, Sampling
@@ -55,8 +55,7 @@ def load_engine(load: Load, blas: Blas) -> LoadedEngine:
     limits = CPU_PREFILL if info.device == "cpu" else GPU_PREFILL
     if not can_pad(model):
         limits = limits._replace(max_rows=1)
-    generation_config = read_json(directory / "generation_config.json", required=False)
-    ends = end_ids(config, generation_config, tokenizer, tokenizer_config)
+    ends = _end_ids(directory, config, tokenizer)
     if not ends:
         notes.append("The model names no end token; answers run to their token limit.")
     engine = MlxEngine(model, info, end_ids=ends, limits=limits)
@@ -78,19 +77,19 @@ def context_tokens(config: dict[str, Any], tokenizer_config: dict[str, Any]) -> 
     return DEFAULT_CONTEXT_TOKENS
 
 
-def end_ids(
-    config: dict[str, Any],
-    generation_config: dict[str, Any],
-    tokenizer: MlxTokenizer,
-    tokenizer_config: dict[str, Any],
-) -> frozenset[int]:
-    """Every id that any of the model's files calls an end token."""
-    text = token_text(tokenizer_config.get("eos_token"))
-    found = [None if text is None else tokenizer.id_of(text)]
-    for source in (config, config.get("text_config") or {}, generation_config):
-        named = source.get("eos_token_id")
-        found += named if isinstance(named, list) else [named]
-    return frozenset(token_id for token_id in found if isinstance(token_id, int))
+def end_ids(*configs: dict[str, Any]) -> frozenset[int]:
+    """Every id that one of a model's configurations calls an end token."""
+    found: set[int] = set()
+    for config in configs:
+        named = config.get("eos_token_id")
+        found |= {i for i in (named if isinstance(named, list) else [named]) if isinstance(i, int)}
+    return frozenset(found)
+
+
+def _end_ids(directory: Path, config: dict[str, Any], tokenizer: MlxTokenizer) -> frozenset[int]:
+    generation_config = read_json(directory / "generation_config.json", required=False)
+    ids = end_ids(config, config.get("text_config") or {}, generation_config)
+    return ids if tokenizer.end_id is None else ids | {tokenizer.end_id}
 
 
 def _load_weights(directory: Path, config: dict[str, Any], *, is_fast: bool) -> Any:
@@ -142,7 +141,7 @@ def _model_info(model: Any, load: Load, own_context_tokens: int) -> ModelInfo:
 
 
 def _warm_up(engine: MlxEngine) -> None:
-    """Compile the kernels of prefill, decode and both samplers, so the first request is not slow."""
+    """Compile the kernels of prefill, decode and sampling, so the first request is not slow."""
     for top_p in (1.0, 0.9):
         engine.add(WARM_UP_ID, [0, 0], Sampling(max_tokens=1, temperature=1.0, top_p=top_p, seed=0))
         while engine.free_slots < engine.info.max_sequences:

@@ -86,6 +86,10 @@ class Prefill:
         self._waiting.clear()
         self._long = None
 
+    def release_model(self) -> None:
+        """Let go of the weights; nothing may be submitted afterwards."""
+        self._model = None
+
     def drop_dead(self) -> None:
         """Forget prompts of removed sequences."""
         if not all(sequence.is_live for sequence in self._waiting):

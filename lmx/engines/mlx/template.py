@@ -115,10 +115,11 @@ class _Generation(Extension):
 
 def _to_json(
     value: Any,
-    ensure_ascii: bool = False,  # noqa: FBT001, FBT002  # templates pass it by position too
+    ensure_ascii: bool = False,  # noqa: FBT001, FBT002  # templates may pass it by position
     indent: int | None = None,
+    *,
     separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,  # noqa: FBT001, FBT002
+    sort_keys: bool = False,
 ) -> str:
     """Jinja's own filter escapes HTML, which models have not seen in training."""
     return json.dumps(

@@ -36,9 +36,18 @@ class MlxTokenizer:
         encoder: Used by the intake thread only.
         decoder: A clone for the engine thread.
         template: The chat template.
+        end_token: The end token the tokenizer names, if it does.
     """
 
-    def __init__(self, encoder: Tokenizer, decoder: Tokenizer, template: ChatTemplate) -> None:
+    def __init__(
+        self,
+        encoder: Tokenizer,
+        decoder: Tokenizer,
+        template: ChatTemplate,
+        *,
+        end_token: str | None,
+    ) -> None:
+        self.end_id: int | None = None if end_token is None else encoder.token_to_id(end_token)
         self._encoder = encoder
         self._detokenizers = DetokenizerFactory(decoder)
         self._template = template
@@ -55,11 +64,6 @@ class MlxTokenizer:
         """Token ids; special tokens only where the text spells them."""
         ids: list[int] = self._encoder.encode(text, add_special_tokens=False).ids
         return ids
-
-    def id_of(self, token: str) -> int | None:
-        """The id of a token spelled exactly so."""
-        token_id: int | None = self._encoder.token_to_id(token)
-        return token_id
 
     def new_detokenizer(self) -> Detokenizer:
         """A fresh detokenizer for one sequence."""
@@ -96,10 +100,12 @@ def load_tokenizer(
         is_chatml = encoder.token_to_id("<|im_start|>") is not None
         source = CHATML if is_chatml else PLAIN
         notes.append(NO_TEMPLATE.format("ChatML" if is_chatml else "lines of `role: content`"))
-    return MlxTokenizer(encoder, decoder, ChatTemplate(source, variables)), notes
+    template = ChatTemplate(source, variables)
+    end_token = variables.get("eos_token")
+    return MlxTokenizer(encoder, decoder, template, end_token=end_token), notes
 
 
-def token_text(entry: Any) -> str | None:
+def _token_text(entry: Any) -> str | None:
     """A special token's text, which files spell as a string or as an object with ``content``."""
     if isinstance(entry, dict):
         entry = entry.get("content")
@@ -121,7 +127,7 @@ def _read(path: Path) -> str:
 def _variables(tokenizer_config: dict[str, Any]) -> dict[str, Any]:
     variables: dict[str, Any] = {"add_bos_token": bool(tokenizer_config.get("add_bos_token"))}
     for name in SPECIAL_TOKENS:
-        text = token_text(tokenizer_config.get(name))
+        text = _token_text(tokenizer_config.get(name))
         if text is not None:
             variables[name] = text
     return variables
