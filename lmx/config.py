@@ -134,8 +134,8 @@ def _read_file(file: Path | None, home: Path) -> dict[str, dict[str, Any]]:
     if file is None and not path.exists():
         return {}
     try:
-        tree = msgspec.yaml.decode(path.read_bytes() or b"{}")
-    except (OSError, msgspec.DecodeError) as error:
+        tree = msgspec.yaml.decode(path.read_bytes()) or {}
+    except (OSError, ValueError) as error:  # PyYAML lets the ValueError of an odd date through
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(tree, dict) or not all(
         value is None or isinstance(value, dict) for value in tree.values()
@@ -159,7 +159,7 @@ def _value(text: str) -> Any:
     """A variable's text as YAML would read it, so that numbers and lists work; else the text."""
     try:
         return msgspec.yaml.decode(text.encode())
-    except msgspec.DecodeError:
+    except ValueError:
         return text
 
 

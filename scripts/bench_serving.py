@@ -11,7 +11,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,12 +28,32 @@ SUBJECTS = ("rivers", "bread", "clocks", "trains", "gardens", "stars", "bridges"
 FAKE_MODEL = "fake:paced{n}?step_ms={step_ms}&tokens={tokens}&max_sequences={n}"
 FREE_MODEL = "fake:free?step_ms=0&tokens=2000&max_sequences=256"
 SHORT_MODEL = "fake:short?tokens=1"
+MODEL_COLUMNS = (
+    "streams",
+    "bare tok/s",
+    "LMX tok/s",
+    "LMX / bare",
+    "mlx_lm.server tok/s",
+    "LMX / it",
+    "TTFT p50 / p99 ms",
+    "ITL p50 / p99 ms",
+)
+DAEMON_COLUMNS = (
+    "fake engine",
+    "streams",
+    "tokens/s",
+    "SSE events/s",
+    "daemon µs/token",
+    "µs/SSE event",
+    "ITL p50 / p99 ms",
+    "RSS MB",
+)
 
 
-def prompts(count: int) -> list[str]:
-    """Distinct prompts of about the same length."""
+def prompts(count: int, *, run: int = 0) -> list[str]:
+    """Distinct prompts of about the same length, new in every run, so that no cache knows them."""
     return [
-        f"Write a long and detailed story, number {i}, about {SUBJECTS[i % len(SUBJECTS)]} and "
+        f"{run}.{i}: write a long and detailed story about {SUBJECTS[i % len(SUBJECTS)]} and "
         "the people who care for them. Begin at once and do not stop early."
         for i in range(count)
     ]
@@ -87,11 +107,7 @@ def measure_model(home: Path, model: Path, *, tokens: int, repeats: int, with_pe
             for row in rows:
                 _measure_row(row, tokens, bare=bare, lmx=lmx, peer=peer, model=model)
         rss_mb = lmx.rss_mb()
-    print_table(
-        ["streams", "bare tok/s", "LMX tok/s", "LMX / bare", "mlx_lm.server tok/s", "LMX / it"]
-        + ["TTFT p50 / p99 ms", "ITL p50 / p99 ms"],
-        [row.cells() for row in rows],
-    )
+    print_table(MODEL_COLUMNS, [row.cells() for row in rows])
     print(f"\nDaemon RSS with one model: {rss_mb:.0f} MB\n")
 
 
@@ -112,7 +128,7 @@ def _name(server: Server, lmx: Server, model: Path) -> str:
 def _measure_row(
     row: Row, tokens: int, *, bare: BareEngine, lmx: Server, peer: Server | None, model: Path
 ) -> None:
-    texts = prompts(row.streams)
+    texts = prompts(row.streams, run=1 + len(row.bare))
     answer = bare.run(texts, tokens)
     row.bare.append(answer["tokens"] / answer["seconds"])
     result = run_streams(lmx.port, [chat_body(t, model="auto", max_tokens=tokens) for t in texts])
@@ -135,13 +151,8 @@ def measure_daemon(home: Path, *, repeats: int) -> None:
                 _daemon_row(f"paced, {step_ms} ms step", server, streams, tokens, repeats=repeats)
             )
     with lmx_server(home, [FREE_MODEL]) as server:
-        for streams in (32, 256):
-            rows.append(_daemon_row("free running", server, streams, 2000, repeats=repeats))
-    print_table(
-        ["fake engine", "streams", "tokens/s", "SSE events/s", "daemon µs/token", "µs/SSE event"]
-        + ["ITL p50 / p99 ms", "RSS MB"],
-        rows,
-    )
+        rows += [_daemon_row("free running", server, n, 2000, repeats=repeats) for n in (32, 256)]
+    print_table(DAEMON_COLUMNS, rows)
     with lmx_server(home, [SHORT_MODEL]) as server:
         print(f"\nDaemon CPU per request (one token): {_request_us(server):.0f} µs\n")
 
@@ -160,7 +171,7 @@ def _daemon_row(
         f"{median(r.events / r.seconds for r, _ in runs):.0f}",
         f"{median(1e6 * cpu / r.tokens for r, cpu in runs):.1f}",
         f"{median(1e6 * cpu / r.events for r, cpu in runs):.1f}",
-        f"{percentile(runs[-1][0].itl_ms(), 0.5):.1f} / {percentile(runs[-1][0].itl_ms(), 0.99):.1f}",
+        " / ".join(f"{percentile(runs[-1][0].itl_ms(), share):.1f}" for share in (0.5, 0.99)),
         f"{server.rss_mb():.0f}",
     ]
 
@@ -180,7 +191,7 @@ def _request_us(server: Server) -> float:
     return 1e6 * (server.cpu_s() - before_s) / (40 * len(bodies))
 
 
-def print_table(head: list[str], rows: list[list[str]]) -> None:
+def print_table(head: Sequence[str], rows: list[list[str]]) -> None:
     """A Markdown table."""
     for cells in (head, ["---"] * len(head), *rows):
         print("| " + " | ".join(cells) + " |", flush=True)

@@ -4,10 +4,10 @@ It is deliberately thin: raw SSE frames stay visible, because they are what the 
 """
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import httpx2
 import psutil
@@ -56,7 +56,7 @@ class ChatClient:
         self._daemon = daemon
         self._http = httpx2.AsyncClient(base_url=daemon.url, timeout=NO_LIMIT)
 
-    async def __aenter__(self) -> "ChatClient":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -103,6 +103,18 @@ class ChatClient:
                         first_text.set()
         answer.ended_s = trio.current_time()
         return answer
+
+
+async def wait_until(condition: Callable[[], Any]) -> Any:
+    """Wait for what another process will make true, and give what the condition gave."""
+    while not (value := condition()):
+        await trio.sleep(0.02)  # no event of ours crosses a process boundary
+    return value
+
+
+async def wait_gone(process: psutil.Process) -> None:
+    """Wait until a process has ended, reaped or not."""
+    await wait_until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
 
 
 def worker_processes(daemon: Daemon) -> list[psutil.Process]:

@@ -28,7 +28,9 @@ TEXT = st.text(max_size=20)
 
 def json_values(max_leaves: int = 10) -> st.SearchStrategy[Any]:
     """Any value JSON can hold, as Python has it."""
-    leaves = st.none() | st.booleans() | INT64 | st.floats(allow_nan=False) | TEXT
+    leaves = (
+        st.none() | st.booleans() | INT64 | st.floats(allow_nan=False, allow_infinity=False) | TEXT
+    )
     return st.recursive(
         leaves,
         lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),

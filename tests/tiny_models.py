@@ -6,6 +6,7 @@ out every time.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
@@ -99,7 +100,7 @@ def _config(vocabulary: int) -> dict[str, object]:
 
 def _weights(config: dict[str, object]) -> dict[str, mx.array]:
     """Wide enough that greedy text depends on every token before it."""
-    shapes = tree_flatten(Model(ModelArgs.from_dict(config)).parameters())
+    shapes: Any = tree_flatten(Model(ModelArgs.from_dict(config)).parameters())
     weights = {}
     for index, (name, value) in enumerate(shapes):
         if value.ndim == 1:

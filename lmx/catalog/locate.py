@@ -6,6 +6,7 @@ order. Nothing is opened: whether the files are sound is the engine's to say.
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lmx.errors import CorruptModel, ModelNotFound
@@ -18,12 +19,14 @@ def locate_directory(source: str) -> Path:
 
     Raises:
         ModelNotFound: There is no such directory.
-        CorruptModel: It is there but holds no model.
+        CorruptModel: It is there but holds no model, or the system refuses to look.
     """
     path = Path(source).expanduser().absolute()
-    if not path.is_dir():
+    with _reading(path):
+        is_directory, is_model = path.is_dir(), (path / CONFIG_FILE).is_file()
+    if not is_directory:
         raise ModelNotFound(f"there is no directory {path}", param="model")
-    if not (path / CONFIG_FILE).is_file():
+    if not is_model:
         raise CorruptModel(f"{path} has no {CONFIG_FILE}: it is no model directory")
     return path
 
@@ -33,9 +36,12 @@ def locate_gguf(source: str) -> Path:
 
     Raises:
         ModelNotFound: There is no such file.
+        CorruptModel: The system refuses to look.
     """
     path = Path(source).expanduser().absolute()
-    if not path.is_file():
+    with _reading(path):
+        is_file = path.is_file()
+    if not is_file:
         raise ModelNotFound(f"there is no file {path}", param="model")
     return path
 
@@ -45,17 +51,28 @@ def locate_id(model_id: str, home: Path) -> Path:
 
     Raises:
         ModelNotFound: It is in none of the places; the message lists them.
+        CorruptModel: The system refuses to look.
     """
-    for candidate in _candidates(model_id, home):
-        if (candidate / CONFIG_FILE).is_file():
-            return candidate
-    if (Path(model_id) / CONFIG_FILE).is_file():
-        return Path(model_id).absolute()
+    with _reading(model_id):
+        for candidate in _candidates(model_id, home):
+            if (candidate / CONFIG_FILE).is_file():
+                return candidate
+        if (Path(model_id) / CONFIG_FILE).is_file():
+            return Path(model_id).absolute()
     raise ModelNotFound(
         f"{model_id} is not on disk: it is neither a directory, nor below {home / 'models'} or "
         "~/models, nor in the Hugging Face cache",
         param="model",
     )
+
+
+@contextmanager
+def _reading(source: Path | str) -> Iterator[None]:
+    """No permission, a name too long and the like: as final as a file that is damaged."""
+    try:
+        yield
+    except OSError as error:
+        raise CorruptModel(f"{source} cannot be read: {error.strerror}") from error
 
 
 def _candidates(model_id: str, home: Path) -> Iterator[Path]:

@@ -55,5 +55,5 @@ def parse_spec(text: str) -> ModelSpec:
     if text.lower().endswith(".gguf"):
         return ModelSpec(Path(text).stem, "gguf", text)
     if text.startswith(("/", "./", "../", "~")):
-        return ModelSpec(Path(text).name, "directory", text)
+        return ModelSpec(Path(text).name or text, "directory", text)
     return ModelSpec(text, "id", text)

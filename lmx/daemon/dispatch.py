@@ -13,6 +13,7 @@ import structlog
 import trio
 
 from lmx.config import ModelSettings
+from lmx.daemon.admission import Admission
 from lmx.daemon.loader import Loader
 from lmx.daemon.model import Model, ReadyModel
 from lmx.daemon.reply import ReplyStream
@@ -39,6 +40,27 @@ class Reply:
     def __init__(self, model_id: str, stream: ReplyStream) -> None:
         self.model_id = model_id
         self.stream = stream
+
+
+class _Place:
+    """One request's place in a model's admission, from entering to leaving exactly once.
+
+    It is left as soon as the worker is done, so that a client that does not read holds no place.
+
+    Raises:
+        QueueFull: There is no place.
+    """
+
+    def __init__(self, admission: Admission) -> None:
+        admission.enter()
+        self._admission: Admission | None = admission
+        self._entered_at = trio.current_time()
+
+    def leave(self) -> None:
+        """Give the place back, unless that has happened."""
+        if self._admission is not None:
+            self._admission.leave(trio.current_time() - self._entered_at)
+            self._admission = None
 
 
 class Dispatch:
@@ -86,17 +108,17 @@ class Dispatch:
         model = await self._loader.wait_routable(model_name, wait_s=self._settings.load_wait_s)
         self._refuse_if_draining()
         ready = _require_ready(model)
-        ready.admission.enter()
+        place = _Place(ready.admission)
         self._telemetry.admitted += 1
-        started_at = trio.current_time()
         stream: ReplyStream | None = None
         try:
             stream = ready.worker.link.open_reply(generate)
+            stream.on_over = place.leave
             self._open.add(stream)
             await stream.wait_started()
             yield Reply(model.id, stream)
         finally:
-            ready.admission.leave(trio.current_time() - started_at)
+            place.leave()
             self._settle(stream, ready, model.id)
 
     def drain(self) -> None:

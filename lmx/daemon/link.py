@@ -115,6 +115,7 @@ class WorkerLink:
         for reply in list(self._replies.values()):
             reply.fail(error)
         self._replies.clear()
+        self._outbox.clear()
         self._socket.close()
 
     async def _read_frames(self) -> None:
@@ -153,7 +154,10 @@ class WorkerLink:
             await self._outbox_filled.wait()
             self._outbox_filled = trio.Event()
             while self._outbox:
-                await trio.lowlevel.wait_writable(self._socket)
+                try:
+                    await trio.lowlevel.wait_writable(self._socket)
+                except trio.ClosedResourceError:
+                    return  # `end` was called
                 del self._outbox[: self._try_send(self._outbox)]
 
     def _try_send(self, data: bytes | bytearray) -> int:

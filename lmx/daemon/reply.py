@@ -16,6 +16,9 @@ from lmx.protocol.messages import Delta, Finished, Rejected, RequestEvent, Start
 
 Listener = Callable[[], None]
 
+# Pieces of text kept apart before they are joined: a Python string costs far more than a token.
+MERGE_AFTER = 256
+
 
 class ReplyStream:
     """Everything known about one answer so far.
@@ -26,6 +29,7 @@ class ReplyStream:
         end: The terminal event, once it came.
         error: Why there will be no terminal event from the worker, if so.
         on_change: Called after each delivery, synchronously; must not raise.
+        on_over: Called once when the answer is over, whether or not a client has read it.
     """
 
     __slots__ = (
@@ -35,6 +39,7 @@ class ReplyStream:
         "end",
         "error",
         "on_change",
+        "on_over",
         "prompt_tokens",
         "sequence",
     )
@@ -45,6 +50,7 @@ class ReplyStream:
         self.end: Finished | None = None
         self.error: LmxError | None = None
         self.on_change: Listener | None = None
+        self.on_over: Listener | None = None
         self._texts: list[str] = []
         self._is_started = False
         self._changed = trio.Event()
@@ -65,6 +71,8 @@ class ReplyStream:
         if isinstance(event, Delta):
             self._require(is_started=True)
             self._texts.append(event.text)
+            if len(self._texts) > MERGE_AFTER:
+                self._texts[:] = ["".join(self._texts)]
         elif isinstance(event, Finished):
             self._require(is_started=True)
             self.end = event
@@ -111,6 +119,10 @@ class ReplyStream:
             raise FrameError(f"event out of order for sequence {self.sequence}")
 
     def _wake(self) -> None:
+        on_over = self.on_over
+        if self.is_over and on_over is not None:
+            self.on_over = None
+            on_over()
         if self.on_change is not None:
             self.on_change()
         self._changed.set()

@@ -19,9 +19,13 @@ def load_engine(load: Load) -> LoadedEngine:
 
         return fake.load(load)
     if load.engine == "mlx":
-        from lmx.engines import mlx
+        # OpenBLAS must be in the process before MLX is.
+        from lmx.engines.mlx import blas
 
-        return mlx.load(load)
+        found = blas.prepare()
+        from lmx.engines.mlx import loading
+
+        return loading.load_engine(load, found)
     raise UnsupportedModel(f"there is no engine called {load.engine!r}")
 
 

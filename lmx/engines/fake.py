@@ -38,9 +38,10 @@ from lmx.protocol.values import Memory, ModelInfo, Sampling
 END_ID = 256
 FIRST_WORD_ID = 257
 WORDS = (
-    " amber birch cedar delta ember fjord grove heron isle jade kelp lumen maple north oak "
-    "pearl quartz river slate tide umber vale willow xenon yarrow zephyr"
-).split()
+    "amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "isle",
+    "jade", "kelp", "lumen", "maple", "north", "oak", "pearl", "quartz", "river",
+    "slate", "tide", "umber", "vale", "willow", "xenon", "yarrow", "zephyr",
+)  # fmt: skip
 KV_BYTES_PER_TOKEN = 1024
 
 

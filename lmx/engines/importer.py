@@ -164,7 +164,9 @@ def main() -> int:
             if arguments.demo:
                 made = import_demo(arguments.home, arguments.dtype, report)
             else:
-                made = import_gguf(arguments.home, arguments.gguf, dtype=arguments.dtype, report=report)
+                made = import_gguf(
+                    arguments.home, arguments.gguf, dtype=arguments.dtype, report=report
+                )
     except LmxError as error:
         report.write({"error": error.code, "message": error.message})
         return 1

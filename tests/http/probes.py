@@ -98,8 +98,7 @@ DEADLY = (
             encode_request("GET", "/healthz", b"", headers={"transfer-encoding": "chunked"})
             + b"5\r\nhello\r\n",
             b"zz\r\nnot a chunk\r\n",
-        ),
-        (200, 400),  # which side is quicker decides
+        ),  # which side is quicker decides whether it hears 200, 400 or nothing
     ),
 )
 
@@ -151,7 +150,11 @@ ODD = (
     Probe("pipelined garbage", (WHOLE_GET + b"\x00\xff garbage\r\n\r\n",), (200,)),
     Probe("garbage after a chat", (chat_request("x"), b"\x00\xff" * 50)),
     Probe("connect", (b"CONNECT lmx:443 HTTP/1.1\r\nhost: lmx:443\r\n\r\n",)),
-    Probe("absolute target", (_get(b"http://lmx/healthz"),)),
+    Probe("absolute target", (_get(b"http://lmx/healthz"),), (200,)),
+    Probe("absolute target of a quart route", (_get(b"http://lmx/v1/models"),), (200,)),
+    Probe("absolute target with half an address", (_get(b"http://[lmx/healthz"),), (400, 404)),
+    Probe("target without a path", (_get(b"?a=b"),), (200,)),
+    Probe("websocket target without a path", (WEBSOCKET.replace(b"/v1/chat/stream", b"?"),)),
     Probe("asterisk target", (b"OPTIONS * HTTP/1.1\r\nhost: lmx\r\n\r\n",)),
     Probe("bad percent encoding", (_get(b"/%zz%f%%/%c3%28?%ff=%fe"),)),
     Probe("target that is not utf-8", (_get(b"/v1/models/\xff\xfe"),)),

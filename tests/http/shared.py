@@ -25,4 +25,5 @@ def shared_daemon(
         yield daemon
         assert daemon.is_alive
         assert [] == daemon.events("request failed")
-        assert [] == [line["text"] for line in daemon.log_lines() if "text" in line]
+        unparsed = [line["text"] for line in daemon.log_lines() if "text" in line]
+        assert not unparsed, "\n".join(unparsed)

@@ -9,7 +9,7 @@ import psutil
 import pytest
 import trio
 
-from tests.chat_client import Answer, ChatClient, worker_processes
+from tests.chat_client import Answer, ChatClient, wait_gone, wait_until, worker_processes
 from tests.daemon_process import Daemon, open_daemon
 
 STREAMS = 16
@@ -48,7 +48,7 @@ async def _streams_until_killed(daemon: Daemon, client: ChatClient) -> tuple[lis
 async def test_killing_the_worker_ends_each_stream_with_an_error_within_a_second(
     tmp_path: Path,
 ) -> None:
-    """Sixteen streams each get one error frame at once, liveness never pauses, the model returns."""
+    """Sixteen streams each get one error frame, liveness never pauses, the model returns."""
     model = "fake:long?step_ms=10&tokens=3000"
     durations_s: list[float] = []
     async with open_daemon(tmp_path, model, settings=FAST_RESTART) as daemon:
@@ -99,8 +99,7 @@ async def test_an_exception_in_a_step_leaves_its_traceback_in_the_exit_record(
                 broken = await client.stream()
                 assert broken.error is not None
                 assert "worker-broken" == broken.error["code"]
-                while not (said := daemon.events("worker said")):
-                    await trio.sleep(0.02)
+                said = await wait_until(lambda: daemon.events("worker said"))
         assert "RuntimeError: the fake engine fails" in said[0]["output"]
 
 
@@ -127,8 +126,7 @@ async def test_a_worker_that_dies_while_loading_is_tried_again_and_again(
     async with open_daemon(tmp_path, model, settings=settings) as daemon:
         async with ChatClient(daemon) as client:
             with trio.fail_after(20):
-                while len(daemon.events("model restarts")) < 3:
-                    await trio.sleep(0.05)
+                await wait_until(lambda: len(daemon.events("model restarts")) >= 3)
                 ready = await client.get("/readyz")
                 refused = await client.ask()
         assert (503, "loading") == (ready.status_code, ready.json()["reason"])
@@ -143,8 +141,7 @@ async def test_a_model_that_cannot_load_is_not_tried_again(tmp_path: Path) -> No
     async with open_daemon(tmp_path, "fake:bad?nonsense=1") as daemon:
         async with ChatClient(daemon) as client:
             with trio.fail_after(20):
-                while not daemon.events("model failed"):
-                    await trio.sleep(0.02)
+                await wait_until(lambda: daemon.events("model failed"))
                 refused = await client.ask()
         assert 503 == refused.status_code
         assert "no-model-loaded" == refused.json()["code"]
@@ -163,8 +160,7 @@ async def test_a_worker_dies_with_its_daemon(tmp_path: Path, step_ms: int) -> No
                 async with client.open_stream() as response:
                     assert 200 == response.status_code
                     daemon.kill()
-                while psutil.pid_exists(worker.pid) and worker.status() != "zombie":
-                    await trio.sleep(0.02)
+                await wait_gone(worker)
 
 
 async def test_crashes_leak_no_descriptor(tmp_path: Path) -> None:
@@ -178,9 +174,12 @@ async def test_crashes_leak_no_descriptor(tmp_path: Path) -> None:
             for loads in range(2, 12):
                 (worker,) = worker_processes(daemon)
                 worker.kill()
-                while sum("loaded" in str(e.get("event")) for e in daemon.log_lines()) < loads:
-                    await trio.sleep(0.02)
+                await wait_until(lambda loads=loads: _load_count(daemon) >= loads)
                 await daemon.wait_ready()
-            while process.num_fds() > before:  # the probe's own connection may still be closing
-                await trio.sleep(0.02)
+            # The probe's own connection may still be closing.
+            await wait_until(lambda: process.num_fds() <= before)
             assert 1 == len(worker_processes(daemon))
+
+
+def _load_count(daemon: Daemon) -> int:
+    return sum("Model loaded" in str(line.get("event")) for line in daemon.log_lines())

@@ -10,7 +10,14 @@ import psutil
 import pytest
 import trio
 
-from tests.chat_client import Answer, ChatClient, chat_body, worker_processes
+from tests.chat_client import (
+    Answer,
+    ChatClient,
+    chat_body,
+    wait_gone,
+    wait_until,
+    worker_processes,
+)
 from tests.daemon_process import Daemon, open_daemon
 
 LONG = "fake:long?step_ms=10&tokens=3000"
@@ -47,8 +54,7 @@ async def test_a_signal_lets_running_answers_finish(tmp_path: Path, signal_numbe
                     nursery.start_soon(run)
                     await flowing.wait()
                     daemon.process.send_signal(signal_number)
-                    while not daemon.events("stopping"):
-                        await trio.sleep(0.01)
+                    await wait_until(lambda: daemon.events("stopping"))
                     with pytest.raises(httpx2.ConnectError):
                         await _ask_once(daemon)
                 assert 0 == await daemon.wait_exit()
@@ -71,8 +77,7 @@ async def test_requests_on_open_connections_are_refused_while_draining(tmp_path:
                 async with streamer.open_stream() as response:
                     assert 200 == response.status_code
                     daemon.process.send_signal(signal.SIGTERM)
-                    while not daemon.events("stopping"):
-                        await trio.sleep(0.01)
+                    await wait_until(lambda: daemon.events("stopping"))
                     refused = await kept.ask()
                     ready = await kept.get("/readyz")
                     alive = await kept.get("/healthz")
@@ -127,19 +132,16 @@ async def test_a_second_signal_exits_at_once(tmp_path: Path) -> None:
                 async with client.open_stream() as response:
                     assert 200 == response.status_code
                     daemon.process.send_signal(signal.SIGTERM)
-                    while not daemon.events("stopping"):
-                        await trio.sleep(0.01)
+                    await wait_until(lambda: daemon.events("stopping"))
                     assert 128 + signal.SIGTERM == await daemon.stop()
-                while psutil.pid_exists(worker.pid) and worker.status() != "zombie":
-                    await trio.sleep(0.02)
+                await wait_gone(worker)
 
 
 async def test_stopping_while_a_model_loads_ends_the_load(tmp_path: Path) -> None:
     """A daemon whose only model is still loading stops at once, worker included."""
     async with open_daemon(tmp_path, "fake:slow?load_ms=60000") as daemon:
         with trio.fail_after(20):
-            while not (workers := worker_processes(daemon)):
-                await trio.sleep(0.02)
+            workers = await wait_until(lambda: worker_processes(daemon))
             assert 0 == await daemon.stop()
         assert not any(psutil.pid_exists(worker.pid) for worker in workers)
 

@@ -86,7 +86,7 @@ class DecodeBatch:
             self._sampler = BatchSampler([_sampler_row(s) for s in self._sequences])
         logits = self._model(self._inputs[:, None], cache=self._caches.layers)  # (B, 1, V)
         token_ids = self._sampler.sample(logits[:, -1, :])  # (B,) uint32
-        mx.async_eval(token_ids)  # type: ignore[no-untyped-call]
+        mx.async_eval(token_ids)
         self._inputs = token_ids
         for sequence in self._sequences:
             sequence.launched += 1

@@ -53,9 +53,10 @@ def choose_threads(cores: int) -> int:
     """OpenBLAS threads for a machine with so many usable cores: all but one, at most 16.
 
     OpenBLAS threads wait for each other by spinning, so one that shares its core with the daemon
-    or a client holds all of them up. Measured on two cores, SmolLM2-135M, milliseconds per decode
-    step at batch 1, with one thread and with two: 85 and 62 while nothing else ran, 95 and 150
-    beside another busy process; at batch 32, 240 and 170, and 250 and 330. More than 16 threads
+    or a client holds all of them up. Measured on two cores with SmolLM2-135M in float32, in
+    milliseconds per decode step with one thread and with two: while nothing else ran, batch 1 76
+    and 61, batch 8 94 and 103, batch 32 203 and 156; beside busy processes, batch 1 95 and 150.
+    More than 16 threads
     only add waiting at the sizes that decoding has.
     """
     return max(1, min(cores - 1, 16))

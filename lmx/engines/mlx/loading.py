@@ -5,7 +5,7 @@ through mlx-lm: its tokenizer loading needs transformers' classes and may ask th
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
@@ -93,7 +93,7 @@ def _end_ids(directory: Path, config: dict[str, Any], tokenizer: MlxTokenizer) -
 
 
 def _load_weights(directory: Path, config: dict[str, Any], *, is_fast: bool) -> Any:
-    if "model_type" not in config:
+    if not isinstance(config.get("model_type"), str):
         raise CorruptModel("config.json names no model_type")
     if config.get("model_file"):
         raise UnsupportedModel(f"{directory.name} needs Python code of its own; none is run")
@@ -106,6 +106,8 @@ def _load_weights(directory: Path, config: dict[str, Any], *, is_fast: bool) -> 
         if "not supported" in str(error):
             raise UnsupportedModel(f"MLX cannot run this model: {error}") from error
         raise CorruptModel(f"weights and config.json do not match: {error}") from error
+    except AttributeError as error:  # the type names a module of mlx-lm that holds no model
+        raise UnsupportedModel(f"MLX cannot run this model: {error}") from error
     except (OSError, RuntimeError, LookupError, TypeError) as error:
         raise CorruptModel(f"the model cannot be read: {error}") from error
     return model
@@ -123,9 +125,11 @@ def _cast_for_cpu(model: Any, *, is_fast: bool) -> None:
         model.set_dtype(mx.float32)
 
 
+_Flat = list[tuple[str, mx.array]]
+
+
 def _arrays(model: Any) -> list[mx.array]:
-    flat: dict[str, mx.array] = tree_flatten(model.parameters(), destination={})
-    return list(flat.values())
+    return [value for _, value in cast("_Flat", tree_flatten(model.parameters()))]
 
 
 def _model_info(model: Any, load: Load, own_context_tokens: int) -> ModelInfo:

@@ -141,4 +141,4 @@ class Prefill:
     def _forward(self, token_ids: mx.array, caches: CacheRows) -> None:
         # The logits are never evaluated, so the output layer costs nothing here.
         self._model(token_ids, cache=caches.layers)
-        mx.async_eval(caches.states())  # type: ignore[no-untyped-call]
+        mx.async_eval(caches.states())

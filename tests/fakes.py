@@ -1,0 +1,202 @@
+"""Stand-ins for what the daemon talks to: a worker played by the test, and loaders without files.
+
+The link, the socket pair and the frames are the real ones; only the process is missing.
+"""
+
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import trio
+
+from lmx.catalog.specs import ModelSpec
+from lmx.config import ModelSettings, Settings
+from lmx.daemon.dispatch import Dispatch
+from lmx.daemon.link import WorkerLink
+from lmx.daemon.loader import Loader
+from lmx.daemon.model import Model
+from lmx.daemon.model_state import ModelEvent
+from lmx.daemon.sources import Source
+from lmx.daemon.telemetry import Telemetry
+from lmx.errors import FrameError, LmxError, WorkerBroken
+from lmx.protocol.codec import command_decoder, encode_events
+from lmx.protocol.messages import Command, Delta, Event, Finished, Generate, Loaded
+from lmx.protocol.values import FinishReason, Memory, ModelInfo, Sampling, Timings, Usage
+
+USAGE = Usage(3, 4)
+
+
+def loaded_event(max_sequences: int = 4) -> Loaded:
+    """What a worker says when its model is up."""
+    return Loaded(ModelInfo(context_tokens=100, max_sequences=max_sequences), Memory(), [])
+
+
+def generate() -> Generate:
+    """Any request."""
+    return Generate(0, [{"role": "user", "content": "Hi"}], Sampling(10), [])
+
+
+def finished(sequence: int, reason: FinishReason = "stop") -> Finished:
+    """The end of a request that used `USAGE`."""
+    return Finished(sequence, reason, USAGE, Timings())
+
+
+def delta(sequence: int, text: str) -> Delta:
+    """One token's text."""
+    return Delta(sequence, text, 1)
+
+
+class ScriptedWorker:
+    """The worker's end of a real link; the test reads commands and writes events by hand.
+
+    Attributes:
+        link: The daemon's end.
+    """
+
+    def __init__(self) -> None:
+        ours, self._socket = socket.socketpair()
+        self._socket.settimeout(0)
+        self._decoder = command_decoder()
+        self.link = WorkerLink(ours)
+
+    async def run(self) -> None:
+        """Pump the link, as `Worker.run` does, and fail what is left when it ends."""
+        why = "the scripted worker ended"
+        try:
+            await self.link.run()
+        except* FrameError as group:
+            why = str(group.exceptions[0])
+        self.link.end(WorkerBroken(why))
+
+    def commands(self) -> list[Command]:
+        """Every command that arrived since the last call."""
+        commands: list[Command] = []
+        try:
+            while data := self._socket.recv(65536):
+                commands += self._decoder.feed(data)
+        except BlockingIOError:
+            pass
+        return commands
+
+    def send(self, *events: Event) -> None:
+        """Send events as one frame, as one engine step would."""
+        self.send_bytes(encode_events(events))
+
+    def send_bytes(self, data: bytes) -> None:
+        """Send anything."""
+        self._socket.sendall(data)
+
+    def die(self) -> None:
+        """End as a crashed process does: the pipe closes."""
+        self._socket.close()
+
+
+def ready_model(worker: ScriptedWorker, *, slots: int = 4, max_waiting: int = 4) -> Model:
+    """A model that is ready on this worker."""
+    model = Model(ModelSpec("m", "fake", ""))
+    model.apply(ModelEvent.LOAD)
+    model.become_ready(worker, loaded_event(slots), max_waiting=max_waiting)
+    return model
+
+
+class OneModel:
+    """A loader that knows one model and, if told so, lets requests wait for it."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.may_route = trio.Event()
+        self.may_route.set()
+
+    async def wait_routable(self, name: str, *, wait_s: float) -> Model:
+        await self.may_route.wait()
+        return self.model
+
+
+class Life(NamedTuple):
+    """What one attempt at a worker comes to.
+
+    Attributes:
+        load_s: How long the load takes.
+        serve_s: How long the worker then serves; `None` if the load fails.
+        error: Why it ended. Anything but an `LmxError` is raised, as a fault of the loader.
+    """
+
+    load_s: float
+    serve_s: float | None = None
+    error: Exception = WorkerBroken("as scripted")
+
+
+class ScriptedLoader(Loader):
+    """The real loader with its real supervisors, whose workers exist on paper only.
+
+    Attributes:
+        attempts: Model id and time of every attempt so far.
+    """
+
+    def __init__(
+        self, settings: Settings, telemetry: Telemetry, lives: Mapping[str, Sequence[Life]]
+    ) -> None:
+        super().__init__(settings, telemetry)
+        self.attempts: list[tuple[str, float]] = []
+        self._lives = {model_id: list(script) for model_id, script in lives.items()}
+
+    async def _run_worker(self, model: Model, source: Source) -> LmxError:
+        self.attempts.append((model.id, trio.current_time()))
+        script = self._lives[model.id]
+        life = script.pop(0) if script else Life(float("inf"))
+        await trio.sleep(life.load_s)
+        if life.serve_s is not None:
+            model.become_ready(ScriptedWorker(), loaded_event(), max_waiting=1)
+            await trio.sleep(life.serve_s)
+        if isinstance(life.error, LmxError):
+            return life.error
+        raise life.error
+
+
+class Bench:
+    """A dispatcher over one scripted worker.
+
+    Attributes:
+        loader: Finds the model; may be told to let requests wait.
+    """
+
+    def __init__(self, *, slots: int = 4, max_waiting: int = 4) -> None:
+        self.worker = ScriptedWorker()
+        self.model: Model = ready_model(self.worker, slots=slots, max_waiting=max_waiting)
+        self.telemetry = Telemetry()
+        self.loader = OneModel(self.model)
+        self.dispatch = Dispatch(self.loader, self.telemetry, ModelSettings())
+
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """Completed, failed, cancelled, in flight."""
+        now = self.telemetry.statistics()
+        return now.completed, now.failed, now.cancelled, now.in_flight
+
+    def check(self, *, open_count: int) -> None:
+        """Telemetry, dispatcher and admission all count the same requests."""
+        ready = self.model.ready
+        assert ready is not None
+        expected = (open_count, open_count, open_count)
+        in_flight = self.telemetry.statistics().in_flight
+        assert expected == (in_flight, self.dispatch.in_flight, ready.admission.in_flight)
+
+    async def ask(self, told: list[str] | None = None) -> None:
+        """One request read to its end, as a route does."""
+        async with self.dispatch.open(generate(), model_name="m") as reply:
+            while not reply.stream.is_over:
+                await reply.stream.wait_change()
+            if told is not None:
+                told.append(reply.stream.take_text())
+
+
+@asynccontextmanager
+async def open_bench(**limits: int) -> AsyncIterator[tuple[Bench, trio.Nursery]]:
+    """A bench whose link is pumped, and a nursery for requests."""
+    bench = Bench(**limits)
+    async with trio.open_nursery() as pump:
+        pump.start_soon(bench.worker.run)
+        async with trio.open_nursery() as requests:
+            yield bench, requests
+        pump.cancel_scope.cancel()

@@ -1,0 +1,165 @@
+"""Settings come from four sources in order, and a wrong one is named."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmx.config import (
+    LoggingSettings,
+    ModelSettings,
+    ServerSettings,
+    Settings,
+    WorkerSettings,
+    home_directory,
+    load_settings,
+)
+from lmx.errors import ConfigError
+
+
+def in_home(home: Path, text: str | None = None, **variables: str) -> dict[str, Any]:
+    """Arguments for a home directory with that configuration file and environment."""
+    if text is not None:
+        (home / "config.yaml").write_text(text)
+    return {"environment": {"LMX_HOME": str(home), **variables}}
+
+
+def test_defaults(tmp_path: Path) -> None:
+    """Nothing needs to be configured."""
+    expected = Settings(
+        home=tmp_path,
+        server=ServerSettings(),
+        models=ModelSettings(),
+        worker=WorkerSettings(),
+        logging=LoggingSettings(),
+    )
+    assert expected == load_settings(**in_home(tmp_path))
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    """Defaults < file < environment < command line, key by key."""
+    given_in_file = "server: {port: 1, host: a, drain_s: 3}"
+    settings = load_settings(
+        **in_home(tmp_path, given_in_file, LMX_SERVER__PORT="2", LMX_SERVER__HOST="b"),
+        overrides={"server": {"port": 4}},
+    )
+    server = settings.server
+    assert (4, "b", 3.0, 75.0) == (server.port, server.host, server.drain_s, server.keep_alive_s)
+
+
+def test_a_named_file_replaces_the_default_one(tmp_path: Path) -> None:
+    """A file given by path is read instead of the one in the home directory."""
+    other = tmp_path / "other.yaml"
+    other.write_text("logging: {level: debug}")
+    settings = load_settings(**in_home(tmp_path, "server: {port: 1}"), file=other)
+    assert ("debug", 1234) == (settings.logging.level, settings.server.port)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "server:", "# nothing\n", "server: {}\nmodels:"])
+def test_empty_files_and_sections_are_fine(tmp_path: Path, text: str) -> None:
+    """A section may be empty, and so may the file."""
+    assert load_settings(**in_home(tmp_path)) == load_settings(**in_home(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("server: {port: abc}", "port"),
+        ("server: {port: 70000}", "port"),
+        ("server: {prot: 1}", "prot"),
+        ("sever: {port: 1}", "sever"),
+        ("server: {drain_s: -1}", "drain_s"),
+        ("server: {drain_s: .nan}", "drain_s"),
+        ("models: {default_temperature: 3}", "default_temperature"),
+        ("models: {load: demo}", "load"),
+        ("logging: {level: loud}", "level"),
+        ("server: [1]", "sections"),
+        ("server", "sections"),
+        ("- server", "sections"),
+        ("server: {", "config.yaml"),
+        ("server: {host: 2024-13-45}", "config.yaml"),
+        ("server: {host: \x07}", "config.yaml"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path: Path, text: str, names: str) -> None:
+    """A mistake in the file is a `ConfigError` that holds the file and the key."""
+    with pytest.raises(ConfigError, match=names) as caught:
+        load_settings(**in_home(tmp_path, text))
+    assert str(tmp_path / "config.yaml") in caught.value.message
+
+
+def test_a_named_file_must_exist(tmp_path: Path) -> None:
+    """Asking for a file that is not there is an error, unlike having none."""
+    with pytest.raises(ConfigError, match=r"absent\.yaml"):
+        load_settings(**in_home(tmp_path), file=tmp_path / "absent.yaml")
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    """Bytes that are no UTF-8 are a `ConfigError`."""
+    (tmp_path / "config.yaml").write_bytes(b"server: {host: \xff}")
+    with pytest.raises(ConfigError):
+        load_settings(**in_home(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "names"),
+    [
+        ("LMX_SERVER__PORT", "abc", "port"),
+        ("LMX_SERVER__PORT", "", "port"),
+        ("LMX_SERVER__PROT", "1", "prot"),
+        ("LMX_SERVER__HOST", "2024-13-45", None),
+        ("LMX_MODELS__LOAD", "demo", "load"),
+    ],
+)
+def test_a_wrong_variable_is_named(
+    tmp_path: Path, variable: str, text: str, names: str | None
+) -> None:
+    """A mistake in the environment is a `ConfigError` that holds the key."""
+    if names is None:
+        assert text == load_settings(**in_home(tmp_path, **{variable: text})).server.host
+        return
+    with pytest.raises(ConfigError, match=names):
+        load_settings(**in_home(tmp_path, **{variable: text}))
+
+
+def test_variables_may_hold_lists_and_numbers(tmp_path: Path) -> None:
+    """A variable is read as YAML would read it; case of the name does not matter."""
+    settings = load_settings(
+        **in_home(
+            tmp_path,
+            LMX_MODELS__LOAD="[demo, org/x]",
+            LMX_models__default_temperature="0.25",
+            LMX_LOGGING__LEVEL="error",
+        )
+    )
+    models = settings.models
+    assert (("demo", "org/x"), 0.25) == (models.load, models.default_temperature)
+    assert "error" == settings.logging.level
+
+
+def test_foreign_variables_are_left_alone(tmp_path: Path) -> None:
+    """Only ``LMX_SECTION__KEY`` is a setting."""
+    environment = {"LMX_HOME": str(tmp_path), "SERVER__PORT": "1", "LMX_FOO": "1", "PATH": "x"}
+    assert 1234 == load_settings(environment=environment).server.port
+
+
+@given(st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)), max_size=12))
+def test_any_variable_is_a_value_or_a_config_error(text: str) -> None:
+    """No text in the environment raises anything but a `ConfigError`."""
+    environment = {"LMX_HOME": "/nonexistent", "LMX_SERVER__HOST": text}
+    try:
+        host = load_settings(environment=environment).server.host
+    except ConfigError as error:
+        host = error.message
+    assert isinstance(host, str)
+
+
+def test_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """State lives in ``LMX_HOME``, by default in a folder of the user's."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert tmp_path / ".opta-lmx" == home_directory({})
+    assert tmp_path / ".opta-lmx" == home_directory({"LMX_HOME": ""})
+    assert tmp_path / "x" == home_directory({"LMX_HOME": "~/x"})
+    assert Path.cwd() / "x" == home_directory({"LMX_HOME": "x"})
