@@ -107,8 +107,9 @@ class ChatClient:
 
 async def wait_until(condition: Callable[[], Any]) -> Any:
     """Wait for what another process will make true, and give what the condition gave."""
-    while not (value := condition()):
-        await trio.sleep(0.02)  # no event of ours crosses a process boundary
+    # No event of ours crosses a process boundary.
+    while not (value := condition()):  # noqa: ASYNC110
+        await trio.sleep(0.02)
     return value
 
 

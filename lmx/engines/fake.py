@@ -24,11 +24,12 @@ import codecs
 import os
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import parse_qsl
 from zlib import crc32
 
 import msgspec
+from msgspec import Meta
 
 from lmx.engines.base import LoadedEngine, StepResult
 from lmx.errors import ContextTooLong, InvalidRequest, NoFreeSlot, OutOfMemory, UnsupportedModel
@@ -44,19 +45,22 @@ WORDS = (
 )  # fmt: skip
 KV_BYTES_PER_TOKEN = 1024
 
+Milliseconds = Annotated[float, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1)]
+
 
 class FakeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The query string of a ``fake:`` model, typed; see the module docstring for the keys."""
 
-    step_ms: float = 0.0
-    prefill_ms: float = 0.0
-    chunk: int = 512
-    load_ms: float = 0.0
-    tokens: int = 64
+    step_ms: Milliseconds = 0.0
+    prefill_ms: Milliseconds = 0.0
+    chunk: Count = 512
+    load_ms: Milliseconds = 0.0
+    tokens: Annotated[int, Meta(ge=0)] = 64
     text: str = ""
-    max_sequences: int | None = None
-    context: int = 4096
-    weight_bytes: int = 0
+    max_sequences: Count | None = None
+    context: Count = 4096
+    weight_bytes: Annotated[int, Meta(ge=0)] = 0
     fail: str = ""
     fail_step: int = 0
 

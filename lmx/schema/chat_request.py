@@ -167,8 +167,13 @@ def _check_other_fields(fields: dict[str, msgspec.Raw]) -> None:
             continue
         if name not in NEUTRAL_VALUES:
             raise InvalidRequest(f"unrecognized request field {name!r}", param=name)
-        if value not in NEUTRAL_VALUES[name]:
+        if not any(_is_same(value, neutral) for neutral in NEUTRAL_VALUES[name]):
             raise UnsupportedFeature(f"{name!r} is not supported yet", param=name)
+
+
+def _is_same(value: Any, neutral: Any) -> bool:
+    """Equality in which `true` is not 1."""
+    return bool(value == neutral) and isinstance(value, bool) is isinstance(neutral, bool)
 
 
 def _check_stops(stop: str | list[str] | None) -> None:

@@ -6,6 +6,8 @@ client, streamed or not. It knows what text means, not how a dialect spells it.
 
 from typing import NamedTuple
 
+import msgspec
+
 from lmx.text.blanks import BlankHolder
 
 
@@ -15,7 +17,28 @@ class TextPart(NamedTuple):
     text: str
 
 
+class ReasoningPart(msgspec.Struct, frozen=True):
+    """What the model thought before it answered. Never empty, never ends in white space."""
+
+    text: str
+
+
+class ToolCallPart(msgspec.Struct, frozen=True):
+    """One complete call of a tool.
+
+    Attributes:
+        index: Its place among the answer's calls, from 0.
+        name: The tool, as the model named it; it need not be one that was offered.
+        arguments: Compact JSON text of an object, keys in the model's order.
+    """
+
+    index: int
+    name: str
+    arguments: str
+
+
 Part = TextPart
+AnswerPart = TextPart | ReasoningPart | ToolCallPart
 
 
 class OutputParser:

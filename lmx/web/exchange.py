@@ -107,12 +107,15 @@ class Exchange:
             on_disconnect()
 
     async def finish(self, answer: Answer | None) -> None:
-        """Send the answer, or end the stream that the handler began."""
+        """Send the answer, or end the stream that the handler began.
+
+        A stream whose handler failed is cut off instead, so that nobody takes it for whole.
+        """
         self._is_answered = True
         with trio.move_on_after(FINISH_GRACE_S, shield=True):
-            if self._is_streaming:
+            if self._is_streaming and answer is None:
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-            elif answer is not None:
+            elif answer is not None and not self._is_streaming:
                 await self._send_head(answer.status, answer.headers, length=len(answer.body))
                 await self._send(
                     {"type": "http.response.body", "body": answer.body, "more_body": False}

@@ -16,7 +16,8 @@ from typing import Any
 
 import psutil
 
-HERE = Path(__file__).parent
+# `python -m scripts.bench...` finds this package from here.
+ROOT = Path(__file__).parent.parent.parent
 START_TIMEOUT_S = 180.0
 
 
@@ -54,7 +55,7 @@ def mlx_lm_server(model: Path) -> Iterator[Server]:
     """The peer `mlx_lm.server` with the model loaded."""
     port = free_port()
     command = [sys.executable, "-m", "scripts.bench.peer", "--model", str(model)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HERE.parent.parent)}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     arguments = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "ERROR"]
     with _running([*command, *arguments], environment) as process:
         _wait_http(port, "/health")
@@ -80,13 +81,14 @@ class BareEngine:
 @contextmanager
 def bare_engine(model: Path) -> Iterator[BareEngine]:
     """mlx-lm's `BatchGenerator` in a process of its own."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HERE.parent.parent)}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(  # noqa: S603  # our own script
         [sys.executable, "-m", "scripts.bench.bare", str(model)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env=environment,
+        cwd=ROOT,
     )
     try:
         yield BareEngine(process)
@@ -105,7 +107,11 @@ def free_port() -> int:
 @contextmanager
 def _running(command: list[str], environment: dict[str, str]) -> Iterator[psutil.Process]:
     process = psutil.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        env=environment,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         yield process
