@@ -8,6 +8,7 @@ checks in `tests/conformance` are this contract in executable form.
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
+from lmx.errors import ContextTooLong, InvalidRequest, NoFreeSlot
 from lmx.protocol.values import Memory, ModelInfo, Sampling
 
 EngineFinish = Literal["stop", "length"]
@@ -97,6 +98,27 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free everything. Idempotent; no other method may be called after it."""
+
+
+def check_room(
+    info: ModelInfo, *, free_slots: int, token_ids: Sequence[int], sampling: Sampling
+) -> None:
+    """What every engine's `add` refuses, in this order.
+
+    Raises:
+        InvalidRequest: The prompt is empty.
+        ContextTooLong: Prompt plus ``max_tokens`` exceed the context.
+        NoFreeSlot: ``free_slots`` is 0.
+    """
+    if not token_ids:
+        raise InvalidRequest("the prompt has no tokens", param="messages")
+    if len(token_ids) + sampling.max_tokens > info.context_tokens:
+        raise ContextTooLong(
+            f"{len(token_ids)} prompt tokens and {sampling.max_tokens} to generate exceed the "
+            f"context of {info.context_tokens}"
+        )
+    if not free_slots:
+        raise NoFreeSlot(f"all {info.max_sequences} slots are taken")
 
 
 class LoadedEngine(NamedTuple):

@@ -31,8 +31,8 @@ from zlib import crc32
 import msgspec
 from msgspec import Meta
 
-from lmx.engines.base import LoadedEngine, StepResult
-from lmx.errors import ContextTooLong, InvalidRequest, NoFreeSlot, OutOfMemory, UnsupportedModel
+from lmx.engines.base import LoadedEngine, StepResult, check_room
+from lmx.errors import InvalidRequest, OutOfMemory, UnsupportedModel
 from lmx.protocol.messages import Load
 from lmx.protocol.values import Memory, ModelInfo, Sampling
 
@@ -152,13 +152,7 @@ class FakeEngine:
 
     def add(self, sequence_id: int, token_ids: Sequence[int], sampling: Sampling) -> int:
         """Reserve a slot. Nothing is ever cached, so it returns 0."""
-        if not self.free_slots:
-            raise NoFreeSlot(f"all {self._info.max_sequences} slots are taken")
-        if len(token_ids) + sampling.max_tokens > self._info.context_tokens:
-            raise ContextTooLong(
-                f"{len(token_ids)} prompt tokens and {sampling.max_tokens} to generate exceed the "
-                f"context of {self._info.context_tokens}"
-            )
+        check_room(self._info, free_slots=self.free_slots, token_ids=token_ids, sampling=sampling)
         self._live[sequence_id] = _Reply(
             token_ids, sampling, prefills=self._settings.prefill_ms > 0
         )

@@ -11,11 +11,11 @@ from typing import Any
 
 import mlx.core as mx
 
-from lmx.engines.base import EngineFinish, StepResult
+from lmx.engines.base import EngineFinish, StepResult, check_room
 from lmx.engines.mlx.batch import DecodeBatch, Launched
 from lmx.engines.mlx.prefill import Prefill, PrefillLimits
 from lmx.engines.mlx.sequence import LiveSequence
-from lmx.errors import ContextTooLong, InvalidRequest, NoFreeSlot, OutOfMemory
+from lmx.errors import OutOfMemory
 from lmx.protocol.values import Memory, ModelInfo, Sampling
 
 SEED_BITS = 64
@@ -63,15 +63,7 @@ class MlxEngine:
             InvalidRequest: The prompt is empty.
             NoFreeSlot: ``free_slots`` is 0.
         """
-        if not token_ids:
-            raise InvalidRequest("the prompt has no tokens", param="messages")
-        if len(token_ids) + sampling.max_tokens > self._info.context_tokens:
-            raise ContextTooLong(
-                f"{len(token_ids)} prompt tokens and {sampling.max_tokens} to generate exceed the "
-                f"context of {self._info.context_tokens}"
-            )
-        if not self.free_slots:
-            raise NoFreeSlot(f"all {self._info.max_sequences} slots are taken")
+        check_room(self._info, free_slots=self.free_slots, token_ids=token_ids, sampling=sampling)
         seed = secrets.randbits(SEED_BITS) if sampling.seed is None else sampling.seed
         sequence = LiveSequence(
             sequence_id=sequence_id,
