@@ -56,6 +56,8 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         context_tokens: Upper bound of every model's context, or `None`.
         default_max_tokens: Answer length when a request names none.
         default_temperature: Temperature when a request names none.
+        inline_reasoning: Keep reasoning inside the content, between ``<think>`` tags, when a
+            request does not say.
     """
 
     load: tuple[str, ...] = ()
@@ -65,6 +67,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     context_tokens: Count | None = None
     default_max_tokens: Count = 4096
     default_temperature: Annotated[float, Meta(ge=0, le=2)] = 0.7
+    inline_reasoning: bool = False
 
 
 class WorkerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -21,10 +21,19 @@ from lmx.daemon.sources import Source
 from lmx.daemon.telemetry import Telemetry
 from lmx.errors import FrameError, LmxError, WorkerBroken
 from lmx.protocol.codec import command_decoder, encode_events
-from lmx.protocol.messages import Command, Delta, Event, Finished, Generate, Loaded
+from lmx.protocol.messages import (
+    ChatPrompt,
+    Command,
+    Delta,
+    Event,
+    Finished,
+    Generate,
+    Loaded,
+)
 from lmx.protocol.values import FinishReason, Memory, ModelInfo, Sampling, Timings, Usage
 
 USAGE = Usage(3, 4)
+PROMPT = ChatPrompt([{"role": "user", "content": "Hi"}])
 
 
 def loaded_event(max_sequences: int = 4) -> Loaded:
@@ -32,9 +41,9 @@ def loaded_event(max_sequences: int = 4) -> Loaded:
     return Loaded(ModelInfo(context_tokens=100, max_sequences=max_sequences), Memory(), [])
 
 
-def generate() -> Generate:
-    """Any request."""
-    return Generate(0, [{"role": "user", "content": "Hi"}], Sampling(10), [])
+def generate(count: int = 1) -> Generate:
+    """Any request for so many choices."""
+    return Generate(0, PROMPT, [Sampling(10)] * count, [])
 
 
 def finished(sequence: int, reason: FinishReason = "stop") -> Finished:
@@ -185,10 +194,11 @@ class Bench:
     async def ask(self, told: list[str] | None = None) -> None:
         """One request read to its end, as a route does."""
         async with self.dispatch.open(generate(), model_name="m") as reply:
-            while not reply.stream.is_over:
-                await reply.stream.wait_change()
+            (choice,) = reply.choices
+            while not choice.is_over:
+                await choice.wait_change()
             if told is not None:
-                told.append(reply.stream.take_text())
+                told.append(choice.take_text())
 
 
 @asynccontextmanager

@@ -6,19 +6,33 @@ from hypothesis import strategies as st
 
 from lmx.protocol.messages import (
     Cancel,
+    ChatPrompt,
     Command,
     Delta,
     Event,
     Finished,
     Generate,
+    Inspect,
+    Inspected,
     Load,
     Loaded,
     LoadFailed,
+    Prompt,
     Rejected,
     Shutdown,
     Started,
+    TextPrompt,
+    TokenPrompt,
 )
-from lmx.protocol.values import Memory, ModelInfo, Sampling, Timings, Usage
+from lmx.protocol.values import (
+    Grammar,
+    Memory,
+    ModelInfo,
+    Sampling,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 COUNT = st.integers(0, 2**63 - 1)
@@ -38,20 +52,58 @@ def json_values(max_leaves: int = 10) -> st.SearchStrategy[Any]:
     )
 
 
-SAMPLING = st.builds(Sampling, COUNT, SECONDS, SECONDS, st.none() | INT64)
+JSON_OBJECTS = st.lists(st.dictionaries(TEXT, json_values(), max_size=3), max_size=2)
+SAMPLING = st.builds(
+    Sampling,
+    COUNT,
+    SECONDS,
+    SECONDS,
+    st.none() | INT64,
+    COUNT,
+    SECONDS,
+    SECONDS,
+    SECONDS,
+    SECONDS,
+    st.dictionaries(COUNT, SECONDS, max_size=2),
+    COUNT,
+    st.booleans(),
+    st.none() | COUNT,
+)
 USAGE = st.builds(Usage, COUNT, COUNT, COUNT)
+GRAMMAR = st.builds(Grammar, st.sampled_from(["json_schema", "regex", "lark"]), TEXT, TEXT)
+PROMPTS: st.SearchStrategy[Prompt] = st.one_of(
+    st.builds(
+        ChatPrompt,
+        JSON_OBJECTS,
+        JSON_OBJECTS,
+        st.dictionaries(TEXT, json_values(), max_size=2),
+        st.booleans(),
+        st.booleans(),
+    ),
+    st.builds(TextPrompt, TEXT, st.booleans()),
+    st.builds(TokenPrompt, st.lists(COUNT, max_size=4)),
+)
+ALTERNATIVES = st.lists(st.builds(TokenLogprob, TEXT, st.binary(max_size=4), SECONDS), max_size=2)
+LOGPROBS = st.lists(
+    st.builds(TokenLogprob, TEXT, st.binary(max_size=4), st.none() | SECONDS, ALTERNATIVES),
+    max_size=2,
+)
 
 COMMANDS: st.SearchStrategy[Command] = st.one_of(
     st.builds(Load, TEXT, TEXT, COUNT, st.none() | COUNT),
     st.builds(
         Generate,
         COUNT,
-        st.lists(st.dictionaries(TEXT, json_values(), max_size=3), max_size=2),
-        SAMPLING,
+        PROMPTS,
+        st.lists(SAMPLING, max_size=2),
         st.lists(TEXT, max_size=3),
+        st.none() | GRAMMAR,
+        st.none() | COUNT,
+        st.booleans(),
     ),
     st.builds(Cancel, COUNT),
     st.just(Shutdown()),
+    st.builds(Inspect, COUNT, PROMPTS),
 )
 
 EVENTS: st.SearchStrategy[Event] = st.one_of(
@@ -62,9 +114,9 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
         st.lists(TEXT, max_size=2),
     ),
     st.builds(LoadFailed, TEXT, TEXT),
-    st.builds(Started, COUNT, COUNT),
+    st.builds(Started, COUNT, COUNT, TEXT, TEXT, st.booleans(), st.none() | TEXT),
     st.builds(Rejected, COUNT, TEXT, TEXT, st.none() | TEXT),
-    st.builds(Delta, COUNT, TEXT, COUNT),
+    st.builds(Delta, COUNT, TEXT, COUNT, LOGPROBS, LOGPROBS),
     st.builds(
         Finished,
         COUNT,
@@ -74,6 +126,7 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
         st.none() | TEXT,
         st.none() | TEXT,
     ),
+    st.builds(Inspected, COUNT, TEXT, st.lists(COUNT, max_size=3), st.lists(TEXT, max_size=3)),
 )
 
 

@@ -31,18 +31,18 @@ class Admission:
         """Admitted requests for which there is no slot."""
         return max(0, self.in_flight - self._slot_count)
 
-    def enter(self) -> None:
-        """Admit one more.
+    def enter(self, count: int = 1) -> None:
+        """Admit so many more, all or none.
 
         Raises:
             QueueFull: As many wait as may wait; ``retry_after_s`` is when one should be through.
         """
-        if self.in_flight >= self._limit:
+        if self.in_flight + count > self._limit:
             raise QueueFull(
                 f"{self.waiting_count} requests wait already; the queue is full",
                 retry_after_s=self.retry_after_s(),
             )
-        self.in_flight += 1
+        self.in_flight += count
 
     def leave(self, service_s: float) -> None:
         """One ended after `service_s` seconds."""

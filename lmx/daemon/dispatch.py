@@ -6,7 +6,7 @@ Leaving it, for whatever reason, cancels what still runs and closes the books. I
 HTTP and nothing of what the text means.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import structlog
@@ -19,7 +19,8 @@ from lmx.daemon.model import Model, ReadyModel
 from lmx.daemon.reply import ReplyStream
 from lmx.daemon.telemetry import Telemetry
 from lmx.errors import Draining, LmxError, WorkerClosed, from_code
-from lmx.protocol.messages import Generate
+from lmx.protocol.messages import Finished, Generate, Inspected, Prompt, Started
+from lmx.protocol.values import Usage
 
 log = structlog.get_logger("lmx.requests")
 
@@ -32,27 +33,35 @@ class Reply:
 
     Attributes:
         model_id: Canonical id, to be reported to the client.
-        stream: What the worker says.
+        choices: What the worker says, one stream per choice.
+        started: How to read it; the same for every choice.
     """
 
-    __slots__ = ("model_id", "stream")
+    __slots__ = ("choices", "model_id", "started")
 
-    def __init__(self, model_id: str, stream: ReplyStream) -> None:
+    def __init__(self, model_id: str, choices: Sequence[ReplyStream], started: Started) -> None:
         self.model_id = model_id
-        self.stream = stream
+        self.choices = choices
+        self.started = started
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will be delivered."""
+        return all(choice.is_over for choice in self.choices)
+
+    @property
+    def usages(self) -> list[Usage]:
+        """Token counts of the choices that have ended."""
+        return [choice.end.usage for choice in self.choices if choice.end is not None]
 
 
 class _Place:
-    """One request's place in a model's admission, from entering to leaving exactly once.
+    """One choice's place in a model's admission, from entering to leaving exactly once.
 
     It is left as soon as the worker is done, so that a client that does not read holds no place.
-
-    Raises:
-        QueueFull: There is no place.
     """
 
     def __init__(self, admission: Admission) -> None:
-        admission.enter()
         self._admission: Admission | None = admission
         self._entered_at = trio.current_time()
 
@@ -108,18 +117,34 @@ class Dispatch:
         model = await self._loader.wait_routable(model_name, wait_s=self._settings.load_wait_s)
         self._refuse_if_draining()
         ready = _require_ready(model)
-        place = _Place(ready.admission)
+        ready.admission.enter(len(generate.samplings))
+        places = [_Place(ready.admission) for _ in generate.samplings]
         self._telemetry.admitted += 1
-        stream: ReplyStream | None = None
+        choices: list[ReplyStream] = []
         try:
-            stream = ready.worker.link.open_reply(generate)
-            stream.on_over = place.leave
-            self._open.add(stream)
-            await stream.wait_started()
-            yield Reply(model.id, stream)
+            choices += ready.worker.link.open_replies(generate)
+            for choice, place in zip(choices, places, strict=True):
+                choice.on_over = place.leave
+            self._open.update(choices)
+            started = [await choice.wait_started() for choice in choices]
+            yield Reply(model.id, choices, started[0])
         finally:
-            place.leave()
-            self._settle(stream, ready, model.id)
+            for place in places:
+                place.leave()
+            self._settle(choices, ready, model.id)
+
+    async def inspect(self, prompt: Prompt, *, model_name: str) -> tuple[str, Inspected]:
+        """What a prompt is for a model, as text and as token ids.
+
+        Returns:
+            The model's canonical id, and both.
+
+        Raises:
+            LmxError: There is no such model, or it refuses the prompt.
+        """
+        self._refuse_if_draining()
+        model = await self._loader.wait_routable(model_name, wait_s=self._settings.load_wait_s)
+        return model.id, await _require_ready(model).worker.link.inspect(prompt)
 
     def drain(self) -> None:
         """Refuse new requests from now on."""
@@ -139,36 +164,34 @@ class Dispatch:
         if self._is_draining:
             raise Draining(DRAINING, retry_after_s=RETRY_AFTER_STOP_S)
 
-    def _settle(self, stream: ReplyStream | None, ready: ReadyModel, model_id: str) -> None:
+    def _settle(self, choices: Sequence[ReplyStream], ready: ReadyModel, model_id: str) -> None:
         """Close the books on one request. Never waits."""
-        if stream is None:
+        self._open.difference_update(choices)
+        outcomes = {_outcome(choice) for choice in choices}
+        for choice in choices:
+            ready.worker.link.close_reply(choice)
+        if not choices or "failed" in outcomes:
             self._telemetry.failed += 1
-            return
-        self._open.discard(stream)
-        end = stream.end
-        ready.worker.link.close_reply(stream)
-        if end is None and stream.error is None:
-            self._telemetry.cancelled += 1
-        elif end is None or end.reason == "error":
-            self._telemetry.failed += 1
-        elif end.reason == "cancelled":
+        elif "cancelled" in outcomes:
             self._telemetry.cancelled += 1
         else:
             self._telemetry.completed += 1
-        if end is not None:
-            usage = end.usage
-            self._telemetry.count_tokens(
-                prompt=usage.prompt_tokens, completion=usage.completion_tokens
-            )
-            log.info(
-                "request ended",
-                model=model_id,
-                reason=end.reason,
-                prompt_tokens=usage.prompt_tokens,
-                completion_tokens=usage.completion_tokens,
-                decode_s=round(end.timings.decode_s, 3),
-            )
+        if ends := [choice.end for choice in choices if choice.end is not None]:
+            self._record(ends, model_id)
         self._check_idle()
+
+    def _record(self, ends: Sequence[Finished], model_id: str) -> None:
+        prompt_tokens = ends[0].usage.prompt_tokens
+        completion_tokens = sum(end.usage.completion_tokens for end in ends)
+        self._telemetry.count_tokens(prompt=prompt_tokens, completion=completion_tokens)
+        log.info(
+            "request ended",
+            model=model_id,
+            reason=ends[0].reason,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            decode_s=round(max(end.timings.decode_s for end in ends), 3),
+        )
 
     def _check_idle(self) -> None:
         if self._is_draining and not self._open:
@@ -180,6 +203,12 @@ def _require_ready(model: Model) -> ReadyModel:
     if model.ready is None:
         raise WorkerClosed(f"{model.id} was unloaded this moment")
     return model.ready
+
+
+def _outcome(choice: ReplyStream) -> str:
+    if choice.end is None:
+        return "cancelled" if choice.error is None else "failed"
+    return {"error": "failed", "cancelled": "cancelled"}.get(choice.end.reason, "completed")
 
 
 def reply_error(stream: ReplyStream) -> LmxError | None:

@@ -22,12 +22,23 @@ from lmx.protocol.messages import (
     Event,
     Finished,
     Generate,
+    Inspect,
+    Inspected,
     Loaded,
     LoadFailed,
+    Prompt,
     Rejected,
 )
 
 RECEIVE_BYTES = 256 * 1024
+
+
+class _Inspection:
+    """A question about a prompt on its way."""
+
+    def __init__(self) -> None:
+        self.answered = trio.Event()
+        self.outcome: Inspected | LmxError | None = None
 
 
 class WorkerLink:
@@ -41,6 +52,7 @@ class WorkerLink:
         connection.setblocking(False)  # noqa: FBT003  # the standard library's signature
         self._socket = trio.socket.from_stdlib_socket(connection)
         self._replies: dict[int, ReplyStream] = {}
+        self._inspections: dict[int, _Inspection] = {}
         self._next_sequence = 1
         self._outbox = bytearray()
         self._outbox_filled = trio.Event()
@@ -73,22 +85,49 @@ class WorkerLink:
             return self._loaded
         raise self._loaded or WorkerClosed("the worker link closed during the load")
 
-    def open_reply(self, generate: Generate) -> ReplyStream:
-        """Send a request; its events arrive in the returned stream.
+    def open_replies(self, generate: Generate) -> list[ReplyStream]:
+        """Send a request; the events of its choices arrive in the returned streams.
 
         Args:
             generate: The request; its sequence number is set here.
 
+        Returns:
+            One stream per choice, in order.
+
         Raises:
+            InvalidRequest: The request cannot be encoded.
             WorkerError: The link has ended.
         """
         if self._closed_by is not None:
             raise self._closed_by
-        reply = ReplyStream(self._next_sequence)
+        first = self._next_sequence
+        self._next_sequence += len(generate.samplings)
+        self.send(msgspec.structs.replace(generate, sequence=first))
+        replies = [ReplyStream(number) for number in range(first, self._next_sequence)]
+        self._replies.update({reply.sequence: reply for reply in replies})
+        return replies
+
+    async def inspect(self, prompt: Prompt) -> Inspected:
+        """Ask what a prompt is as text and as token ids.
+
+        Raises:
+            RequestError: The model refuses the prompt.
+            WorkerError: The link ended before the answer.
+        """
+        if self._closed_by is not None:
+            raise self._closed_by
+        inspection = _Inspection()
+        number = self._next_sequence
         self._next_sequence += 1
-        self.send(msgspec.structs.replace(generate, sequence=reply.sequence))
-        self._replies[reply.sequence] = reply
-        return reply
+        self.send(Inspect(number, prompt))
+        self._inspections[number] = inspection
+        try:
+            await inspection.answered.wait()
+        finally:
+            self._inspections.pop(number, None)
+        if isinstance(inspection.outcome, Inspected):
+            return inspection.outcome
+        raise inspection.outcome or WorkerClosed("the worker link closed")
 
     def close_reply(self, reply: ReplyStream) -> None:
         """The requester is done with it: tell the worker, unless it has ended already."""
@@ -115,6 +154,8 @@ class WorkerLink:
         for reply in list(self._replies.values()):
             reply.fail(error)
         self._replies.clear()
+        for number in list(self._inspections):
+            self._answer_inspection(number, error)
         self._outbox.clear()
         self._socket.close()
 
@@ -136,6 +177,11 @@ class WorkerLink:
             self._answer_load(event)
         elif isinstance(event, LoadFailed):
             self._answer_load(from_code(event.code, event.message))
+        elif isinstance(event, Inspected):
+            self._answer_inspection(event.sequence, event)
+        elif isinstance(event, Rejected) and event.sequence in self._inspections:
+            error = from_code(event.code, event.message, param=event.param)
+            self._answer_inspection(event.sequence, error)
         else:
             reply = self._replies.get(event.sequence)
             if reply is None:
@@ -144,6 +190,12 @@ class WorkerLink:
             reply.deliver(event)  # before it is forgotten: a bad event must fail this reply too
             if isinstance(event, Finished | Rejected):
                 self._replies.pop(event.sequence, None)
+
+    def _answer_inspection(self, number: int, outcome: Inspected | LmxError) -> None:
+        inspection = self._inspections.get(number)
+        if inspection is not None:
+            inspection.outcome = outcome
+            inspection.answered.set()
 
     def _answer_load(self, outcome: Loaded | LmxError) -> None:
         self._loaded = outcome

@@ -13,6 +13,7 @@ import trio
 
 from lmx.errors import FrameError, LmxError, from_code
 from lmx.protocol.messages import Delta, Finished, Rejected, RequestEvent, Started
+from lmx.protocol.values import TokenLogprob
 
 Listener = Callable[[], None]
 
@@ -24,8 +25,9 @@ class ReplyStream:
     """Everything known about one answer so far.
 
     Attributes:
-        sequence: The request's number on the pipe.
-        prompt_tokens: Known once started, 0 before.
+        sequence: The choice's number on the pipe.
+        started: What the worker said when it began, once it did.
+        prompt_logprobs: The prompt's tokens with their log-probabilities, if asked for.
         end: The terminal event, once it came.
         error: Why there will be no terminal event from the worker, if so.
         on_change: Called after each delivery, synchronously; must not raise.
@@ -34,25 +36,27 @@ class ReplyStream:
 
     __slots__ = (
         "_changed",
-        "_is_started",
+        "_logprobs",
         "_texts",
         "end",
         "error",
         "on_change",
         "on_over",
-        "prompt_tokens",
+        "prompt_logprobs",
         "sequence",
+        "started",
     )
 
     def __init__(self, sequence: int) -> None:
         self.sequence = sequence
-        self.prompt_tokens = 0
+        self.started: Started | None = None
+        self.prompt_logprobs: list[TokenLogprob] = []
         self.end: Finished | None = None
         self.error: LmxError | None = None
         self.on_change: Listener | None = None
         self.on_over: Listener | None = None
         self._texts: list[str] = []
-        self._is_started = False
+        self._logprobs: list[TokenLogprob] = []
         self._changed = trio.Event()
 
     @property
@@ -71,6 +75,9 @@ class ReplyStream:
         if isinstance(event, Delta):
             self._require(is_started=True)
             self._texts.append(event.text)
+            if event.logprobs or event.prompt_logprobs:
+                self._logprobs += event.logprobs
+                self.prompt_logprobs += event.prompt_logprobs
             if len(self._texts) > MERGE_AFTER:
                 self._texts[:] = ["".join(self._texts)]
         elif isinstance(event, Finished):
@@ -78,8 +85,7 @@ class ReplyStream:
             self.end = event
         elif isinstance(event, Started):
             self._require(is_started=False)
-            self._is_started = True
-            self.prompt_tokens = event.prompt_tokens
+            self.started = event
         elif isinstance(event, Rejected):
             self._require(is_started=False)
             self.error = from_code(event.code, event.message, param=event.param)
@@ -98,16 +104,22 @@ class ReplyStream:
         texts.clear()
         return text
 
-    async def wait_started(self) -> None:
+    def take_logprobs(self) -> list[TokenLogprob]:
+        """Log-probabilities of all tokens that came since the last call."""
+        taken, self._logprobs = self._logprobs, []
+        return taken
+
+    async def wait_started(self) -> Started:
         """Wait for the first event.
 
         Raises:
             LmxError: The worker refused the request or broke before starting it.
         """
-        while not self._is_started:
+        while self.started is None:
             if self.error is not None:
                 raise self.error
             await self.wait_change()
+        return self.started
 
     async def wait_change(self) -> None:
         """Wait for the next delivery."""
@@ -115,7 +127,7 @@ class ReplyStream:
         await self._changed.wait()
 
     def _require(self, *, is_started: bool) -> None:
-        if self.is_over or self._is_started is not is_started:
+        if self.is_over or (self.started is not None) is not is_started:
             raise FrameError(f"event out of order for sequence {self.sequence}")
 
     def _wake(self) -> None:

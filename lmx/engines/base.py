@@ -1,17 +1,34 @@
 """The engine contract: what a worker needs from any engine, and nothing about text protocols.
 
 An engine knows token ids, not requests, clients or stop strings. One thread, the one that loaded
-it, calls every method of `Engine`; `Tokenizer` alone may be used from the intake thread. The
-checks in `tests/conformance` are this contract in executable form.
+it, calls every method of `Engine`; `Tokenizer` and `GrammarCompiler` alone may be used from the
+intake thread. The checks in `tests/conformance` are this contract in executable form.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from lmx.errors import ContextTooLong, InvalidRequest, NoFreeSlot
-from lmx.protocol.values import Memory, ModelInfo, Sampling
+from lmx.protocol.messages import ChatPrompt
+from lmx.protocol.values import Grammar, Memory, ModelInfo, Sampling
+
+if TYPE_CHECKING:  # the worker's own modules load no engine package
+    import numpy as np
+    from numpy.typing import NDArray
 
 EngineFinish = Literal["stop", "length"]
+
+
+class TokenLogprobs(NamedTuple):
+    """Log-softmax of the model's own distribution at one position, before any sampling setting.
+
+    Attributes:
+        logprob: Of the token that was chosen, or that stands in the prompt.
+        top: The most likely ids with their log-probabilities, best first; as many as asked for.
+    """
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
 
 
 class StepResult(NamedTuple):
@@ -19,13 +36,54 @@ class StepResult(NamedTuple):
 
     Attributes:
         sequence_id: The sequence it belongs to.
-        token_id: The sampled id; with ``finish == "stop"`` an end-of-generation id.
+        token_id: The sampled id; with ``finish == "stop"`` an end-of-generation id, unless a
+            constraint ended the sequence.
         finish: `None` while the sequence goes on. A finished sequence is already removed.
+        logprobs: Set iff the sequence asked for log-probabilities.
+        prompt_logprobs: With a sequence's first token, if asked for: one entry per prompt token,
+            `None` for the first, which nothing predicts.
     """
 
     sequence_id: int
     token_id: int
     finish: EngineFinish | None
+    logprobs: TokenLogprobs | None = None
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
+
+
+class Constraint(Protocol):
+    """Says which tokens one sequence may sample next. Engine thread only; never raises."""
+
+    def fill_mask(self, mask: "NDArray[np.int32]") -> bool:
+        """Write the allowed tokens of the next position.
+
+        Args:
+            mask: Bit ``i % 32`` of word ``i // 32`` allows token ``i``; at least the vocabulary.
+
+        Returns:
+            False if every token is allowed; the mask is then not touched.
+        """
+
+    def consume(self, token_id: int) -> None:
+        """The token that was sampled under the last mask."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Nothing may follow: the sequence ends with ``stop`` after the token just consumed."""
+
+
+class Choice(NamedTuple):
+    """One of the answers to a prompt.
+
+    Attributes:
+        sequence_id: Unique among live sequences.
+        sampling: How its tokens are chosen.
+        constraint: What it may sample, or `None` for anything.
+    """
+
+    sequence_id: int
+    sampling: Sampling
+    constraint: Constraint | None = None
 
 
 class Detokenizer(Protocol):
@@ -41,18 +99,39 @@ class Detokenizer(Protocol):
 class Tokenizer(Protocol):
     """The model's vocabulary and chat template. Safe for the intake thread."""
 
-    def render(self, messages: list[dict[str, Any]]) -> str:
+    @property
+    def template_source(self) -> str:
+        """The chat template's text; empty if the model has none."""
+
+    @property
+    def special_tokens(self) -> frozenset[str]:
+        """Texts of the special tokens."""
+
+    def render(self, prompt: ChatPrompt) -> str:
         """Apply the chat template, ready for the assistant's turn.
 
         Raises:
             InvalidRequest: The template refuses this conversation.
         """
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a rendered prompt; adds no special tokens of its own."""
+    def encode(self, text: str, *, add_beginning: bool = False) -> list[int]:
+        """Token ids of a text; special tokens in it count as such.
 
-    def new_detokenizer(self) -> Detokenizer:
-        """A fresh detokenizer for one sequence."""
+        Args:
+            text: A rendered prompt or plain text.
+            add_beginning: Put the beginning token first where the model's tokenizer does.
+        """
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of one token; special tokens as their text, unknown ids as nothing."""
+
+    def new_detokenizer(self, visible: frozenset[str] = frozenset()) -> Detokenizer:
+        """A fresh detokenizer for one sequence.
+
+        Args:
+            visible: Texts of special tokens to keep, such as the markers of tool calls; all other
+                special tokens read as nothing.
+        """
 
 
 class Engine(Protocol):
@@ -66,20 +145,28 @@ class Engine(Protocol):
     def free_slots(self) -> int:
         """How many more sequences `add` takes now."""
 
-    def add(self, sequence_id: int, token_ids: Sequence[int], sampling: Sampling) -> int:
-        """Reserve a slot and queue the prompt for prefill.
+    def add(
+        self,
+        choices: Sequence[Choice],
+        token_ids: Sequence[int],
+        *,
+        wants_prompt_logprobs: bool = False,
+    ) -> int:
+        """Reserve a slot per choice and queue the prompt for one prefill that all share.
 
         Args:
-            sequence_id: Unique among live sequences.
-            token_ids: At least one; with ``sampling.max_tokens`` within the context.
-            sampling: How tokens are chosen.
+            choices: At least one.
+            token_ids: At least one; with each choice's ``max_tokens`` within the context.
+            wants_prompt_logprobs: Report the prompt's own log-probabilities, with as many
+                alternatives as the first choice's ``top_logprobs``, in the first result of the
+                first choice.
 
         Returns:
             Leading prompt tokens whose prefill is skipped.
 
         Raises:
             ContextTooLong: Prompt plus ``max_tokens`` exceed the context.
-            NoFreeSlot: ``free_slots`` is 0.
+            NoFreeSlot: Fewer than ``len(choices)`` slots are free.
             OutOfMemory: The device has no room; nothing was reserved.
         """
 
@@ -100,34 +187,49 @@ class Engine(Protocol):
         """Free everything. Idempotent; no other method may be called after it."""
 
 
+class GrammarCompiler(Protocol):
+    """Turns grammars into constraints for one vocabulary. Safe for the intake thread."""
+
+    def compile(self, grammar: Grammar) -> Constraint:
+        """A fresh constraint at the grammar's beginning.
+
+        Raises:
+            InvalidRequest: The grammar is malformed, unsupported or over the limits; the message
+                says why and `param` names the request field.
+        """
+
+
 def check_room(
-    info: ModelInfo, *, free_slots: int, token_ids: Sequence[int], sampling: Sampling
+    info: ModelInfo, *, free_slots: int, token_ids: Sequence[int], choices: Sequence[Choice]
 ) -> None:
     """What every engine's `add` refuses, in this order.
 
     Raises:
         InvalidRequest: The prompt is empty.
         ContextTooLong: Prompt plus ``max_tokens`` exceed the context.
-        NoFreeSlot: ``free_slots`` is 0.
+        NoFreeSlot: Fewer than ``len(choices)`` slots are free.
     """
     if not token_ids:
         raise InvalidRequest("the prompt has no tokens", param="messages")
-    if len(token_ids) + sampling.max_tokens > info.context_tokens:
+    max_tokens = max(choice.sampling.max_tokens for choice in choices)
+    if len(token_ids) + max_tokens > info.context_tokens:
         raise ContextTooLong(
-            f"{len(token_ids)} prompt tokens and {sampling.max_tokens} to generate exceed the "
+            f"{len(token_ids)} prompt tokens and {max_tokens} to generate exceed the "
             f"context of {info.context_tokens}"
         )
-    if not free_slots:
-        raise NoFreeSlot(f"all {info.max_sequences} slots are taken")
+    if free_slots < len(choices):
+        raise NoFreeSlot(f"{free_slots} of {info.max_sequences} slots are free")
 
 
 class LoadedEngine(NamedTuple):
     """What loading gives: an engine that has answered once, its vocabulary, and remarks.
 
     Attributes:
+        grammars: Compiles constraints for this vocabulary.
         notes: Sentences worth a line in the daemon's log.
     """
 
     engine: Engine
     tokenizer: Tokenizer
+    grammars: GrammarCompiler
     notes: list[str]

@@ -1,7 +1,8 @@
 """The deterministic engine that ships with LMX: no weights, exact timing, failures on request.
 
 It is what the daemon is tested with and its overhead measured with, and what a client author can
-run against. It knows nothing of HTTP; a reply is a pure function of prompt ids, seed and position.
+run against. It knows nothing of HTTP; a reply is a pure function of prompt ids, seed, position and
+constraint.
 
     fake:NAME?step_ms=5&load_ms=200&tokens=64&max_sequences=32&context=4096
 
@@ -24,17 +25,28 @@ import codecs
 import os
 import time
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import parse_qsl
 from zlib import crc32
 
 import msgspec
+import numpy as np
+from llguidance import TokenizerWrapper
 from msgspec import Meta
 
-from lmx.engines.base import LoadedEngine, StepResult, check_room
+from lmx.engines.base import (
+    Choice,
+    Constraint,
+    EngineFinish,
+    LoadedEngine,
+    StepResult,
+    TokenLogprobs,
+    check_room,
+)
+from lmx.engines.grammar import LlgGrammarCompiler
 from lmx.errors import InvalidRequest, OutOfMemory, UnsupportedModel
-from lmx.protocol.messages import Load
-from lmx.protocol.values import Memory, ModelInfo, Sampling
+from lmx.protocol.messages import ChatPrompt, Load
+from lmx.protocol.values import Memory, ModelInfo
 
 END_ID = 256
 FIRST_WORD_ID = 257
@@ -43,7 +55,16 @@ WORDS = (
     "jade", "kelp", "lumen", "maple", "north", "oak", "pearl", "quartz", "river",
     "slate", "tide", "umber", "vale", "willow", "xenon", "yarrow", "zephyr",
 )  # fmt: skip
+VOCABULARY_SIZE = FIRST_WORD_ID + len(WORDS)
+# What ends a JSON value soonest, so that constrained replies are short.
+CLOSING_IDS: tuple[int, ...] = (END_ID, *b'"}]0')
 KV_BYTES_PER_TOKEN = 1024
+END_TEXT = "<end>"
+TOKENS = {
+    **{byte: bytes((byte,)) for byte in range(256)},
+    END_ID: END_TEXT.encode(),
+    **{FIRST_WORD_ID + index: f" {word}".encode() for index, word in enumerate(WORDS)},
+}
 
 Milliseconds = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -84,12 +105,8 @@ class FakeDetokenizer:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, token_id: int) -> str:
-        """Text that became final with this id."""
-        if token_id < END_ID:
-            return self._decoder.decode(bytes((token_id,)))
-        if token_id == END_ID:
-            return ""
-        return self._decoder.decode(f" {WORDS[token_id - FIRST_WORD_ID]}".encode())
+        """Text that became final with this id; the end token reads as nothing."""
+        return self._decoder.decode(b"" if token_id == END_ID else TOKENS.get(token_id, b""))
 
     def flush(self) -> str:
         """What is still held, incomplete bytes as U+FFFD."""
@@ -99,38 +116,70 @@ class FakeDetokenizer:
 class FakeTokenizer:
     """One id per UTF-8 byte, and a template any reader understands at once."""
 
-    def render(self, messages: list[dict[str, Any]]) -> str:
-        """``role: content`` lines. A message whose content is ``refuse me`` is refused."""
-        if any(message.get("content") == "refuse me" for message in messages):
-            raise InvalidRequest("the chat template refused this conversation", param="messages")
-        lines = [f"{message['role']}: {message.get('content') or ''}\n" for message in messages]
-        return "".join([*lines, "assistant:"])
+    template_source = ""
+    special_tokens = frozenset({END_TEXT})
 
-    def encode(self, text: str) -> list[int]:
-        """The UTF-8 bytes."""
+    def render(self, prompt: ChatPrompt) -> str:
+        """``tools`` if there are any, then ``role: content`` lines.
+
+        A message whose content is ``refuse me`` is refused.
+        """
+        if any(message.get("content") == "refuse me" for message in prompt.messages):
+            raise InvalidRequest("the chat template refused this conversation", param="messages")
+        tools = [f"tools: {msgspec.json.encode(prompt.tools).decode()}\n"] if prompt.tools else []
+        lines = [f"{m['role']}: {m.get('content') or ''}\n" for m in prompt.messages]
+        return "".join([*tools, *lines, "assistant:"])
+
+    def encode(self, text: str, *, add_beginning: bool = False) -> list[int]:
+        """The UTF-8 bytes; there is no beginning token."""
         return list(text.encode())
 
-    def new_detokenizer(self) -> FakeDetokenizer:
-        """A fresh detokenizer."""
+    def token_bytes(self, token_id: int) -> bytes:
+        """A byte, a word with its space, or the end token's text."""
+        return TOKENS.get(token_id, b"")
+
+    def new_detokenizer(self, visible: frozenset[str] = frozenset()) -> FakeDetokenizer:
+        """A fresh detokenizer; the end token is never shown."""
         return FakeDetokenizer()
 
 
+class _Prompt:
+    """What the choices of one `add` share: the prompt and how much of it is left to prefill."""
+
+    __slots__ = ("logprobs", "pending_tokens", "token_ids")
+
+    def __init__(self, token_ids: Sequence[int], *, prefills: bool) -> None:
+        self.token_ids = list(token_ids)
+        self.pending_tokens = len(token_ids) if prefills else 0
+        self.logprobs: tuple[TokenLogprobs | None, ...] | None = None
+
+
 class _Reply:
-    """One live sequence: what is left of its prompt and how far its reply is."""
+    """One live sequence: its prompt, its settings and how far its reply is."""
 
-    __slots__ = ("given", "limit", "pending_prompt_tokens", "prompt_tokens", "start")
+    __slots__ = ("constraint", "given", "prompt", "sampling", "start")
 
-    def __init__(self, token_ids: Sequence[int], sampling: Sampling, *, prefills: bool) -> None:
-        seed = sampling.seed if sampling.temperature > 0 else 0
-        self.start = crc32(repr((list(token_ids), seed)).encode())
-        self.prompt_tokens = len(token_ids)
-        self.pending_prompt_tokens = len(token_ids) if prefills else 0
+    def __init__(self, prompt: _Prompt, choice: Choice) -> None:
+        seed = choice.sampling.seed if choice.sampling.temperature > 0 else 0
+        self.start = crc32(repr((prompt.token_ids, seed)).encode())
+        self.prompt = prompt
+        self.sampling = choice.sampling
+        self.constraint = choice.constraint
         self.given = 0
-        self.limit = sampling.max_tokens
+
+    @property
+    def word(self) -> int:
+        """The word the reply has at this position, if it is made of words."""
+        return FIRST_WORD_ID + (self.start + self.given * self.given) % len(WORDS)
+
+    @property
+    def may_end(self) -> bool:
+        """The end token can be sampled here."""
+        return not self.sampling.ignore_eos and self.given >= self.sampling.min_tokens
 
 
 class FakeEngine:
-    """Continuous batching over scripted replies."""
+    """Continuous batching over scripted replies. Penalties and biases change nothing."""
 
     def __init__(self, settings: FakeSettings, info: ModelInfo) -> None:
         self._settings = settings
@@ -150,12 +199,23 @@ class FakeEngine:
         """How many more sequences `add` takes now."""
         return self._info.max_sequences - len(self._live)
 
-    def add(self, sequence_id: int, token_ids: Sequence[int], sampling: Sampling) -> int:
-        """Reserve a slot. Nothing is ever cached, so it returns 0."""
-        check_room(self._info, free_slots=self.free_slots, token_ids=token_ids, sampling=sampling)
-        self._live[sequence_id] = _Reply(
-            token_ids, sampling, prefills=self._settings.prefill_ms > 0
-        )
+    def add(
+        self,
+        choices: Sequence[Choice],
+        token_ids: Sequence[int],
+        *,
+        wants_prompt_logprobs: bool = False,
+    ) -> int:
+        """Reserve a slot per choice. Nothing is ever cached, so it returns 0."""
+        check_room(self._info, free_slots=self.free_slots, token_ids=token_ids, choices=choices)
+        prompt = _Prompt(token_ids, prefills=self._settings.prefill_ms > 0)
+        for choice in choices:
+            self._live[choice.sequence_id] = _Reply(prompt, choice)
+        if wants_prompt_logprobs:
+            count = choices[0].sampling.top_logprobs or 0
+            pairs = enumerate(prompt.token_ids[1:])
+            entries = (invent_logprobs(token_id, at, count) for at, token_id in pairs)
+            prompt.logprobs = (None, *entries)
         self._peak_bytes = max(self._peak_bytes, self.memory().active_bytes)
         return 0
 
@@ -165,7 +225,7 @@ class FakeEngine:
             return []
         self._steps += 1
         _fail_if_asked(self._settings, self._steps)
-        decoding = [(key, r) for key, r in self._live.items() if not r.pending_prompt_tokens]
+        decoding = [(key, r) for key, r in self._live.items() if not r.prompt.pending_tokens]
         if decoding and self._settings.step_ms:
             time.sleep(self._settings.step_ms / 1000)
         results = [self._sample(sequence_id, reply) for sequence_id, reply in decoding]
@@ -178,7 +238,7 @@ class FakeEngine:
 
     def memory(self) -> Memory:
         """Weights plus a fixed price per live token."""
-        live_tokens = sum(reply.prompt_tokens + reply.given for reply in self._live.values())
+        live_tokens = sum(len(r.prompt.token_ids) + r.given for r in self._live.values())
         active = self._info.weight_bytes + live_tokens * KV_BYTES_PER_TOKEN
         return Memory(active, 0, max(active, self._peak_bytes))
 
@@ -188,30 +248,84 @@ class FakeEngine:
 
     def _sample(self, sequence_id: int, reply: _Reply) -> StepResult:
         token_id = self._token_at(reply)
+        count = reply.sampling.top_logprobs
+        logprobs = None if count is None else invent_logprobs(token_id, reply.given, count)
         reply.given += 1
-        if token_id == END_ID:
+        finish = _finish(reply, token_id)
+        if finish is not None:
             del self._live[sequence_id]
-            return StepResult(sequence_id, token_id, "stop")
-        if reply.given >= reply.limit:
-            del self._live[sequence_id]
-            return StepResult(sequence_id, token_id, "length")
-        return StepResult(sequence_id, token_id, None)
+        prompt_logprobs, reply.prompt.logprobs = reply.prompt.logprobs, None
+        return StepResult(sequence_id, token_id, finish, logprobs, prompt_logprobs)
 
     def _token_at(self, reply: _Reply) -> int:
+        own = self._own_token(reply)
+        if own == END_ID and not reply.may_end:
+            own = reply.word
+        return own if reply.constraint is None else choose_allowed(reply.constraint, own)
+
+    def _own_token(self, reply: _Reply) -> int:
         if self._text_ids:
             done = reply.given >= len(self._text_ids)
             return END_ID if done else self._text_ids[reply.given]
-        if reply.given >= self._settings.tokens:
-            return END_ID
-        return FIRST_WORD_ID + (reply.start + reply.given * reply.given) % len(WORDS)
+        return END_ID if reply.given >= self._settings.tokens else reply.word
 
     def _prefill_chunk(self) -> None:
         for reply in self._live.values():
-            if reply.pending_prompt_tokens:
+            if reply.prompt.pending_tokens:
                 time.sleep(self._settings.prefill_ms / 1000)
-                left = reply.pending_prompt_tokens - self._settings.chunk
-                reply.pending_prompt_tokens = max(0, left)
+                left = reply.prompt.pending_tokens - self._settings.chunk
+                reply.prompt.pending_tokens = max(0, left)
                 return
+
+
+def invent_logprobs(token_id: int, position: int, count: int) -> TokenLogprobs:
+    """Numbers of the right shape: the chosen token is always the most likely one.
+
+    Its log-probability is minus six to thirteen eighths, by position; each alternative, the ids
+    after it, has three quarters less than the one before. Their probabilities stay below 1.
+    """
+    best = -(6 + position % 8) / 8
+    top = (((token_id + i) % VOCABULARY_SIZE, best - 0.75 * i) for i in range(count))
+    return TokenLogprobs(best, tuple(top))
+
+
+def choose_allowed(constraint: Constraint, own: int) -> int:
+    """The reply's own token if the constraint allows it, else one that soon completes the text.
+
+    That is the end token, then whatever closes JSON, then the lowest id above the space.
+    """
+    mask = np.zeros((VOCABULARY_SIZE + 31) // 32, dtype=np.int32)
+    if not constraint.fill_mask(mask):
+        return own
+    bits = np.unpackbits(mask.view(np.uint8), bitorder="little")[:VOCABULARY_SIZE]
+    preferred = next((i for i in (own, *CLOSING_IDS) if bits[i]), None)
+    if preferred is not None:
+        return preferred
+    allowed = [i for i, bit in enumerate(bits) if bit]
+    printable = [i for i in allowed if i > ord(" ")]
+    return (printable or allowed or [END_ID])[0]
+
+
+def _finish(reply: _Reply, token_id: int) -> EngineFinish | None:
+    if reply.constraint is not None:
+        reply.constraint.consume(token_id)
+        if reply.constraint.is_finished:
+            return "stop"
+    if token_id == END_ID and not reply.sampling.ignore_eos:
+        return "stop"
+    return "length" if reply.given >= reply.sampling.max_tokens else None
+
+
+class _ByteVocabulary:
+    """The fake's tokens as llguidance reads a vocabulary; it encodes to bytes."""
+
+    eos_token_id = END_ID
+    bos_token_id = None
+    special_token_ids = (END_ID,)
+    tokens = tuple(TOKENS[token_id] for token_id in range(VOCABULARY_SIZE))
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        return list(text.encode() if isinstance(text, str) else text)
 
 
 def _fail_if_asked(settings: FakeSettings, step: int) -> None:
@@ -243,4 +357,7 @@ def load(load: Load) -> LoadedEngine:
         weight_bytes=settings.weight_bytes,
         kv_bytes_per_token=KV_BYTES_PER_TOKEN,
     )
-    return LoadedEngine(FakeEngine(settings, info), FakeTokenizer(), [])
+    grammars = LlgGrammarCompiler(
+        TokenizerWrapper(_ByteVocabulary()), vocabulary_size=VOCABULARY_SIZE, end_ids=[END_ID]
+    )
+    return LoadedEngine(FakeEngine(settings, info), FakeTokenizer(), grammars, [])

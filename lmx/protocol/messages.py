@@ -9,7 +9,16 @@ from typing import Any
 
 from msgspec import Struct
 
-from lmx.protocol.values import FinishReason, Memory, ModelInfo, Sampling, Timings, Usage
+from lmx.protocol.values import (
+    FinishReason,
+    Grammar,
+    Memory,
+    ModelInfo,
+    Sampling,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
 
 
 class Load(Struct, frozen=True, array_like=True, tag=0):
@@ -28,20 +37,68 @@ class Load(Struct, frozen=True, array_like=True, tag=0):
     context_tokens: int | None = None
 
 
-class Generate(Struct, frozen=True, array_like=True, tag=1):
-    """Answer a chat.
+class ChatPrompt(Struct, frozen=True, array_like=True, tag=0):
+    """A conversation for the chat template.
 
     Attributes:
-        sequence: Number unique on this pipe; every event about the request carries it.
-        messages: Conversation as the chat template takes it.
-        sampling: How tokens are chosen. ``max_tokens`` is clamped to the context by the worker.
+        messages: As the template takes them.
+        tools: Function tools the model may call, as the template takes them.
+        template_kwargs: Further variables for the template.
+        must_call: The answer is one or more calls of these tools, enforced by grammar.
+        may_call_many: Several calls are allowed in one answer.
+    """
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] = []
+    template_kwargs: dict[str, Any] = {}
+    must_call: bool = False
+    may_call_many: bool = True
+
+
+class TextPrompt(Struct, frozen=True, array_like=True, tag=1):
+    """Text as it is; special tokens in it count as such.
+
+    Attributes:
+        text: The text.
+        add_beginning: Put the beginning token first where the model's tokenizer does.
+    """
+
+    text: str
+    add_beginning: bool = True
+
+
+class TokenPrompt(Struct, frozen=True, array_like=True, tag=2):
+    """Token ids as they are."""
+
+    token_ids: list[int]
+
+
+Prompt = ChatPrompt | TextPrompt | TokenPrompt
+
+
+class Generate(Struct, frozen=True, array_like=True, tag=1):
+    """Answer a prompt, once or several times.
+
+    Choice ``i`` has the sequence number ``sequence + i``; each choice has its own events.
+
+    Attributes:
+        sequence: Number unique on this pipe, of the first choice.
+        prompt: What to answer.
+        samplings: How tokens are chosen, one per choice. ``max_tokens`` is clamped to the context
+            by the worker.
         stop: Strings that end the text and never appear in it.
+        grammar: What the answer must match, after the reasoning if there is any.
+        thinking_budget: Tokens after which reasoning is ended by force; `None` for no limit.
+        wants_prompt: Report the prompt's text and, with ``top_logprobs``, its log-probabilities.
     """
 
     sequence: int
-    messages: list[dict[str, Any]]
-    sampling: Sampling
+    prompt: Prompt
+    samplings: list[Sampling]
     stop: list[str]
+    grammar: Grammar | None = None
+    thinking_budget: int | None = None
+    wants_prompt: bool = False
 
 
 class Cancel(Struct, frozen=True, array_like=True, tag=2):
@@ -54,7 +111,14 @@ class Shutdown(Struct, frozen=True, array_like=True, tag=3):
     """Close the engine and exit with status 0."""
 
 
-Command = Load | Generate | Cancel | Shutdown
+class Inspect(Struct, frozen=True, array_like=True, tag=4):
+    """Say what a prompt is as text and as token ids, and generate nothing."""
+
+    sequence: int
+    prompt: Prompt
+
+
+Command = Load | Generate | Cancel | Shutdown | Inspect
 
 
 class Loaded(Struct, frozen=True, array_like=True, tag=0):
@@ -73,10 +137,21 @@ class LoadFailed(Struct, frozen=True, array_like=True, tag=1):
 
 
 class Started(Struct, frozen=True, array_like=True, tag=2):
-    """Tokenised and within the context; prefill has not begun."""
+    """Tokenised and within the context; prefill has not begun.
+
+    Attributes:
+        dialect: How to read the answer: a tool family of `lmx.text.dialects`.
+        reasoning: The reasoning markers to look for: a row of `lmx.text.reasoning`, or ``none``.
+        in_reasoning: The prompt has opened the reasoning already.
+        prompt_text: The prompt as text, if it was asked for.
+    """
 
     sequence: int
     prompt_tokens: int
+    dialect: str = "none"
+    reasoning: str = "none"
+    in_reasoning: bool = False
+    prompt_text: str | None = None
 
 
 class Rejected(Struct, frozen=True, array_like=True, tag=3):
@@ -94,6 +169,8 @@ class Delta(Struct, frozen=True, array_like=True, tag=4):
     sequence: int
     text: str
     token_count: int
+    logprobs: list[TokenLogprob] = []
+    prompt_logprobs: list[TokenLogprob] = []
 
 
 class Finished(Struct, frozen=True, array_like=True, tag=5):
@@ -107,5 +184,14 @@ class Finished(Struct, frozen=True, array_like=True, tag=5):
     message: str | None = None
 
 
-Event = Loaded | LoadFailed | Started | Rejected | Delta | Finished
+class Inspected(Struct, frozen=True, array_like=True, tag=6):
+    """A prompt both ways; `tokens` are the texts of the single ids."""
+
+    sequence: int
+    text: str
+    token_ids: list[int]
+    tokens: list[str]
+
+
+Event = Loaded | LoadFailed | Started | Rejected | Delta | Finished | Inspected
 RequestEvent = Started | Rejected | Delta | Finished

@@ -13,18 +13,74 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 class Sampling(Struct, frozen=True, array_like=True):
     """How one sequence chooses its tokens.
 
+    Order of the steps, as in vLLM: bias and penalties on the model's logits, then temperature,
+    then `top_k`, `top_p` and `min_p` on what is left.
+
     Attributes:
         max_tokens: Most tokens to generate, at least 1.
         temperature: 0 is greedy; otherwise logits are divided by it.
         top_p: Nucleus mass in (0, 1]; 1 keeps every token.
         seed: Fixes the random draws, so that the same request gives the same tokens alone and
             among neighbours. `None` means a fresh seed.
+        top_k: Keep only so many of the most likely tokens; 0 keeps every token.
+        min_p: Keep only tokens at least this likely relative to the most likely one, in [0, 1].
+        repetition_penalty: Divides positive and multiplies negative logits of every token that
+            stands in the prompt or the answer; 1 changes nothing.
+        presence_penalty: Subtracted once from every token that stands in the answer.
+        frequency_penalty: Subtracted for each time a token stands in the answer.
+        logit_bias: Added to the logits of these token ids.
+        min_tokens: End tokens cannot be sampled before so many tokens.
+        ignore_eos: End tokens do not end the answer.
+        top_logprobs: How many alternatives to report beside each token's log-probability, 0 to
+            20; `None` reports nothing.
     """
 
     max_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int | None = None
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    top_logprobs: int | None = None
+
+
+GrammarKind = Literal["json_schema", "regex", "lark"]
+
+
+class Grammar(Struct, frozen=True, array_like=True):
+    """What an answer must match.
+
+    Attributes:
+        kind: ``json_schema`` (`source` is the schema as JSON), ``regex`` or ``lark``.
+        source: The grammar's text.
+        param: The request field it came from, for the error when it cannot be compiled.
+    """
+
+    kind: GrammarKind
+    source: str
+    param: str
+
+
+class TokenLogprob(Struct, frozen=True, array_like=True):
+    """A token's text and log-probability, with the most likely alternatives.
+
+    Attributes:
+        token: Its text; what is no UTF-8 by itself shows as U+FFFD.
+        token_bytes: Its bytes.
+        logprob: Log-softmax of the model's own distribution; `None` for a prompt's first token.
+        top: Alternatives, best first, without alternatives of their own.
+    """
+
+    token: str
+    token_bytes: bytes
+    logprob: float | None
+    top: list["TokenLogprob"] = []
 
 
 class Usage(Struct, frozen=True, array_like=True):

@@ -1,122 +1,243 @@
 """OpenAI's Chat Completions answer: parts to SSE frames, or to one JSON document.
 
-Streaming is on every token's path: the constant ends of a chunk are built once per request and
-only the delta's text is encoded anew.
+Streaming is on every token's path: the constant ends of a chunk are built once per choice and
+only the delta's text is encoded anew. The whole document is the fold of the same deltas.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import hashlib
+from collections.abc import Iterable, Sequence
 
 import msgspec
+from msgspec import UNSET, Struct, UnsetType
 
 from lmx.errors import LmxError
-from lmx.protocol.values import FinishReason, Usage
-from lmx.schema.problems import error_body
-from lmx.text.parts import Part
+from lmx.protocol.values import FinishReason, TokenLogprob, Usage
+from lmx.schema.chat_documents import (
+    AssistantMessage,
+    ChatChoice,
+    ChatChunk,
+    ChatCompletion,
+    ChatFinishReason,
+    ChunkChoice,
+    Delta,
+    FunctionCall,
+    ToolCallDelta,
+    ToolCallDocument,
+    encode_logprobs,
+)
+from lmx.schema.reply import (
+    SSE_DONE,
+    ReplyHead,
+    UsageDocument,
+    encode_error_frame,
+    encode_frame,
+    encode_usage,
+)
+from lmx.text.parts import AnswerPart, ReasoningPart, TextPart, ToolCallPart
 
-SSE_DONE = b"data: [DONE]\n\n"
-SSE_COMMENT = b": keep-alive\n\n"
+ReasoningMarks = tuple[str, str]
+THINK_MARKS: ReasoningMarks = ("<think>", "</think>")
 
 
-def completion_id(request_id: str) -> str:
-    """The id of an answer, recognisable beside the request's ``x-request-id``."""
-    return f"chatcmpl-{request_id.removeprefix('req_')}"
+class WholeChoice(Struct, frozen=True):
+    """One finished answer.
+
+    Attributes:
+        parts: All of it, in order.
+        logprobs: Of its tokens; `None` if they were not asked for.
+        reason: Why it ended.
+    """
+
+    parts: Sequence[AnswerPart]
+    logprobs: list[TokenLogprob] | None
+    reason: FinishReason
 
 
-def encode_usage(usage: Usage) -> dict[str, Any]:
-    """Token counts in OpenAI's shape."""
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-    }
+class ChoiceShaper:
+    """Parts of one choice to deltas.
+
+    Args:
+        id_seed: Makes call ids unique to the answer, and the same streamed and whole.
+        index: Which choice.
+        marks: Put around reasoning inside the content; `None` keeps it beside the content.
+    """
+
+    def __init__(self, id_seed: str, index: int, marks: ReasoningMarks | None) -> None:
+        self._id_seed = f"{id_seed}:{index}"
+        self._marks = marks
+        self._has_calls = False
+        self.is_thinking = False  # true iff an opening mark is not closed yet
+
+    def shape(self, part: AnswerPart) -> Delta:
+        """The delta that says what a part says."""
+        match part:
+            case TextPart(text):
+                return Delta(content=self._close() + text)
+            case ReasoningPart(text=text):
+                if self._marks is None:
+                    return Delta(reasoning_content=text)
+                opening = "" if self.is_thinking else self._marks[0]
+                self.is_thinking = True
+                return Delta(content=opening + text)
+            case ToolCallPart():
+                self._has_calls = True
+                return Delta(content=self._close() or UNSET, tool_calls=[self._call(part)])
+
+    def finish(self, reason: FinishReason) -> tuple[Delta, ChatFinishReason]:
+        """What is left to say, and why the choice ended."""
+        has_called = self._has_calls and reason == "stop"
+        return Delta(content=self._close() or UNSET), "tool_calls" if has_called else reason
+
+    def _close(self) -> str:
+        closing = self._marks[1] if self._marks and self.is_thinking else ""
+        self.is_thinking = False
+        return closing
+
+    def _call(self, part: ToolCallPart) -> ToolCallDelta:
+        digest = hashlib.sha256(f"{self._id_seed}:{part.index}".encode()).hexdigest()
+        return ToolCallDelta(
+            index=part.index,
+            id=f"call_{digest[:24]}",
+            function=FunctionCall(part.name, part.arguments),
+        )
 
 
-class ReplyHead(msgspec.Struct, frozen=True):
-    """What every chunk of one answer repeats."""
+class ChoiceFrames(Struct, frozen=True):
+    """A choice's shaper, and what stands around the text in each of its plain chunks."""
 
-    id: str
-    created: int
-    model: str
-    system_fingerprint: str
+    shaper: ChoiceShaper
+    prefix: bytes
+    suffix: bytes
 
 
 class ChatStreamEncoder:
-    """One streamed answer as SSE frames.
+    """One streamed answer, of one or more choices, as SSE frames.
 
     Args:
         head: Repeated in every chunk.
         include_usage: Send the extra chunk with token counts before the end.
+        inline_reasoning: Put around reasoning inside the content; `None` sends it beside.
     """
 
-    def __init__(self, head: ReplyHead, *, include_usage: bool) -> None:
+    def __init__(
+        self, head: ReplyHead, *, include_usage: bool, inline_reasoning: ReasoningMarks | None
+    ) -> None:
         self._head = head
-        self._include_usage = include_usage
-        template = self._chunk([self._choice({"content": ""})])
-        prefix, suffix = template.split(b'"content":""')
-        self._prefix = prefix + b'"content":'
-        self._suffix = suffix
+        self._usage = None if include_usage else UNSET
+        self._marks = inline_reasoning
+        self._frames: dict[int, ChoiceFrames] = {}
         self._encode_text = msgspec.json.Encoder().encode
 
-    def first(self) -> bytes:
-        """The chunk that carries the role."""
-        return self._chunk([self._choice({"role": "assistant", "content": ""})])
+    def first(self, index: int) -> bytes:
+        """The chunk that carries a choice's role."""
+        return self._chunk([ChunkChoice(index, Delta(role="assistant", content=""))])
 
-    def parts(self, parts: Sequence[Part]) -> bytes:
-        """Chunks of new parts."""
+    def parts(self, index: int, parts: Sequence[AnswerPart], logprobs: list[TokenLogprob]) -> bytes:
+        """Chunks of new parts; log-probabilities ride on the first of them."""
+        frames = self._frames.get(index) or self._open(index)
+        if logprobs:
+            return self._with_logprobs(index, parts, logprobs)
+        shaper = frames.shaper
         return b"".join(
-            [self._prefix + self._encode_text(part.text) + self._suffix for part in parts]
+            [
+                frames.prefix + self._encode_text(part.text) + frames.suffix
+                if type(part) is TextPart and not shaper.is_thinking
+                else self._chunk([ChunkChoice(index, shaper.shape(part))])
+                for part in parts
+            ]
         )
 
-    def finish(self, reason: FinishReason, usage: Usage) -> bytes:
-        """The last chunks of an answer that ended well."""
-        frames = [self._chunk([self._choice({}, finish_reason=reason)])]
-        if self._include_usage:
-            frames.append(self._chunk([], usage=encode_usage(usage)))
-        frames.append(SSE_DONE)
-        return b"".join(frames)
+    def finish_choice(self, index: int, reason: FinishReason) -> bytes:
+        """The chunks that end a choice."""
+        frames = self._frames.get(index) or self._open(index)
+        delta, finish_reason = frames.shaper.finish(reason)
+        end = self._chunk([ChunkChoice(index, Delta(), finish_reason=finish_reason)])
+        return end if delta.content is UNSET else self._chunk([ChunkChoice(index, delta)]) + end
+
+    def finish(self, usage: Usage) -> bytes:
+        """The end of an answer all of whose choices have ended."""
+        if self._usage is UNSET:
+            return SSE_DONE
+        return self._chunk([], usage=encode_usage(usage)) + SSE_DONE
 
     def error(self, error: LmxError) -> bytes:
         """The one frame that ends an answer that failed after its headers went out."""
-        return b"data: " + msgspec.json.encode(error_body(error)) + b"\n\n"
+        return encode_error_frame(error)
 
-    def _choice(self, delta: dict[str, Any], *, finish_reason: str | None = None) -> dict[str, Any]:
-        return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def _open(self, index: int) -> ChoiceFrames:
+        template = self._chunk([ChunkChoice(index, Delta(content=""))])
+        # The last such key is ours: what follows it is of fixed spelling.
+        prefix, key, suffix = template.rpartition(b'"content":""')
+        shaper = ChoiceShaper(self._head.id, index, self._marks)
+        frames = ChoiceFrames(shaper, prefix + key.removesuffix(b'""'), suffix)
+        self._frames[index] = frames
+        return frames
 
-    def _chunk(
-        self, choices: list[dict[str, Any]], *, usage: dict[str, Any] | None = None
+    def _with_logprobs(
+        self, index: int, parts: Sequence[AnswerPart], logprobs: list[TokenLogprob]
     ) -> bytes:
-        chunk = {
-            "id": self._head.id,
-            "object": "chat.completion.chunk",
-            "created": self._head.created,
-            "model": self._head.model,
-            "system_fingerprint": self._head.system_fingerprint,
-            "choices": choices,
-        }
-        if self._include_usage:
-            chunk["usage"] = usage
-        return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+        shaper = self._frames[index].shaper
+        deltas = [shaper.shape(part) for part in parts] or [Delta(content="")]
+        choices = [ChunkChoice(index, delta) for delta in deltas]
+        choices[0] = msgspec.structs.replace(choices[0], logprobs=encode_logprobs(logprobs))
+        return b"".join([self._chunk([choice]) for choice in choices])
+
+    def _chunk(self, choices: list[ChunkChoice], *, usage: UsageDocument | None = None) -> bytes:
+        chunk = ChatChunk(
+            id=self._head.id,
+            created=self._head.created,
+            model=self._head.model,
+            system_fingerprint=self._head.system_fingerprint,
+            choices=choices,
+            usage=usage or self._usage,
+        )
+        return encode_frame(chunk)
 
 
 def encode_completion(
-    head: ReplyHead, parts: Sequence[Part], *, reason: FinishReason, usage: Usage
+    head: ReplyHead,
+    choices: Sequence[WholeChoice],
+    usage: Usage,
+    *,
+    inline_reasoning: ReasoningMarks | None = None,
 ) -> bytes:
     """The whole answer as one document: the fold of what a stream would have sent."""
-    message = {
-        "role": "assistant",
-        "content": "".join(part.text for part in parts),
-        "refusal": None,
-    }
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
-    document = {
-        "id": head.id,
-        "object": "chat.completion",
-        "created": head.created,
-        "model": head.model,
-        "system_fingerprint": head.system_fingerprint,
-        "choices": [choice],
-        "usage": encode_usage(usage),
-    }
+    document = ChatCompletion(
+        id=head.id,
+        created=head.created,
+        model=head.model,
+        system_fingerprint=head.system_fingerprint,
+        choices=[
+            _fold(choice, index, ChoiceShaper(head.id, index, inline_reasoning))
+            for index, choice in enumerate(choices)
+        ],
+        usage=encode_usage(usage),
+    )
     return msgspec.json.encode(document)
+
+
+def _fold(choice: WholeChoice, index: int, shaper: ChoiceShaper) -> ChatChoice:
+    deltas = [shaper.shape(part) for part in choice.parts]
+    last, finish_reason = shaper.finish(choice.reason)
+    deltas.append(last)
+    content = _join(delta.content for delta in deltas)
+    calls = [
+        ToolCallDocument(id=call.id, function=call.function)
+        for delta in deltas
+        for call in _calls(delta)
+    ]
+    message = AssistantMessage(
+        content=None if calls and not content else content,
+        reasoning_content=_join(delta.reasoning_content for delta in deltas) or UNSET,
+        tool_calls=calls or UNSET,
+    )
+    logprobs = None if choice.logprobs is None else encode_logprobs(choice.logprobs)
+    return ChatChoice(index, message, logprobs, finish_reason)
+
+
+def _join(texts: Iterable[str | UnsetType]) -> str:
+    return "".join(text for text in texts if not isinstance(text, UnsetType))
+
+
+def _calls(delta: Delta) -> list[ToolCallDelta]:
+    return [] if isinstance(delta.tool_calls, UnsetType) else delta.tool_calls

@@ -8,106 +8,89 @@ import functools
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import Meta
 
-from lmx.errors import InvalidRequest, UnsupportedFeature
-from lmx.protocol.messages import Generate
-from lmx.protocol.values import Sampling
-from lmx.schema.json_body import decode_body
-
-MAX_STOPS = 16
-# Say who asks or how to file it; they never had an effect on the answer.
-IDENTIFICATION_FIELDS = frozenset(
-    {
-        "user",
-        "metadata",
-        "store",
-        "safety_identifier",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "service_tier",
-    }
+from lmx.errors import InvalidRequest
+from lmx.protocol.messages import ChatPrompt, Generate
+from lmx.schema.constraints import ResponseFormat, choose_grammar
+from lmx.schema.fields import (
+    GenerationFields,
+    LogprobCount,
+    Refused,
+    TokenCount,
+    make_samplings,
+    parse_fields,
+    stop_strings,
 )
-# Documented fields that have no effect yet, and the values at which they ask for none.
+from lmx.schema.messages import Message, to_turn
+from lmx.schema.tools import (
+    Tool,
+    ToolChoice,
+    ToolPlan,
+    parameters_schema,
+    plan_tools,
+    to_template,
+)
+
+# Documented fields that have no effect, and the values at which they ask for none.
 NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "logprobs": (False,),
-    "top_logprobs": (),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
-    "response_format": ({"type": "text"},),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
-    "reasoning_effort": (),
     "verbosity": ("medium",),
     "web_search_options": (),
 }
+# What a template gets anyway; a variable of that name would replace the conversation.
+RESERVED_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt"})
 
-# What a frame carries; the worker lowers the first to what the context leaves.
-TokenCount = Annotated[int, Meta(ge=1, le=2**63 - 1)]
-Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-
-Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
-
-
-class ContentPart(Struct):
-    """One part of a message's content. Only ``text`` parts are understood."""
-
-    type: str
-    text: str | UnsetType = UNSET
-
-
-class Message(Struct):
-    """One turn of the conversation."""
-
-    role: Role
-    content: str | list[ContentPart] | None = None
-    name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
-    tool_call_id: str | None = None
-    refusal: str | None = None
-    reasoning_content: str | None = None
-    function_call: dict[str, Any] | None = None  # refused
-    audio: dict[str, Any] | None = None  # refused
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+EnableThinking = Annotated[bool, Meta(description="LMX: whether the model reasons first.")]
+ThinkingBudget = Annotated[
+    int, Meta(ge=0, le=2**63 - 1, description="LMX: most tokens of reasoning.")
+]
+ReasoningFormat = Annotated[
+    Literal["separate", "inline"],
+    Meta(description="LMX: reasoning beside the content, or in it between <think> and </think>."),
+]
+TemplateVariables = Annotated[
+    dict[str, Any], Meta(description="LMX: further variables for the chat template.")
+]
 
 
-class StreamOptions(Struct, forbid_unknown_fields=True):
-    """Options of a streamed answer."""
-
-    include_usage: bool | None = None
-    include_obfuscation: bool | None = None
-
-
-class ChatRequest(Struct):
-    """The fields that have an effect. `None` means absent, as explicit nulls occur."""
+class ChatRequest(GenerationFields, kw_only=True):
+    """The body of a chat request. `None` means absent, as explicit nulls occur."""
 
     messages: Annotated[list[Message], Meta(min_length=1)]
-    model: str | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    max_tokens: TokenCount | None = None
     max_completion_tokens: TokenCount | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    stop: str | list[str] | None = None
-    seed: Seed | None = None
+    logprobs: bool | None = None
+    top_logprobs: LogprobCount | None = None
+    response_format: ResponseFormat | None = None
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: ReasoningEffort | None = None
+
+    # Extensions of LMX.
+    enable_thinking: EnableThinking | None = None
+    thinking_budget: ThinkingBudget | None = None
+    reasoning_format: ReasoningFormat | None = None
+    chat_template_kwargs: TemplateVariables | None = None
+
+    # Documented by OpenAI and without effect here.
+    verbosity: Annotated[Any, Meta(extra_json_schema={"enum": ["medium", None]})] = None
+    modalities: Annotated[Any, Meta(extra_json_schema={"enum": [["text"], None]})] = None
+    functions: Annotated[Any, Meta(extra_json_schema={"enum": [[], None]})] = None
+    function_call: Annotated[Any, Meta(extra_json_schema={"enum": ["none", "auto", None]})] = None
+    audio: Refused = None
+    prediction: Refused = None
+    web_search_options: Refused = None
 
 
 @functools.cache
-def _typed_decoder() -> "msgspec.json.Decoder[ChatRequest]":
+def _decoder() -> "msgspec.json.Decoder[ChatRequest]":
     return msgspec.json.Decoder(ChatRequest)
-
-
-@functools.cache
-def _raw_decoder() -> "msgspec.json.Decoder[dict[str, msgspec.Raw]]":
-    return msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def parse_chat_request(body: bytes) -> ChatRequest:
@@ -117,17 +100,9 @@ def parse_chat_request(body: bytes) -> ChatRequest:
         InvalidRequest: Malformed, of the wrong type or out of range; `param` names the field.
         UnsupportedFeature: A field asks for something this version cannot do.
     """
-    request = decode_body(body, _typed_decoder())
-    _check_other_fields(_raw_decoder().decode(body))
-    _check_stops(request.stop)
-    if request.stream_options is not None and not request.stream:
-        raise InvalidRequest(
-            "'stream_options' is only allowed together with 'stream': true", param="stream_options"
-        )
-    if request.stream_options is not None and request.stream_options.include_obfuscation:
-        raise UnsupportedFeature(
-            "'include_obfuscation' is not supported", param="stream_options.include_obfuscation"
-        )
+    request = parse_fields(body, _decoder(), NEUTRAL_VALUES)
+    if request.top_logprobs is not None and not request.logprobs:
+        raise InvalidRequest("'top_logprobs' needs 'logprobs': true", param="top_logprobs")
     return request
 
 
@@ -137,82 +112,84 @@ def to_generate(
     """Translate into the worker's terms. The sequence number is the link's to set.
 
     Raises:
+        InvalidRequest: Fields contradict each other.
         UnsupportedFeature: A message holds something that no text model can read.
     """
-    max_tokens = request.max_completion_tokens or request.max_tokens or default_max_tokens
-    stop = request.stop or []
-    temperature = request.temperature
+    plan = _plan(request)
+    grammar = choose_grammar(request, request.response_format)
+    if grammar is not None and plan.must_call:
+        raise InvalidRequest(
+            f"{grammar.param!r} cannot be combined with a 'tool_choice' that demands a call",
+            param=grammar.param,
+        )
     return Generate(
         sequence=0,
-        messages=[_to_template(m, at=i) for i, m in enumerate(request.messages)],
-        sampling=Sampling(
-            max_tokens=max_tokens,
-            temperature=default_temperature if temperature is None else temperature,
-            top_p=1.0 if request.top_p is None else request.top_p,
-            seed=request.seed,
+        prompt=ChatPrompt(
+            messages=[to_turn(m, at=i) for i, m in enumerate(request.messages)],
+            tools=[to_template(tool) for tool in plan.tools],
+            template_kwargs=_template_kwargs(request),
+            must_call=plan.must_call,
+            may_call_many=plan.may_call_many,
         ),
-        stop=[stop] if isinstance(stop, str) else stop,
+        samplings=make_samplings(
+            request,
+            count=request.n or 1,
+            max_tokens=request.max_completion_tokens or request.max_tokens or default_max_tokens,
+            default_temperature=default_temperature,
+            top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        ),
+        stop=stop_strings(request),
+        grammar=grammar,
+        thinking_budget=request.thinking_budget,
     )
 
 
-def _check_other_fields(fields: dict[str, msgspec.Raw]) -> None:
-    for name, raw in fields.items():
-        if name in ChatRequest.__struct_fields__ or name in IDENTIFICATION_FIELDS:
-            continue
-        try:
-            value = msgspec.json.decode(raw)
-        except msgspec.DecodeError as error:
-            raise InvalidRequest(f"{name!r} cannot be read: {error}", param=name) from error
-        if value is None:
-            continue
-        if name not in NEUTRAL_VALUES:
-            raise InvalidRequest(f"unrecognized request field {name!r}", param=name)
-        if not any(_is_same(value, neutral) for neutral in NEUTRAL_VALUES[name]):
-            raise UnsupportedFeature(f"{name!r} is not supported yet", param=name)
+def offered_tools(request: ChatRequest) -> dict[str, dict[str, Any]]:
+    """The JSON schema of each tool's parameters that the model is shown, by the tool's name."""
+    return {tool.function.name: parameters_schema(tool) for tool in _plan(request).tools}
 
 
-def _is_same(value: Any, neutral: Any) -> bool:
-    """Equality in which `true` is not 1."""
-    return bool(value == neutral) and isinstance(value, bool) is isinstance(neutral, bool)
+def is_reasoning_inline(request: ChatRequest, default: bool) -> bool:  # noqa: FBT001  # the setting
+    """Whether reasoning stands inside the content rather than beside it."""
+    return default if request.reasoning_format is None else request.reasoning_format == "inline"
 
 
-def _check_stops(stop: str | list[str] | None) -> None:
-    if stop is None:
-        return
-    stops = [stop] if isinstance(stop, str) else stop
-    if len(stops) > MAX_STOPS:
-        raise InvalidRequest(f"'stop' takes at most {MAX_STOPS} strings", param="stop")
-    if not all(stops):
-        raise InvalidRequest("'stop' must not hold an empty string", param="stop")
+def _plan(request: ChatRequest) -> ToolPlan:
+    is_parallel = request.parallel_tool_calls is not False
+    return plan_tools(request.tools, request.tool_choice, is_parallel=is_parallel)
 
 
-def _to_template(message: Message, *, at: int) -> dict[str, Any]:
-    """A message as chat templates expect it: content is text, and only given keys are present."""
-    # No open model's template knows OpenAI's name for a system message.
-    role = "system" if message.role == "developer" else message.role
-    for key, value in (("function_call", message.function_call), ("audio", message.audio)):
-        if value is not None:
-            raise UnsupportedFeature(f"{key!r} is not supported", param=f"messages[{at}].{key}")
-    turn: dict[str, Any] = {"role": role, "content": _content_text(message, at=at)}
-    for key in ("name", "tool_calls", "tool_call_id", "reasoning_content"):
-        value = msgspec.structs.asdict(message)[key]
-        if value is not None:
-            turn[key] = value
-    return turn
-
-
-def _content_text(message: Message, *, at: int) -> str:
-    content = message.content
-    if content is None:
-        return message.refusal or ""
-    if isinstance(content, str):
-        return content
-    texts = []
-    for index, part in enumerate(content):
-        if part.type != "text" or isinstance(part.text, UnsetType):
-            raise UnsupportedFeature(
-                f"content parts of type {part.type!r} are not supported by this model",
-                param=f"messages[{at}].content[{index}]",
+def _template_kwargs(request: ChatRequest) -> dict[str, Any]:
+    given = check_template_kwargs(request.chat_template_kwargs)
+    named: dict[str, Any] = {}
+    if request.reasoning_effort is not None:
+        named["reasoning_effort"] = request.reasoning_effort
+    if request.reasoning_effort == "none":
+        named["enable_thinking"] = False
+    if request.enable_thinking is not None:
+        if named.get("enable_thinking", request.enable_thinking) != request.enable_thinking:
+            raise InvalidRequest(
+                "'enable_thinking' contradicts 'reasoning_effort'", param="enable_thinking"
             )
-        texts.append(part.text)
-    return "\n".join(texts)
+        named["enable_thinking"] = request.enable_thinking
+    for name, value in named.items():
+        if given.get(name, value) != value:
+            raise InvalidRequest(
+                f"the template's variable {name!r} is given twice, with different values",
+                param=f"chat_template_kwargs.{name}",
+            )
+    return {**given, **named}
+
+
+def check_template_kwargs(given: dict[str, Any] | None) -> dict[str, Any]:
+    """Variables for the template as the client gave them.
+
+    Raises:
+        InvalidRequest: One would replace what the template gets from the request.
+    """
+    for name in given or {}:
+        if name in RESERVED_VARIABLES:
+            raise InvalidRequest(
+                f"{name!r} is not a variable to set", param=f"chat_template_kwargs.{name}"
+            )
+    return given or {}

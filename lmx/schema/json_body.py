@@ -15,8 +15,10 @@ from lmx.errors import InvalidRequest
 
 T = TypeVar("T")
 
-# As msgspec writes it: "Expected `float`, got `str` - at `$.messages[0].content`"
-_LOCATION = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
+# As msgspec writes it: "Expected `float`, got `str` - at `$.messages[0].content`". Inside an object
+# with free keys it says "at `$.logit_bias[...]`" or "at `key` in `$.logit_bias`".
+_LOCATION = re.compile(r" - at (?:`key` in )?`(?:key in )?\$\.?(?P<path>[^`]*)`$")
+_ANY_KEY = "[...]"
 _MISSING = re.compile(r"missing required field `(?P<field>[^`]+)`")
 BODY = "body"
 
@@ -43,7 +45,7 @@ def decode_body(body: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
 
 def _explain(text: str) -> InvalidRequest:
     location = _LOCATION.search(text)
-    path = location["path"] if location else ""
+    path = location["path"].partition(_ANY_KEY)[0] if location else ""
     missing = _MISSING.search(text)
     if missing:
         path = f"{path}.{missing['field']}" if path else missing["field"]

@@ -5,7 +5,7 @@ The body serves every client at once: a top-level ``code`` for the Opta CLI, and
 """
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -33,8 +33,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 JSON_TYPE = (b"content-type", b"application/json")
 FIRST_SERVER_STATUS = 500
-REQUEST_TYPE = "invalid_request_error"
-SERVER_TYPE = "server_error"
+ErrorType = Literal["invalid_request_error", "server_error"]
 
 
 class Problem(Struct, frozen=True):
@@ -70,6 +69,22 @@ TABLE: tuple[tuple[type[LmxError], Problem], ...] = (
     (LoadError, Problem(422)),
     (LmxError, Problem(500)),
 )
+
+
+class ErrorDetail(Struct, frozen=True):
+    """The error as OpenAI's clients read it."""
+
+    message: str
+    type: ErrorType
+    param: str | None
+    code: str
+
+
+class ErrorDocument(Struct, frozen=True):
+    """Every error's body."""
+
+    code: str
+    error: ErrorDetail
 
 
 class ProblemReply(Struct, frozen=True):
@@ -118,8 +133,8 @@ def encode_http_problem(status: int, message: str) -> ProblemReply:
 def _envelope(
     message: str, *, status: int, code: str, top_code: str, param: str | None
 ) -> dict[str, Any]:
-    kind = REQUEST_TYPE if status < FIRST_SERVER_STATUS else SERVER_TYPE
-    return {
-        "code": top_code,
-        "error": {"message": message, "type": kind, "param": param, "code": code},
-    }
+    is_servers = status >= FIRST_SERVER_STATUS
+    kind: ErrorType = "server_error" if is_servers else "invalid_request_error"
+    document = ErrorDocument(top_code, ErrorDetail(message, kind, param, code))
+    body: dict[str, Any] = msgspec.to_builtins(document)
+    return body

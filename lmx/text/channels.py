@@ -1,14 +1,15 @@
 """Where readers put what they recognise: text, reasoning and calls become parts here.
 
 White space is decided here and nowhere else. Blanks and line breaks at the end of what is known
-wait for the text after them, so no delta ends in one (see `lmx.text.blanks`). Where text borders
+wait for the text after them, so no delta ends in one: clients exist that strip each delta's
+trailing blanks, for whom ``"Hello "`` + ``"world"`` would print ``Helloworld``. Where text borders
 on markup, templates put line breaks that belong to neither: those are shown only between two
 shown texts, as they stood before the markup, and never at an end of the content.
 """
 
-from lmx.text.blanks import BLANKS
 from lmx.text.parts import AnswerPart, ReasoningPart, TextPart, ToolCallPart
 
+BLANKS = " \t"
 WHITE_SPACE = " \t\r\n"
 
 
@@ -18,7 +19,7 @@ class _Channel:
     __slots__ = ("_gap", "_has_shown", "_held", "_is_cut")
 
     def __init__(self, *, is_cut: bool) -> None:
-        self._held = ""  # only white space
+        self._held: list[str] = []  # only white space; a model may write nothing else for long
         self._gap = ""  # white space before the first markup since the last shown text
         self._is_cut = is_cut  # markup came after the last shown text
         self._has_shown = False
@@ -29,12 +30,14 @@ class _Channel:
 
     def feed(self, text: str) -> str:
         """The delta to show now; may be empty."""
-        if self._held:
-            text = self._held + text
         shown = text.rstrip(WHITE_SPACE)
-        self._held = text[len(shown) :]
         if not shown:
+            self._held.append(text)
             return ""
+        tail = text[len(shown) :]
+        if self._held:
+            shown = "".join(self._held) + shown
+        self._held = [tail] if tail else []
         if self._is_cut:
             shown = self._join(shown)
         self._has_shown = True
@@ -42,13 +45,13 @@ class _Channel:
 
     def cut(self) -> None:
         """Markup stands here."""
-        self._gap = self._gap or self._held
-        self._held = ""
+        self._gap = self._gap or "".join(self._held)
+        self._held = []
         self._is_cut = True
 
     def finish(self) -> str:
         """Line breaks at the very end of an answer, unless they border on markup."""
-        held, self._held = self._held, ""
+        held, self._held = "".join(self._held), []
         return "" if self._is_cut else held.rstrip(BLANKS)
 
     def _join(self, shown: str) -> str:

@@ -57,8 +57,10 @@ _TEMPLATES: tuple[tuple[str, Callable[[str], bool]], ...] = (
 # Tokens that stand for a family when the template says nothing of tools.
 _TOKENS: tuple[tuple[str, str], ...] = (
     ("<|tool_calls_section_begin|>", "kimi"),
+    ("｜DSML｜", "deepseek_v32"),  # its template is a program, not Jinja
     ("<｜tool▁calls▁begin｜>", "deepseek"),
     ("<minimax:tool_call>", "minimax"),
+    ("<arg_key>", "glm"),
     ("<|START_ACTION|>", "command_r"),
     ("<start_function_call>", "gemma"),
     ("<|tool_call>", "gemma4"),

@@ -8,7 +8,7 @@ still holds the special tokens that are markup.
 from lmx.protocol.values import FinishReason
 from lmx.text.channels import Channels
 from lmx.text.dialects import Dialect
-from lmx.text.parts import AnswerPart
+from lmx.text.parts import AnswerPart, ToolCallPart
 from lmx.text.reader import MarkedReader
 from lmx.text.tools.families import FAMILIES
 from lmx.text.tools.family import Tools
@@ -27,10 +27,20 @@ class AnswerParser:
         tools: The JSON schema of each offered tool's parameters, by the tool's name. Without any,
             markup of calls is text.
         starts_in_reasoning: The prompt left the model inside its reasoning.
+        may_call_many: Several calls are allowed; otherwise nothing after the first one is shown.
     """
 
-    def __init__(self, dialect: Dialect, *, tools: Tools, starts_in_reasoning: bool) -> None:
+    def __init__(
+        self,
+        dialect: Dialect,
+        *,
+        tools: Tools,
+        starts_in_reasoning: bool,
+        may_call_many: bool = True,
+    ) -> None:
         self._channels = Channels()
+        self._may_call_many = may_call_many
+        self._has_called = False
         family = FAMILIES[dialect.tools]
         self._reader: HarmonyReader | MarkedReader
         if family is HARMONY:
@@ -49,7 +59,7 @@ class AnswerParser:
     def feed(self, text: str) -> list[AnswerPart]:
         """Add text; return the parts that are final now."""
         self._reader.feed(text)
-        return self._channels.take()
+        return self._allowed(self._channels.take())
 
     def finish(self, reason: FinishReason) -> list[AnswerPart]:
         """The answer is over; return what was held. Not to be called twice.
@@ -59,4 +69,14 @@ class AnswerParser:
         """
         self._reader.finish(is_stopped=reason == "stop")
         self._channels.finish()
-        return self._channels.take()
+        return self._allowed(self._channels.take())
+
+    def _allowed(self, parts: list[AnswerPart]) -> list[AnswerPart]:
+        if self._may_call_many:
+            return parts
+        allowed: list[AnswerPart] = []
+        for part in parts:
+            if not self._has_called:
+                allowed.append(part)
+                self._has_called = isinstance(part, ToolCallPart)
+        return allowed

@@ -1,18 +1,10 @@
-"""The parsed pieces of an answer, and the machine that makes them from raw text.
-
-`OutputParser` is the one place per request through which every delta passes on its way to a
-client, streamed or not. It knows what text means, not how a dialect spells it.
-"""
-
-from typing import NamedTuple
+"""The parsed pieces of an answer: what `lmx.text.output` gives and dialects encode."""
 
 import msgspec
 
-from lmx.text.blanks import BlankHolder
 
-
-class TextPart(NamedTuple):
-    """Visible text. Never empty, never ends in a space or tab."""
+class TextPart(msgspec.Struct, frozen=True):
+    """Visible text. Never empty; only an answer's last one ends in white space, in line breaks."""
 
     text: str
 
@@ -37,17 +29,4 @@ class ToolCallPart(msgspec.Struct, frozen=True):
     arguments: str
 
 
-Part = TextPart
 AnswerPart = TextPart | ReasoningPart | ToolCallPart
-
-
-class OutputParser:
-    """Raw text of one answer to parts."""
-
-    def __init__(self) -> None:
-        self._blanks = BlankHolder()
-
-    def feed(self, text: str) -> list[Part]:
-        """Add text; return the parts that are final now."""
-        shown = self._blanks.feed(text)
-        return [TextPart(shown)] if shown else []

@@ -34,9 +34,10 @@ class Table(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def _tables(
+def mode_tables(
     family: Family, reasoning: ReasoningMarkers | None, *, has_tools: bool
 ) -> dict[Mode, Table]:
+    """What each mode recognises in a dialect. Shared between requests: not to be changed."""
     actions: dict[Mode, dict[str, Action]] = {"text": {}, "section": {}, "reasoning": {}}
     actions["text"].update(dict.fromkeys(family.silent))
     if reasoning is not None:
@@ -75,7 +76,7 @@ class MarkedReader:
     ) -> None:
         self._channels = channels
         self._tools = tools
-        self._tables = _tables(family, reasoning, has_tools=bool(tools))
+        self._tables = mode_tables(family, reasoning, has_tools=bool(tools))
         self._mode: Mode = "text"
         self._held = ""  # a tail that may become a marker, or the block so far
         self._rule: Rule | None = None  # of the open block
@@ -147,18 +148,19 @@ class MarkedReader:
         return True
 
     def _read_lead(self) -> bool:
-        """Open a block if the answer begins with a bare call; False while that is open."""
-        lead = self._held.lstrip(self._skipped)
-        if not lead:
-            return False
-        squeezed = "".join(lead[:_LEAD_LIMIT].split())
+        """Open a block if the answer begins with a bare call; False while that is undecided."""
+        window = self._held[:_LEAD_LIMIT]
+        lead = window.lstrip(self._skipped)
+        squeezed = "".join(lead.split())
         if self._bare is not None and squeezed.startswith(self._leads):
+            at = len(window) - len(lead)
             if self._skipped == WHITE_SPACE:
-                self._emit(self._held[: len(self._held) - len(lead)])
-            self._held = lead
+                self._emit(self._held[:at])
+            self._held = self._held[at:]
             self._open(self._bare.rule)
             return True
-        if len(lead) >= _LEAD_LIMIT:
+        if len(self._held) >= _LEAD_LIMIT:
+            self._bare = None
             return True
         return not any(start.startswith(squeezed) for start in self._leads)
 
@@ -172,8 +174,7 @@ class MarkedReader:
             if self._channels.has_reasoning:
                 self._emit(marker)
             return
-        if action != "section" and self._mode != "section":
-            self._channels.cut()
+        self._channels.cut()
         self._mode = action or self._mode
 
     def _open(self, rule: Rule) -> None:
@@ -235,6 +236,7 @@ class MarkedReader:
                 pass
         else:
             self._held = ""
+            self._channels.cut()
             self._emit(_without_markup(raw, rule))
 
 

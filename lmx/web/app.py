@@ -21,9 +21,12 @@ from lmx.daemon.loader import Loader
 from lmx.errors import LmxError
 from lmx.schema.problems import ProblemReply, encode_http_problem, encode_problem
 from lmx.web.chat import ChatRoute
+from lmx.web.completions import CompletionRoute
+from lmx.web.docs import show_docs, show_openapi
 from lmx.web.exchange import Exchange, Handler, new_request_id, run_exchange
 from lmx.web.health import HealthRoutes
 from lmx.web.models import model_routes
+from lmx.web.tokens import TokenRoutes
 
 
 class SafeHTTPConnection(TrioASGIHTTPConnection):
@@ -95,12 +98,19 @@ class Dispatcher:
     def __init__(self, loader: Loader, dispatch: Dispatch, settings: Settings) -> None:
         self._body_limit = settings.server.max_body_bytes
         health = HealthRoutes(loader, dispatch)
+        tokens = TokenRoutes(dispatch, loader, settings)
         self._raw: dict[tuple[str, str], Handler] = {
             ("GET", "/"): health.index,
             ("GET", "/health"): health.live,
             ("GET", "/healthz"): health.live,
             ("GET", "/readyz"): health.ready,
+            ("GET", "/openapi.json"): show_openapi,
+            ("GET", "/docs"): show_docs,
             ("POST", "/v1/chat/completions"): ChatRoute(dispatch, settings),
+            ("POST", "/v1/completions"): CompletionRoute(dispatch, settings),
+            ("POST", "/tokenize"): tokens.tokenize,
+            ("POST", "/detokenize"): tokens.detokenize,
+            ("POST", "/apply-template"): tokens.apply_template,
         }
         self._quart = make_quart(loader, settings)
         _declare(self._quart, self._raw)

@@ -1,28 +1,42 @@
 """``POST /v1/chat/completions`` as a raw ASGI handler."""
 
-import time
+from functools import partial
+from typing import NamedTuple
 
 import trio
 
-from lmx import __version__
 from lmx.config import Settings
-from lmx.daemon.dispatch import Dispatch, Reply, reply_error
-from lmx.errors import LmxError
+from lmx.daemon.dispatch import Dispatch, Reply
 from lmx.protocol.messages import Generate
 from lmx.schema.chat_reply import (
+    THINK_MARKS,
     ChatStreamEncoder,
-    ReplyHead,
-    completion_id,
+    ReasoningMarks,
+    WholeChoice,
     encode_completion,
 )
-from lmx.schema.chat_request import ChatRequest, parse_chat_request, to_generate
-from lmx.text.parts import OutputParser
-from lmx.web.exchange import Answer, Exchange
-from lmx.web.streaming import TokenStream
+from lmx.schema.chat_request import (
+    ChatRequest,
+    is_reasoning_inline,
+    offered_tools,
+    parse_chat_request,
+    to_generate,
+)
+from lmx.schema.reply import ReplyHead, completion_id, merge_usage
+from lmx.text.tools.family import Tools
+from lmx.web.answers import answer_parser, collect_answer, reply_head, stream_answer
+from lmx.web.exchange import PARSE_IN_THREAD_BYTES, Answer, Exchange
+from lmx.web.streaming import MakeParser
 
-# Above this, parsing takes long enough to be felt on the event loop and goes to a thread.
-PARSE_IN_THREAD_BYTES = 64 * 1024
-SYSTEM_FINGERPRINT = f"lmx-{__version__}"
+
+class ChatJob(NamedTuple):
+    """A parsed request: what to generate and how to say it."""
+
+    request: ChatRequest
+    generate: Generate
+    tools: Tools
+    may_call_many: bool
+    marks: ReasoningMarks | None
 
 
 class ChatRoute:
@@ -41,23 +55,22 @@ class ChatRoute:
         """Handle one exchange."""
         body = await exchange.read_body(timeout_s=self._settings.server.body_timeout_s)
         if len(body) > PARSE_IN_THREAD_BYTES:
-            request, generate = await trio.to_thread.run_sync(self._parse, body)
+            job = await trio.to_thread.run_sync(self._parse, body)
         else:
-            request, generate = self._parse(body)
+            job = self._parse(body)
         del body
-        async with self._dispatch.open(generate, model_name=request.model or "") as reply:
-            head = ReplyHead(
-                id=completion_id(exchange.request_id),
-                created=int(time.time()),
-                model=reply.model_id,
-                system_fingerprint=SYSTEM_FINGERPRINT,
+        model_name = job.request.model or ""
+        async with self._dispatch.open(job.generate, model_name=model_name) as reply:
+            head = reply_head(completion_id(exchange.request_id), reply.model_id)
+            make_parser = partial(
+                answer_parser, reply.started, job.tools, may_call_many=job.may_call_many
             )
-            if request.stream:
-                await self._stream(exchange, request, reply=reply, head=head)
+            if job.request.stream:
+                await self._stream(exchange, job, reply=reply, head=head, make_parser=make_parser)
                 return None
-            return await _fold(reply, head)
+            return await _collect(job, reply, head, make_parser=make_parser)
 
-    def _parse(self, body: bytes) -> tuple[ChatRequest, Generate]:
+    def _parse(self, body: bytes) -> ChatJob:
         request = parse_chat_request(body)
         models = self._settings.models
         generate = to_generate(
@@ -65,27 +78,45 @@ class ChatRoute:
             default_max_tokens=models.default_max_tokens,
             default_temperature=models.default_temperature,
         )
-        return request, generate
+        is_inline = is_reasoning_inline(request, models.inline_reasoning)
+        return ChatJob(
+            request,
+            generate,
+            offered_tools(request),
+            may_call_many=request.parallel_tool_calls is not False,
+            marks=THINK_MARKS if is_inline else None,
+        )
 
     async def _stream(
-        self, exchange: Exchange, request: ChatRequest, *, reply: Reply, head: ReplyHead
+        self,
+        exchange: Exchange,
+        job: ChatJob,
+        *,
+        reply: Reply,
+        head: ReplyHead,
+        make_parser: MakeParser,
     ) -> None:
-        options = request.stream_options
+        options = job.request.stream_options
         include_usage = options is not None and bool(options.include_usage)
-        encoder = ChatStreamEncoder(head, include_usage=include_usage)
-        sink = await exchange.start_stream(encoder.first())
-        heartbeat_s = self._settings.server.heartbeat_s
-        await TokenStream(reply.stream, encoder, sink, heartbeat_s=heartbeat_s).run()
+        encoder = ChatStreamEncoder(head, include_usage=include_usage, inline_reasoning=job.marks)
+        await stream_answer(
+            exchange,
+            reply,
+            encoder,
+            first=b"".join(encoder.first(index) for index in range(len(reply.choices))),
+            make_parser=make_parser,
+            heartbeat_s=self._settings.server.heartbeat_s,
+        )
 
 
-async def _fold(reply: Reply, head: ReplyHead) -> Answer:
-    """Collect the same parts that a stream would have sent."""
-    stream, parser = reply.stream, OutputParser()
-    parts = parser.feed(stream.take_text())
-    while not stream.is_over:
-        await stream.wait_change()
-        parts += parser.feed(stream.take_text())
-    error, end = reply_error(stream), stream.end
-    if error is not None or end is None:
-        raise error or LmxError("the generation failed")
-    return Answer(encode_completion(head, parts, reason=end.reason, usage=end.usage))
+async def _collect(
+    job: ChatJob, reply: Reply, head: ReplyHead, *, make_parser: MakeParser
+) -> Answer:
+    collected = await collect_answer(reply, make_parser=make_parser)
+    is_scored = bool(job.request.logprobs)
+    choices = [
+        WholeChoice(choice.parts, choice.logprobs if is_scored else None, choice.reason)
+        for choice in collected
+    ]
+    usage = merge_usage(reply.usages)
+    return Answer(encode_completion(head, choices, usage, inline_reasoning=job.marks))

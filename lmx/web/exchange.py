@@ -24,6 +24,8 @@ from lmx.web.sink import AsgiSink, Sink, SocketSink
 
 # How long the last bytes of a finished answer and the connection's own bookkeeping may take.
 FINISH_GRACE_S = 5.0
+# Above this, parsing takes long enough to be felt on the event loop and goes to a thread.
+PARSE_IN_THREAD_BYTES = 64 * 1024
 JSON_HEADERS: Headers = (JSON_TYPE,)
 EVENT_STREAM_HEADERS: Headers = (
     (b"content-type", b"text/event-stream; charset=utf-8"),

@@ -7,11 +7,13 @@ answer.
 import time
 
 import msgspec
+from msgspec import Struct
 
 from lmx import __version__
 from lmx.daemon.dispatch import Dispatch
 from lmx.daemon.loader import Loader
 from lmx.errors import OutOfMemory
+from lmx.schema.status import Health, Index, Ready, Unready
 from lmx.web.exchange import Answer, Exchange
 
 
@@ -31,12 +33,12 @@ class HealthRoutes:
     async def live(self, _exchange: Exchange) -> Answer:
         """``GET /healthz``: 200 while the loop turns."""
         return _json(
-            {
-                "status": "ok",
-                "version": __version__,
-                "uptime_seconds": round(time.monotonic() - self._started_s, 3),
-                "loaded_models": len(self._loader.routable),
-            }
+            Health(
+                status="ok",
+                version=__version__,
+                uptime_seconds=round(time.monotonic() - self._started_s, 3),
+                loaded_models=len(self._loader.routable),
+            )
         )
 
     async def ready(self, _exchange: Exchange) -> Answer:
@@ -52,33 +54,34 @@ class HealthRoutes:
             return self._unready(reason, "oom-unloaded" if oom else "no-model-loaded")
         memory = [model.ready.loaded.memory.active_bytes for model in routable if model.ready]
         return _json(
-            {
-                "status": "ready",
-                "ready": True,
-                "models_loaded": len(routable),
-                "model": routable[0].id,
-                "vram_gb": round(sum(memory) / 1e9, 3),
-                "version": __version__,
-            }
+            Ready(
+                status="ready",
+                ready=True,
+                models_loaded=len(routable),
+                model=routable[0].id,
+                vram_gb=round(sum(memory) / 1e9, 3),
+                version=__version__,
+            )
         )
 
     async def index(self, _exchange: Exchange) -> Answer:
         """``GET /``: what this is."""
-        return _json({"service": "opta-lmx", "version": __version__, "openai_base_path": "/v1"})
+        index = Index(service="opta-lmx", version=__version__, openai_base_path="/v1")
+        return _json(index)
 
     def _unready(self, reason: str, error: str) -> Answer:
         loading = [model.id for model in self._loader.models.values() if model.is_on_its_way]
-        body = {
-            "status": "unavailable",
-            "ready": False,
-            "reason": reason,
-            "error": error,
-            "models_loaded": 0,
-            "loading": loading,
-            "version": __version__,
-        }
+        body = Unready(
+            status="unavailable",
+            ready=False,
+            reason=reason,
+            error=error,
+            models_loaded=0,
+            loading=loading,
+            version=__version__,
+        )
         return _json(body, status=503)
 
 
-def _json(value: object, *, status: int = 200) -> Answer:
+def _json(value: Struct, *, status: int = 200) -> Answer:
     return Answer(msgspec.json.encode(value), status)

@@ -12,10 +12,24 @@ import time
 
 import msgspec
 
-from lmx.engines.base import LoadedEngine
+from lmx.engines.base import Choice, LoadedEngine
 from lmx.errors import ContextTooLong, FrameError, InvalidRequest, RequestError
-from lmx.protocol.messages import Cancel, Command, Generate, Load, Rejected, Shutdown, Started
+from lmx.protocol.messages import (
+    Cancel,
+    ChatPrompt,
+    Command,
+    Generate,
+    Inspect,
+    Inspected,
+    Load,
+    Rejected,
+    Shutdown,
+    Started,
+)
 from lmx.worker.channel import Channel
+from lmx.worker.constraints import make_constraint
+from lmx.worker.dialect import ModelDialect
+from lmx.worker.prompt import Rendered, render_prompt
 from lmx.worker.scheduler import Ready
 
 Work = Ready | Cancel | Shutdown
@@ -23,8 +37,16 @@ Work = Ready | Cancel | Shutdown
 EXIT_BAD_FRAME = 76
 
 
-def choose_max_tokens(wanted: int, *, prompt_tokens: int, context_tokens: int) -> int:
+def choose_max_tokens(
+    wanted: int, *, prompt_tokens: int, context_tokens: int, param: str = "messages"
+) -> int:
     """Clamp a request's budget to what the context leaves.
+
+    Args:
+        wanted: Tokens the request asks for.
+        prompt_tokens: Tokens of its prompt.
+        context_tokens: Tokens the model takes at most.
+        param: The request's field that holds the prompt.
 
     Raises:
         ContextTooLong: The prompt leaves no room for a single token.
@@ -34,7 +56,7 @@ def choose_max_tokens(wanted: int, *, prompt_tokens: int, context_tokens: int) -
         raise ContextTooLong(
             f"This model's maximum context length is {context_tokens} tokens, but the prompt has "
             f"{prompt_tokens} tokens, and at least one token must be left for the answer.",
-            param="messages",
+            param=param,
         )
     return min(wanted, room)
 
@@ -50,11 +72,11 @@ class Intake:
         self.loads: queue.SimpleQueue[Load] = queue.SimpleQueue()
         self.work: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self._channel = channel
-        self._loaded: LoadedEngine | None = None  # set before the daemon hears `Loaded`
+        self._served: Served | None = None  # set before the daemon hears `Loaded`
 
-    def serve(self, loaded: LoadedEngine) -> None:
-        """Accept `Generate` commands for this engine from now on."""
-        self._loaded = loaded
+    def serve(self, served: "Served") -> None:
+        """Accept `Generate` commands for this model from now on."""
+        self._served = served
 
     def run(self) -> int:
         """Take commands until the pipe ends.
@@ -75,35 +97,99 @@ class Intake:
             self.loads.put(command)
         elif isinstance(command, Generate):
             self._tokenise(command)
+        elif isinstance(command, Inspect):
+            self._inspect(command)
         else:
             self.work.put(command)
 
     def _tokenise(self, generate: Generate) -> None:
-        if self._loaded is None:
+        if self._served is None:
             raise FrameError("a request came before the model was loaded")
+        numbers = range(generate.sequence, generate.sequence + len(generate.samplings))
         try:
-            ready = _prepare(generate, self._loaded)
+            rendered, ready = self._served.prepare(generate)
         except RequestError as error:
-            refusal = Rejected(generate.sequence, error.code, error.message, error.param)
-            self._channel.send([refusal])
+            self._channel.send(
+                [Rejected(number, error.code, error.message, error.param) for number in numbers]
+            )
             return
-        self._channel.send([Started(generate.sequence, len(ready.token_ids))])
+        started = Started(
+            generate.sequence,
+            len(ready.token_ids),
+            rendered.dialect,
+            rendered.reasoning,
+            rendered.in_reasoning,
+            rendered.text if generate.wants_prompt else None,
+        )
+        self._channel.send(
+            [msgspec.structs.replace(started, sequence=number) for number in numbers]
+        )
         self.work.put(ready)
 
+    def _inspect(self, command: Inspect) -> None:
+        if self._served is None:
+            raise FrameError("a request came before the model was loaded")
+        try:
+            event: Inspected | Rejected = self._served.inspect(command)
+        except RequestError as error:
+            event = Rejected(command.sequence, error.code, error.message, error.param)
+        self._channel.send([event])
 
-def _prepare(generate: Generate, loaded: LoadedEngine) -> Ready:
-    token_ids = loaded.tokenizer.encode(loaded.tokenizer.render(generate.messages))
-    if not token_ids:
-        raise InvalidRequest("the rendered prompt is empty", param="messages")
-    max_tokens = choose_max_tokens(
-        generate.sampling.max_tokens,
-        prompt_tokens=len(token_ids),
-        context_tokens=loaded.engine.info.context_tokens,
-    )
-    return Ready(
-        generate.sequence,
-        token_ids,
-        sampling=msgspec.structs.replace(generate.sampling, max_tokens=max_tokens),
-        stop=generate.stop,
-        ready_at_s=time.monotonic(),
-    )
+
+class Served:
+    """A loaded model as the intake thread sees it.
+
+    Attributes:
+        dialect: How the model spells markup.
+    """
+
+    def __init__(self, loaded: LoadedEngine) -> None:
+        self._loaded = loaded
+        self.dialect = ModelDialect(loaded.tokenizer)
+
+    def prepare(self, generate: Generate) -> tuple[Rendered, Ready]:
+        """Everything that may refuse a request, before any device work.
+
+        Raises:
+            RequestError: The request cannot be answered by this model.
+        """
+        tokenizer, info = self._loaded.tokenizer, self._loaded.engine.info
+        if len(generate.samplings) > info.max_sequences:
+            raise InvalidRequest(
+                f"this model gives at most {info.max_sequences} answers at once", param="n"
+            )
+        rendered = render_prompt(generate.prompt, tokenizer, self.dialect)
+        choices = []
+        for offset, wanted in enumerate(generate.samplings):
+            max_tokens = choose_max_tokens(
+                wanted.max_tokens,
+                prompt_tokens=len(rendered.token_ids),
+                context_tokens=info.context_tokens,
+                param="messages" if isinstance(generate.prompt, ChatPrompt) else "prompt",
+            )
+            constraint = make_constraint(
+                generate, rendered, tokenizer=tokenizer, grammars=self._loaded.grammars
+            )
+            sampling = msgspec.structs.replace(wanted, max_tokens=max_tokens)
+            choices.append(Choice(generate.sequence + offset, sampling, constraint))
+        ready = Ready(
+            choices,
+            rendered.token_ids,
+            stop=generate.stop,
+            wants_prompt_logprobs=generate.wants_prompt
+            and generate.samplings[0].top_logprobs is not None,
+            ready_at_s=time.monotonic(),
+        )
+        return rendered, ready
+
+    def inspect(self, command: Inspect) -> Inspected:
+        """A prompt as text and as token ids.
+
+        Raises:
+            RequestError: The template refuses it, or an id is none of the vocabulary.
+        """
+        tokenizer = self._loaded.tokenizer
+        rendered = render_prompt(command.prompt, tokenizer, self.dialect, may_be_empty=True)
+        spelled = [tokenizer.token_bytes(token_id) for token_id in rendered.token_ids]
+        tokens = [piece.decode("utf-8", "replace") for piece in spelled]
+        return Inspected(command.sequence, rendered.text, rendered.token_ids, tokens)

@@ -18,7 +18,7 @@ from lmx.engines import LoadedEngine, load_engine
 from lmx.errors import LmxError, OutOfMemory
 from lmx.protocol.messages import Cancel, Load, Loaded, LoadFailed
 from lmx.worker.channel import Channel
-from lmx.worker.intake import Intake, Work
+from lmx.worker.intake import Intake, Served, Work
 from lmx.worker.scheduler import Ready, Scheduler
 
 EXIT_LOAD_FAILED = 65  # EX_DATAERR: the daemon already has the typed reason
@@ -41,11 +41,14 @@ def run_worker(connection: socket.socket) -> int:
     loaded = _load(intake.loads.get(), channel)
     if loaded is None:
         return EXIT_LOAD_FAILED
-    intake.serve(loaded)
+    served = Served(loaded)
+    intake.serve(served)
     engine = loaded.engine
+    visible = served.dialect.visible
+    scheduler = Scheduler(engine, loaded.tokenizer, visible=visible, clock=time.monotonic)
     channel.send([Loaded(engine.info, engine.memory(), loaded.notes)])
     try:
-        _run_steps(intake.work, Scheduler(engine, loaded.tokenizer, clock=time.monotonic), channel)
+        _run_steps(intake.work, scheduler, channel)
     except OutOfMemory as error:
         sys.stderr.write(f"lmx worker: {error.message}\n")
         return EXIT_OUT_OF_MEMORY

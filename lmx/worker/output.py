@@ -6,7 +6,7 @@ and tool syntax are not known here; the daemon parses them out of the text.
 
 from collections.abc import Sequence
 
-from lmx.engines.base import Detokenizer, EngineFinish
+from lmx.engines.base import Detokenizer
 from lmx.text.stops import StopMatcher
 
 
@@ -18,22 +18,22 @@ class SequenceOutput:
         self._stops = StopMatcher(stop)
         self._has_stops = bool(stop)
 
-    def feed(self, token_id: int, finish: EngineFinish | None) -> tuple[str, bool]:
+    def feed(self, token_id: int | None, *, is_last: bool = False) -> tuple[str, bool]:
         """Add a sampled token.
 
         Args:
-            token_id: The id. With ``finish == "stop"`` it is an end id and has no text.
-            finish: The engine's verdict on this token.
+            token_id: The id, or `None` for an end id, which has no text.
+            is_last: The engine has ended the sequence with this token.
 
         Returns:
             Text that is final now, and whether a stop string was met.
         """
-        text = "" if finish == "stop" else self._detokenizer.feed(token_id)
-        if finish is not None:
+        text = "" if token_id is None else self._detokenizer.feed(token_id)
+        if is_last:
             text += self._detokenizer.flush()
         if not self._has_stops:
             return text, False
         shown, is_stopped = self._stops.feed(text)
-        if finish is not None and not is_stopped:
+        if is_last and not is_stopped:
             shown += self._stops.flush()
         return shown, is_stopped

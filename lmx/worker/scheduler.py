@@ -1,19 +1,20 @@
 """Which sequences run, and what each engine step means for their requests.
 
-Theory of operation. A request is *waiting* (tokenised, no slot), then *running* (in the engine),
-then gone; it leaves by exactly one `Finished`, or silently when it was cancelled before that, in
-which case `Finished("cancelled")` is still sent so that the daemon can close its books. Waiting
-requests enter in order of arrival as slots come free. The scheduler knows token ids and text
-deltas; it knows no socket, no thread and no template.
+Theory of operation. A request is *waiting* (tokenised, no slots), then its choices are *running*
+(in the engine), then gone; each choice leaves by exactly one `Finished`, also when it is cancelled,
+so that the daemon can close its books. Waiting requests enter in order of arrival as slots come
+free, all choices of one at once, because they share a prefill. The scheduler knows token ids and
+text deltas; it knows no socket, no thread and no template.
 """
 
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from lmx.engines.base import Engine, StepResult, Tokenizer
+from lmx.engines.base import Choice, Engine, StepResult, Tokenizer
 from lmx.errors import OutOfMemory
 from lmx.protocol.messages import Delta, Finished, RequestEvent
-from lmx.protocol.values import FinishReason, Sampling, Timings, Usage
+from lmx.protocol.values import FinishReason, Timings, Usage
+from lmx.worker.logprobs import describe_prompt, describe_token
 from lmx.worker.output import SequenceOutput
 
 
@@ -21,47 +22,62 @@ class Ready:
     """A tokenised request, on its way from the intake thread into the engine.
 
     Attributes:
-        sequence: The daemon's number for it.
-        token_ids: The rendered prompt, at least one id, within the context.
-        sampling: With ``max_tokens`` already clamped to the context.
+        choices: What to generate; each choice's sequence id is the daemon's number for it.
+        token_ids: The prompt, at least one id, within the context.
         stop: Strings that end the text.
+        wants_prompt_logprobs: Report the prompt's log-probabilities with the first choice.
         ready_at_s: When tokenising ended, on the scheduler's clock.
     """
 
-    __slots__ = ("ready_at_s", "sampling", "sequence", "stop", "token_ids")
+    __slots__ = ("choices", "ready_at_s", "stop", "token_ids", "wants_prompt_logprobs")
 
     def __init__(
         self,
-        sequence: int,
+        choices: list[Choice],
         token_ids: list[int],
         *,
-        sampling: Sampling,
         stop: Sequence[str],
         ready_at_s: float,
+        wants_prompt_logprobs: bool = False,
     ) -> None:
-        self.sequence = sequence
+        self.choices = choices
         self.token_ids = token_ids
-        self.sampling = sampling
         self.stop = stop
         self.ready_at_s = ready_at_s
+        self.wants_prompt_logprobs = wants_prompt_logprobs
 
 
 class _Running:
     """Books of one sequence in the engine."""
 
-    __slots__ = ("added_at_s", "cached_tokens", "first_token_at_s", "output", "ready", "sampled")
+    __slots__ = (
+        "added_at_s",
+        "cached_tokens",
+        "first_token_at_s",
+        "is_constrained",
+        "output",
+        "ready",
+        "sampled",
+    )
 
     def __init__(
-        self, ready: Ready, output: SequenceOutput, *, added_at_s: float, cached_tokens: int
+        self,
+        ready: Ready,
+        output: SequenceOutput,
+        *,
+        is_constrained: bool,
+        added_at_s: float,
+        cached_tokens: int,
     ) -> None:
         self.ready = ready
         self.output = output
+        self.is_constrained = is_constrained
         self.added_at_s = added_at_s
         self.cached_tokens = cached_tokens
         self.first_token_at_s: float | None = None
         self.sampled = 0
 
-    def finished(self, reason: FinishReason, now_s: float) -> Finished:
+    def finished(self, sequence: int, reason: FinishReason, now_s: float) -> Finished:
         first = now_s if self.first_token_at_s is None else self.first_token_at_s
         timings = Timings(
             queue_s=self.added_at_s - self.ready.ready_at_s,
@@ -69,7 +85,7 @@ class _Running:
             decode_s=now_s - first,
         )
         usage = Usage(len(self.ready.token_ids), self.sampled, self.cached_tokens)
-        return Finished(self.ready.sequence, reason, usage, timings)
+        return Finished(sequence, reason, usage, timings)
 
 
 class Scheduler:
@@ -78,12 +94,21 @@ class Scheduler:
     Args:
         engine: The engine, already loaded.
         tokenizer: Makes a detokenizer per sequence.
+        visible: Special tokens that stay in the text.
         clock: Seconds, monotonic.
     """
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        *,
+        visible: frozenset[str],
+        clock: Callable[[], float],
+    ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
+        self._visible = visible
         self._clock = clock
         self._waiting: deque[Ready] = deque()
         self._running: dict[int, _Running] = {}
@@ -98,15 +123,18 @@ class Scheduler:
         self._waiting.append(ready)
 
     def cancel(self, sequence: int) -> list[RequestEvent]:
-        """Free what a request holds, before the next step. Unknown sequences are ignored."""
+        """Free what a choice holds, before the next step. Unknown sequences are ignored."""
         running = self._running.pop(sequence, None)
         if running is not None:
             self._engine.remove(sequence)
-            return [running.finished("cancelled", self._clock())]
+            return [running.finished(sequence, "cancelled", self._clock())]
         for ready in self._waiting:
-            if ready.sequence == sequence:
-                self._waiting.remove(ready)
-                return [_never_started(ready, self._clock())]
+            kept = [choice for choice in ready.choices if choice.sequence_id != sequence]
+            if len(kept) < len(ready.choices):
+                ready.choices = kept
+                if not kept:
+                    self._waiting.remove(ready)
+                return [_never_started(ready, sequence, self._clock())]
         return []
 
     def step(self) -> list[RequestEvent]:
@@ -124,39 +152,80 @@ class Scheduler:
 
     def _fill_slots(self) -> list[RequestEvent]:
         events: list[RequestEvent] = []
-        while self._waiting and self._engine.free_slots > 0:
+        while self._waiting and self._engine.free_slots >= len(self._waiting[0].choices):
             ready = self._waiting.popleft()
             now_s = self._clock()
             try:
-                cached = self._engine.add(ready.sequence, ready.token_ids, ready.sampling)
+                cached = self._engine.add(
+                    ready.choices,
+                    ready.token_ids,
+                    wants_prompt_logprobs=ready.wants_prompt_logprobs,
+                )
             except OutOfMemory as error:
-                events.append(_never_started(ready, now_s, error=error))
+                events += [
+                    _never_started(ready, choice.sequence_id, now_s, error=error)
+                    for choice in ready.choices
+                ]
                 continue
-            output = SequenceOutput(self._tokenizer.new_detokenizer(), ready.stop)
-            self._running[ready.sequence] = _Running(
-                ready, output, added_at_s=now_s, cached_tokens=cached
-            )
+            for choice in ready.choices:
+                detokenizer = self._tokenizer.new_detokenizer(self._visible)
+                self._running[choice.sequence_id] = _Running(
+                    ready,
+                    SequenceOutput(detokenizer, ready.stop),
+                    is_constrained=choice.constraint is not None,
+                    added_at_s=now_s,
+                    cached_tokens=cached,
+                )
         return events
 
     def _account(self, result: StepResult, events: list[RequestEvent], now_s: float) -> None:
-        running = self._running[result.sequence_id]
+        number = result.sequence_id
+        running = self._running[number]
         running.sampled += 1
         if running.first_token_at_s is None:
             running.first_token_at_s = now_s
-        text, is_stopped = running.output.feed(result.token_id, result.finish)
-        if text:
-            events.append(Delta(result.sequence_id, text, 1))
+        shown_id = None if self._is_end_id(result, running) else result.token_id
+        text, is_stopped = running.output.feed(shown_id, is_last=result.finish is not None)
+        if result.logprobs is not None or result.prompt_logprobs is not None:
+            events.append(self._scored_delta(result, running, text, is_end=shown_id is None))
+        elif text:
+            events.append(Delta(number, text, 1))
         if is_stopped and result.finish is None:
-            self._engine.remove(result.sequence_id)
+            self._engine.remove(number)
         if is_stopped or result.finish is not None:
-            del self._running[result.sequence_id]
+            del self._running[number]
             reason: FinishReason = "length" if result.finish == "length" else "stop"
-            events.append(running.finished("stop" if is_stopped else reason, now_s))
+            reason = "stop" if is_stopped else reason
+            events.append(running.finished(number, reason, now_s))
+
+    def _is_end_id(self, result: StepResult, running: _Running) -> bool:
+        """Whether this token only ends its sequence; what completes a grammar is text as well."""
+        if result.finish != "stop" or not running.is_constrained:
+            return result.finish == "stop"
+        spelled = self._tokenizer.token_bytes(result.token_id).decode("utf-8", "replace")
+        return spelled in self._tokenizer.special_tokens
+
+    def _scored_delta(
+        self, result: StepResult, running: _Running, text: str, *, is_end: bool
+    ) -> Delta:
+        scores = (
+            []
+            if result.logprobs is None or is_end
+            else [describe_token(result.token_id, result.logprobs, self._tokenizer)]
+        )
+        prompt_scores = (
+            []
+            if result.prompt_logprobs is None
+            else describe_prompt(running.ready.token_ids, result.prompt_logprobs, self._tokenizer)
+        )
+        return Delta(result.sequence_id, text, 1, scores, prompt_scores)
 
 
-def _never_started(ready: Ready, now_s: float, *, error: OutOfMemory | None = None) -> Finished:
+def _never_started(
+    ready: Ready, sequence: int, now_s: float, *, error: OutOfMemory | None = None
+) -> Finished:
     usage = Usage(len(ready.token_ids), 0)
     timings = Timings(queue_s=now_s - ready.ready_at_s)
     if error is None:
-        return Finished(ready.sequence, "cancelled", usage, timings)
-    return Finished(ready.sequence, "error", usage, timings, error.code, error.message)
+        return Finished(sequence, "cancelled", usage, timings)
+    return Finished(sequence, "error", usage, timings, error.code, error.message)

@@ -4,24 +4,27 @@ It knows only `lmx.engines.base`. A maker loads a fresh engine; every check clos
 A new engine gets its tests by writing a maker.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-
 import pytest
 
-from lmx.engines.base import Engine, LoadedEngine, StepResult, Tokenizer
+from lmx.engines.base import Choice, StepResult
 from lmx.errors import ContextTooLong, NoFreeSlot
 from lmx.protocol.values import Sampling
-
-Maker = Callable[[int, int], LoadedEngine]
-Request = tuple[list[int], Sampling]
-
-CONTEXT_TOKENS = 512
-MAX_SEQUENCES = 4
-# More than any check needs; a sequence that never ends fails instead of hanging.
-MAX_STEPS = 2000
-MEMORY_SLACK_BYTES = 1 << 20
-TEXTS = ("the hen and the heron", "hello", "on and on", "an end " * 12)
+from tests.conformance.driving import (
+    MAX_SEQUENCES,
+    MAX_STEPS,
+    MEMORY_SLACK_BYTES,
+    TEXTS,
+    Maker,
+    Request,
+    add,
+    collect,
+    greedy,
+    opened,
+    run,
+    run_alone,
+    step_times,
+)
+from tests.conformance.option_checks import OPTION_CHECKS
 
 
 def check_engine(maker: Maker) -> None:
@@ -56,12 +59,12 @@ def check_limits(maker: Maker) -> None:
     with opened(maker, context_tokens=64) as (engine, tokenizer):
         ids = (tokenizer.encode("hello") * 64)[:60]
         with pytest.raises(ContextTooLong):
-            engine.add(0, ids, greedy(5))
+            engine.add([Choice(0, greedy(5))], ids)
         assert engine.free_slots == MAX_SEQUENCES
         for sequence_id in range(MAX_SEQUENCES):
-            engine.add(sequence_id, ids, greedy(4))
+            engine.add([Choice(sequence_id, greedy(4))], ids)
         with pytest.raises(NoFreeSlot):
-            engine.add(99, ids, greedy(4))
+            engine.add([Choice(99, greedy(4))], ids)
         assert engine.free_slots == 0
 
 
@@ -80,8 +83,8 @@ def check_max_tokens(maker: Maker) -> None:
 def check_slots_come_back(maker: Maker) -> None:
     """A finished sequence frees its slot in the step that reports its end."""
     with opened(maker) as (engine, tokenizer):
-        engine.add(1, tokenizer.encode("hello"), greedy(2))
-        engine.add(2, tokenizer.encode("the end"), greedy(2))
+        engine.add([Choice(1, greedy(2))], tokenizer.encode("hello"))
+        engine.add([Choice(2, greedy(2))], tokenizer.encode("the end"))
         live = 2
         for _ in range(MAX_STEPS):
             live -= sum(result.finish is not None for result in engine.step())
@@ -98,7 +101,7 @@ def check_remove(maker: Maker) -> None:
         alone = run(engine, {1: (ids, greedy(8))})[1]
         engine.remove(12345)
         for steps_before in range(5):
-            engine.add(1, ids, greedy(60))
+            engine.add([Choice(1, greedy(60))], ids)
             step_times(engine, steps_before)
             engine.remove(1)
             engine.remove(1)
@@ -112,8 +115,8 @@ def check_number_is_free_after_remove(maker: Maker) -> None:
     with opened(maker) as (engine, tokenizer):
         first, second = tokenizer.encode(TEXTS[0]), tokenizer.encode(TEXTS[2])
         alone = run(engine, {1: (second, greedy(6))})[1]
-        engine.add(7, first, greedy(40))
-        engine.add(1, first, greedy(40))
+        engine.add([Choice(7, greedy(40))], first)
+        engine.add([Choice(1, greedy(40))], first)
         step_times(engine, 4)
         engine.remove(1)
         assert run(engine, {1: (second, greedy(6))}, until=1)[1] == alone
@@ -142,7 +145,7 @@ def check_join_and_leave(maker: Maker) -> None:
         alone = run_alone(engine, requests)
         found: dict[int, list[StepResult]] = {}
         for sequence_id, (ids, sampling) in requests.items():
-            engine.add(sequence_id, ids, sampling)
+            engine.add([Choice(sequence_id, sampling)], ids)
             collect(found, step_times(engine, 3))
         engine.remove(1)
         collect(found, step_times(engine, MAX_STEPS))
@@ -158,8 +161,8 @@ def check_long_prompt_beside_others(maker: Maker) -> None:
         requests = {1: (short, greedy(30)), 2: (long, greedy(10)), 3: (short[:2], greedy(30))}
         alone = run_alone(engine, requests)
         assert run(engine, requests) == alone
-        engine.add(1, *requests[1])
-        engine.add(2, *requests[2])
+        add(engine, 1, requests[1])
+        add(engine, 2, requests[2])
         found = collect({}, step_times(engine, 1))
         engine.remove(2)
         collect(found, step_times(engine, MAX_STEPS))
@@ -234,63 +237,5 @@ CHECKS = (
     check_seeds_differ,
     check_memory,
     check_detokenizer,
+    *OPTION_CHECKS,
 )
-
-
-@contextmanager
-def opened(
-    maker: Maker, *, context_tokens: int = CONTEXT_TOKENS, max_sequences: int = MAX_SEQUENCES
-) -> Iterator[tuple[Engine, Tokenizer]]:
-    """A fresh engine and its tokenizer, closed twice at the end, which must be harmless."""
-    loaded = maker(context_tokens, max_sequences)
-    try:
-        yield loaded.engine, loaded.tokenizer
-    finally:
-        loaded.engine.close()
-        loaded.engine.close()
-
-
-def greedy(max_tokens: int) -> Sampling:
-    """Temperature 0."""
-    return Sampling(max_tokens, temperature=0.0)
-
-
-def run(
-    engine: Engine, requests: Mapping[int, Request], *, until: int | None = None
-) -> dict[int, list[StepResult]]:
-    """Add all requests, step until all (or sequence `until`) ended, and return their results."""
-    for sequence_id, (ids, sampling) in requests.items():
-        engine.add(sequence_id, ids, sampling)
-    found: dict[int, list[StepResult]] = {}
-    for _ in range(MAX_STEPS):
-        results = collect(found, engine.step())
-        ended = {i for i, tokens in results.items() if tokens[-1].finish is not None}
-        if until in ended or ended >= set(requests):
-            return found
-    pytest.fail(f"not all of {sorted(requests)} ended")
-
-
-def run_alone(engine: Engine, requests: Mapping[int, Request]) -> dict[int, list[StepResult]]:
-    """The results of each request with no neighbour."""
-    return {i: run(engine, {i: request})[i] for i, request in requests.items()}
-
-
-def step_times(engine: Engine, count: int) -> list[StepResult]:
-    """The results of so many steps, fewer if nothing is left to do."""
-    results: list[StepResult] = []
-    for _ in range(count):
-        if engine.free_slots == engine.info.max_sequences:
-            break
-        step = engine.step()
-        assert len({result.sequence_id for result in step}) == len(step)
-        results += step
-    return results
-
-
-def collect(
-    found: dict[int, list[StepResult]], results: list[StepResult]
-) -> dict[int, list[StepResult]]:
-    """Sort results into `found` by sequence; returns `found`."""
-    for result in results:
-        found.setdefault(result.sequence_id, []).append(result)
-    return found

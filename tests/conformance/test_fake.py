@@ -6,7 +6,8 @@ from lmx.engines import fake
 from lmx.engines.base import LoadedEngine
 from lmx.protocol.messages import Load
 from lmx.protocol.values import Sampling
-from tests.conformance.engine_checks import CHECKS, run
+from tests.conformance.driving import run
+from tests.conformance.engine_checks import CHECKS
 
 
 def make(context_tokens: int, max_sequences: int) -> LoadedEngine:
@@ -24,7 +25,7 @@ def test_the_fake_keeps_the_contract(check: object) -> None:
 
 def test_a_scripted_text_comes_out_letter_by_letter() -> None:
     """`text` is the reply, followed by the end token."""
-    engine, tokenizer, _ = fake.load(Load("fake", "text=Good+day", 1))
+    engine, tokenizer, *_ = fake.load(Load("fake", "text=Good+day", 1))
     sampling = Sampling(max_tokens=50, temperature=0.0)
     results = run(engine, {1: (tokenizer.encode("x"), sampling)})[1]
     detokenizer = tokenizer.new_detokenizer()

@@ -5,7 +5,8 @@ import pytest
 from lmx.engines import load_engine as load
 from lmx.engines.base import LoadedEngine
 from lmx.protocol.messages import Load
-from tests.conformance.engine_checks import CHECKS, Maker, check_engine
+from tests.conformance.driving import Maker
+from tests.conformance.engine_checks import CHECKS, check_engine
 from tests.tiny_models import build_tiny_llama
 
 

@@ -18,6 +18,17 @@ def test_the_limit_is_slots_plus_queue() -> None:
     assert (3, 1) == (admission.in_flight, admission.waiting_count)
 
 
+def test_several_enter_together_or_not_at_all() -> None:
+    """Choices of one request share one decision; a refusal takes no place."""
+    admission = Admission(slot_count=2, max_waiting=2)
+    admission.enter(3)
+    with pytest.raises(QueueFull, match="1 requests wait"):
+        admission.enter(2)
+    assert (3, 1) == (admission.in_flight, admission.waiting_count)
+    admission.enter(1)
+    assert 4 == admission.in_flight
+
+
 def test_without_a_queue_only_slots_are_admitted() -> None:
     """A queue of length zero is legal."""
     admission = Admission(slot_count=1, max_waiting=0)
@@ -62,24 +73,25 @@ def test_the_error_says_when_to_come_back() -> None:
 @given(
     st.integers(1, 4),
     st.integers(0, 4),
-    st.lists(st.none() | st.floats(0, 1e6), max_size=60),
+    st.lists(st.integers(1, 3) | st.floats(0, 1e6), max_size=60),
 )
 def test_counts_stay_within_bounds(
-    slots: int, max_waiting: int, schedule: list[float | None]
+    slots: int, max_waiting: int, schedule: list[int | float]
 ) -> None:
     """Over any schedule of arrivals and departures the counts are right and the wait is finite."""
     admission = Admission(slot_count=slots, max_waiting=max_waiting)
     expected = 0
-    for service_s in schedule:
-        if service_s is None:
+    for operation in schedule:
+        if isinstance(operation, int):
             try:
-                admission.enter()
+                admission.enter(operation)
             except QueueFull:
-                assert slots + max_waiting == expected
+                assert expected + operation > slots + max_waiting
             else:
-                expected += 1
+                expected += operation
+                assert expected <= slots + max_waiting
         elif expected:
-            admission.leave(service_s)
+            admission.leave(operation)
             expected -= 1
         assert expected == admission.in_flight
         assert max(0, expected - slots) == admission.waiting_count

@@ -9,34 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmx.errors import InvalidRequest, RequestError, UnsupportedFeature
-from lmx.protocol.messages import Generate
+from lmx.protocol.messages import ChatPrompt, Generate
 from lmx.protocol.values import Sampling
-from lmx.schema.chat_request import IDENTIFICATION_FIELDS, parse_chat_request, to_generate
+from lmx.schema.chat_request import ChatRequest, is_reasoning_inline, parse_chat_request
+from tests.chat_bodies import USER, ask, parse, prompt_of, refusal, translate
 from tests.strategies import json_values
-
-USER = {"role": "user", "content": "Hi"}
-
-
-def translate(body: bytes) -> Generate:
-    """From the body to what the worker gets."""
-    return to_generate(parse_chat_request(body), default_max_tokens=77, default_temperature=0.5)
-
-
-def ask(**fields: Any) -> Generate:
-    """Translate a request with one user message and these fields."""
-    return translate(json.dumps({"messages": [USER], **fields}).encode())
-
-
-def refusal(**fields: Any) -> RequestError:
-    """The error that such a request gets."""
-    with pytest.raises(RequestError) as caught:
-        ask(**fields)
-    return caught.value
 
 
 def test_the_smallest_request_gets_the_defaults() -> None:
     """Only messages are needed; the server's defaults fill the rest."""
-    assert Generate(0, [USER], Sampling(77, 0.5, 1.0, None), []) == ask()
+    assert Generate(0, ChatPrompt([USER]), [Sampling(77, 0.5)], []) == ask()
 
 
 @pytest.mark.parametrize(
@@ -51,11 +33,76 @@ def test_the_smallest_request_gets_the_defaults() -> None:
         ({"seed": 0}, Sampling(77, 0.5, 1.0, 0)),
         ({"seed": -(2**63)}, Sampling(77, 0.5, 1.0, -(2**63))),
         ({"max_tokens": 2**63 - 1}, Sampling(2**63 - 1, 0.5)),
+        ({"frequency_penalty": -2}, Sampling(77, 0.5, frequency_penalty=-2)),
+        ({"presence_penalty": 1.5}, Sampling(77, 0.5, presence_penalty=1.5)),
+        ({"logit_bias": {"5": -100, "0": 2.5}}, Sampling(77, 0.5, logit_bias={5: -100, 0: 2.5})),
+        ({"logprobs": True}, Sampling(77, 0.5, top_logprobs=0)),
+        ({"logprobs": True, "top_logprobs": 20}, Sampling(77, 0.5, top_logprobs=20)),
+        ({"top_k": 40}, Sampling(77, 0.5, top_k=40)),
+        ({"top_k": -1}, Sampling(77, 0.5)),
+        ({"min_p": 0.05}, Sampling(77, 0.5, min_p=0.05)),
+        ({"repetition_penalty": 1.1}, Sampling(77, 0.5, repetition_penalty=1.1)),
+        ({"min_tokens": 77}, Sampling(77, 0.5, min_tokens=77)),
+        ({"ignore_eos": True}, Sampling(77, 0.5, ignore_eos=True)),
     ],
 )
 def test_sampling_fields_have_their_effect(fields: dict[str, Any], sampling: Sampling) -> None:
     """Each sampling field reaches the worker as the value given."""
-    assert sampling == ask(**fields).sampling
+    assert [sampling] == ask(**fields).samplings
+
+
+def test_several_choices_are_sampled_alike_without_a_seed() -> None:
+    """Each choice has its own sampling; the engine's fresh seeds make them differ."""
+    assert [Sampling(77, 0.5)] * 3 == ask(n=3).samplings
+
+
+@pytest.mark.parametrize(
+    ("seed", "expected"), [(7, [7, 8, 9]), (2**63 - 2, [2**63 - 2, 2**63 - 1, -(2**63)])]
+)
+def test_seeded_choices_differ_and_repeat(seed: int, expected: list[int]) -> None:
+    """Choice `i` has the seed plus `i`, also where that leaves 64 bits."""
+    assert expected == [sampling.seed for sampling in ask(n=3, seed=seed).samplings]
+
+
+@pytest.mark.parametrize(
+    ("fields", "variables"),
+    [
+        *[
+            ({"reasoning_effort": effort}, {"reasoning_effort": effort})
+            for effort in ("minimal", "low", "medium", "high", "xhigh")
+        ],
+        ({"reasoning_effort": "none"}, {"reasoning_effort": "none", "enable_thinking": False}),
+        ({"enable_thinking": True}, {"enable_thinking": True}),
+        ({"chat_template_kwargs": {"a": [1]}}, {"a": [1]}),
+        (
+            {"chat_template_kwargs": {"a": 1}, "enable_thinking": False},
+            {"a": 1, "enable_thinking": False},
+        ),
+        (
+            {"chat_template_kwargs": {"enable_thinking": True}, "enable_thinking": True},
+            {"enable_thinking": True},
+        ),
+    ],
+)
+def test_what_the_template_is_told(fields: dict[str, Any], variables: dict[str, Any]) -> None:
+    """How much to think and other variables reach the template."""
+    assert variables == prompt_of(ask(**fields)).template_kwargs
+
+
+def test_the_thinking_budget_reaches_the_worker() -> None:
+    """Zero is a budget, too."""
+    assert (0, 9) == (
+        ask(thinking_budget=0).thinking_budget,
+        ask(thinking_budget=9).thinking_budget,
+    )
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_where_reasoning_stands(default: bool) -> None:  # noqa: FBT001  # pytest passes by name
+    """The request decides; without a word of it the server's setting does."""
+    assert is_reasoning_inline(parse(reasoning_format="inline"), default)
+    assert not is_reasoning_inline(parse(reasoning_format="separate"), default)
+    assert default is is_reasoning_inline(parse(), default)
 
 
 @pytest.mark.parametrize(
@@ -77,27 +124,18 @@ def test_model_and_stream_options_are_kept() -> None:
     assert request.stream_options.include_usage is True
 
 
-# Documented fields that no model gets to see yet, with a value that asks for something.
+# Documented fields without effect, with a value that asks for something.
 ASKED_IN_VAIN: dict[str, Any] = {
     "audio": {"voice": "alloy", "format": "wav"},
-    "frequency_penalty": 0.5,
     "function_call": {"name": "f"},
     "functions": [{"name": "f"}],
-    "logit_bias": {"50256": -100},
-    "logprobs": True,
     "modalities": ["text", "audio"],
-    "n": 2,
+    "num_ctx": 4096,
     "prediction": {"type": "content", "content": "x"},
-    "presence_penalty": -0.5,
-    "reasoning_effort": "low",
-    "response_format": {"type": "json_object"},
-    "tool_choice": "required",
-    "tools": [{"type": "function", "function": {"name": "f"}}],
-    "top_logprobs": 3,
     "verbosity": "low",
     "web_search_options": {},
 }
-# The same fields with the value that asks for nothing.
+# Fields with the value that asks for nothing.
 NEUTRAL: dict[str, Any] = {
     "frequency_penalty": 0,
     "function_call": "none",
@@ -111,20 +149,29 @@ NEUTRAL: dict[str, Any] = {
     "response_format": {"type": "text"},
     "tool_choice": "auto",
     "tools": [],
+    "top_k": 0,
     "verbosity": "medium",
 }
-EFFECTIVE = {
-    "max_completion_tokens",
-    "max_tokens",
-    "messages",
-    "model",
-    "seed",
-    "stop",
-    "stream",
-    "stream_options",
-    "temperature",
-    "top_p",
-}
+# Fields whose effect a test in this file or beside it shows.
+EFFECTIVE = set(
+    """
+    frequency_penalty logit_bias logprobs max_completion_tokens max_tokens messages model n
+    parallel_tool_calls presence_penalty reasoning_effort response_format seed stop stream
+    stream_options temperature tool_choice tools top_logprobs top_p
+    """.split()  # noqa: SIM905  # a list of words reads best as words
+)
+# They say who asks or how to file it.
+IDENTIFICATION_FIELDS = set(
+    """
+    metadata prompt_cache_key prompt_cache_retention safety_identifier service_tier store user
+    """.split()  # noqa: SIM905  # a list of words reads best as words
+)
+EXTENSIONS = set(
+    """
+    chat_template_kwargs enable_thinking guided_choice guided_grammar guided_json guided_regex
+    ignore_eos min_p min_tokens num_ctx reasoning_format repetition_penalty thinking_budget top_k
+    """.split()  # noqa: SIM905  # a list of words reads best as words
+)
 # The create-chat-completion reference of OpenAI's API, all body parameters.
 DOCUMENTED = set(
     """
@@ -141,6 +188,7 @@ def test_every_documented_field_is_decided() -> None:
     """No documented field falls through: it works, is refused, is neutral or identifies."""
     decided = EFFECTIVE | set(ASKED_IN_VAIN) | set(NEUTRAL) | IDENTIFICATION_FIELDS
     assert set() == DOCUMENTED - decided
+    assert set(ChatRequest.__struct_fields__) == DOCUMENTED | EXTENSIONS
 
 
 @pytest.mark.parametrize("name", sorted(ASKED_IN_VAIN))
@@ -156,7 +204,7 @@ def test_a_neutral_value_changes_nothing(name: str) -> None:
     assert ask() == ask(**{name: NEUTRAL[name]})
 
 
-@pytest.mark.parametrize("name", sorted(DOCUMENTED - {"messages"}))
+@pytest.mark.parametrize("name", sorted((DOCUMENTED | EXTENSIONS) - {"messages"}))
 def test_null_means_absent(name: str) -> None:
     """An explicit null is as good as no field."""
     assert ask() == ask(**{name: None})
@@ -186,6 +234,7 @@ def test_identification_is_accepted(name: str) -> None:
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream": True, "stream_options": {"include_usge": True}}, "stream_options"),
         ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -5}, "max_tokens"),
         ({"max_tokens": 1.5}, "max_tokens"),
         ({"max_tokens": 10**30}, "max_tokens"),
         ({"max_completion_tokens": 2**63}, "max_completion_tokens"),
@@ -201,9 +250,43 @@ def test_identification_is_accepted(name: str) -> None:
         ({"seed": "1"}, "seed"),
         ({"stop": 1}, "stop"),
         ({"stop": ""}, "stop"),
-        ({"stop": ["a", ""]}, "stop"),
+        ({"stop": ["a", ""]}, "stop[1]"),
         ({"stop": ["a", 1]}, "stop[1]"),
         ({"stop": ["a"] * 17}, "stop"),
+        ({"n": 0}, "n"),
+        ({"n": 17}, "n"),
+        ({"n": 1.5}, "n"),
+        ({"logprobs": 1}, "logprobs"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"logprobs": False, "top_logprobs": 0}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": -1}, "top_logprobs"),
+        ({"frequency_penalty": 2.1}, "frequency_penalty"),
+        ({"presence_penalty": -2.1}, "presence_penalty"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias"),
+        ({"logit_bias": {"1.5": 1}}, "logit_bias"),
+        ({"logit_bias": {"5": 101}}, "logit_bias"),
+        ({"logit_bias": {"5": "1"}}, "logit_bias"),
+        ({"logit_bias": [1]}, "logit_bias"),
+        ({"reasoning_effort": "huge"}, "reasoning_effort"),
+        ({"reasoning_effort": "none", "enable_thinking": True}, "enable_thinking"),
+        ({"enable_thinking": "yes"}, "enable_thinking"),
+        ({"thinking_budget": -1}, "thinking_budget"),
+        ({"reasoning_format": "beside"}, "reasoning_format"),
+        ({"chat_template_kwargs": [1]}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"tools": []}}, "chat_template_kwargs.tools"),
+        (
+            {"chat_template_kwargs": {"enable_thinking": 1}, "enable_thinking": False},
+            "chat_template_kwargs.enable_thinking",
+        ),
+        ({"top_k": -2}, "top_k"),
+        ({"min_p": 1.1}, "min_p"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"min_tokens": -1}, "min_tokens"),
+        ({"min_tokens": 78}, "min_tokens"),
+        ({"min_tokens": 6, "max_tokens": 5}, "min_tokens"),
+        ({"ignore_eos": 1}, "ignore_eos"),
     ],
     ids=lambda value: json.dumps(value)[:50] if isinstance(value, dict) else None,
 )
@@ -223,30 +306,6 @@ def test_a_number_beyond_floats_is_refused_by_name(name: str, raw: str) -> None:
     assert name == caught.value.param
 
 
-@pytest.mark.parametrize(
-    ("part", "param"),
-    [
-        ({"type": "image_url", "image_url": {"url": "data:"}}, "messages[0].content[1]"),
-        ({"type": "input_audio", "input_audio": {}}, "messages[0].content[1]"),
-        ({"type": "file", "file": {}}, "messages[0].content[1]"),
-        ({"type": "refusal", "refusal": "no"}, "messages[0].content[1]"),
-        ({"type": "text"}, "messages[0].content[1]"),
-    ],
-)
-def test_parts_no_text_model_reads_are_refused(part: dict[str, Any], param: str) -> None:
-    """An image is a 400 that names the part, never silently dropped."""
-    content = [{"type": "text", "text": "See"}, part]
-    error = refusal(messages=[{"role": "user", "content": content}])
-    assert (UnsupportedFeature, param) == (type(error), error.param)
-
-
-@pytest.mark.parametrize("name", ["function_call", "audio"])
-def test_message_fields_no_template_reads_are_refused(name: str) -> None:
-    """A documented field of a message is used or refused by name."""
-    error = refusal(messages=[USER, {"role": "assistant", name: {"id": "x"}}])
-    assert (UnsupportedFeature, f"messages[1].{name}") == (type(error), error.param)
-
-
 def test_obfuscation_is_refused_and_its_absence_is_not() -> None:
     """An option of the stream that would have no effect is refused by name."""
     on, off = ({"include_obfuscation": is_on} for is_on in (True, False))
@@ -255,42 +314,13 @@ def test_obfuscation_is_refused_and_its_absence_is_not() -> None:
     assert ask() == ask(stream=True, stream_options=off)
 
 
-@pytest.mark.parametrize(
-    ("message", "expected"),
-    [
-        ({"role": "developer", "content": "x"}, {"role": "system", "content": "x"}),
-        ({"role": "user"}, {"role": "user", "content": ""}),
-        ({"role": "assistant", "refusal": "no"}, {"role": "assistant", "content": "no"}),
-        (
-            {"role": "user", "content": [{"type": "text", "text": "a"}] * 2},
-            {"role": "user", "content": "a\na"},
-        ),
-        (
-            {"role": "user", "content": "x", "name": "Ann", "function_call": None, "audio": None},
-            {"role": "user", "content": "x", "name": "Ann"},
-        ),
-        (
-            {"role": "tool", "content": "4", "tool_call_id": "c1"},
-            {"role": "tool", "content": "4", "tool_call_id": "c1"},
-        ),
-        (
-            {"role": "assistant", "content": None, "tool_calls": [{"id": "c1"}]},
-            {"role": "assistant", "content": "", "tool_calls": [{"id": "c1"}]},
-        ),
-    ],
-)
-def test_messages_reach_the_template(message: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Templates get text content, known roles and only the keys that were given."""
-    assert [expected] == ask(messages=[message]).messages
-
-
 @given(st.binary(max_size=80) | st.text('{}[]",:messagruolcnt019.-e', max_size=80).map(str.encode))
 def test_arbitrary_bytes_are_a_request_or_refused(body: bytes) -> None:
     """No body raises anything but a `RequestError` with a `param`."""
     assert_refused_or_fine(body)
 
 
-NAMES = st.sampled_from(sorted(DOCUMENTED | {"function_call", "unknown"}))
+NAMES = st.sampled_from(sorted(DOCUMENTED | EXTENSIONS | {"unknown"}))
 WEIRD = st.sampled_from(
     [
         "NaN",
@@ -320,7 +350,16 @@ def test_arbitrary_values_are_a_request_or_refused(
     st.lists(
         st.dictionaries(
             st.sampled_from(
-                ["role", "content", "name", "tool_calls", "refusal", "audio", "type", "text"]
+                [
+                    "role",
+                    "content",
+                    "name",
+                    "tool_calls",
+                    "refusal",
+                    "audio",
+                    "tool_call_id",
+                    "type",
+                ]
             ),
             json_values() | st.sampled_from(["user", "assistant", "tool"]),
             max_size=4,
@@ -351,6 +390,6 @@ def assert_refused_or_fine(body: bytes) -> None:
     if refused:
         assert refused.param
     else:
-        assert generate.messages
-        assert generate.sampling.max_tokens >= 1
+        assert prompt_of(generate).messages
+        assert all(sampling.max_tokens >= 1 for sampling in generate.samplings)
         msgspec.json.encode(generate)

@@ -17,14 +17,15 @@ from lmx.protocol.codec import (
     encode_events,
     event_decoder,
 )
-from lmx.protocol.messages import Cancel, Command, Event, Generate, Shutdown
+from lmx.protocol.messages import Cancel, ChatPrompt, Command, Event, Generate, Shutdown
 from lmx.protocol.values import Sampling
 from tests.strategies import COMMANDS, EVENTS, cuts_of
 
 
 def generate_with(value: Any) -> Generate:
     """A request whose one message holds `value`."""
-    return Generate(1, [{"role": "user", "tool_calls": value}], Sampling(1), [])
+    prompt = ChatPrompt([{"role": "user", "tool_calls": value}])
+    return Generate(1, prompt, [Sampling(1)], [])
 
 
 @given(st.data(), st.lists(COMMANDS, max_size=4))

@@ -50,7 +50,7 @@ async def test_the_block_is_entered_only_when_the_worker_has_started() -> None:
 
         async def ask() -> None:
             async with bench.dispatch.open(generate(), model_name="m") as reply:
-                assert "m" == reply.model_id
+                assert ("m", Started(1, 3)) == (reply.model_id, reply.started)
                 entered.set()
 
         requests.start_soon(ask)
@@ -125,8 +125,8 @@ async def test_a_worker_that_dies_later_ends_the_stream_with_its_error() -> None
         async with bench.dispatch.open(generate(), model_name="m") as reply:
             bench.worker.die()
             await wait_all_tasks_blocked()
-            assert isinstance(reply_error(reply.stream), WorkerBroken)
-            assert "half" == reply.stream.take_text()
+            assert isinstance(reply_error(reply.choices[0]), WorkerBroken)
+            assert "half" == reply.choices[0].take_text()
         assert (0, 1, 0, 0) == bench.counts
 
 
@@ -203,7 +203,7 @@ async def test_revoking_tells_every_client_why() -> None:
         async with bench.dispatch.open(generate(), model_name="m") as reply:
             bench.dispatch.drain()
             bench.dispatch.revoke()
-            assert isinstance(reply_error(reply.stream), Draining)
+            assert isinstance(reply_error(reply.choices[0]), Draining)
         await bench.dispatch.wait_idle()
         assert [Generate, Cancel] == [type(c) for c in bench.worker.commands()]
         assert (0, 1, 0, 0) == bench.counts

@@ -27,9 +27,9 @@ class Client:
         with self.scope:
             try:
                 async with bench.dispatch.open(generate(), model_name="m") as reply:
-                    while not reply.stream.is_over:
-                        await reply.stream.wait_change()
-                    failed = reply_error(reply.stream) is not None
+                    while not reply.choices[0].is_over:
+                        await reply.choices[0].wait_change()
+                    failed = reply_error(reply.choices[0]) is not None
                 self.outcome = "failed" if failed else "completed"
             except (QueueFull, Draining):
                 self.outcome = "refused"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmx.engines import load_engine
-from lmx.engines.base import LoadedEngine, StepResult
+from lmx.engines.base import Choice, LoadedEngine, StepResult, TokenLogprobs
 from lmx.engines.fake import END_ID, WORDS, FakeDetokenizer, FakeTokenizer, parse_settings
 from lmx.errors import (
     ContextTooLong,
@@ -17,8 +17,11 @@ from lmx.errors import (
     OutOfMemory,
     UnsupportedModel,
 )
-from lmx.protocol.messages import Load
-from lmx.protocol.values import Sampling
+from lmx.protocol.messages import ChatPrompt, Load
+from lmx.protocol.values import Grammar, GrammarKind, Sampling
+
+OBJECT_SCHEMA = """{"type": "object", "required": ["a", "b"],
+ "properties": {"a": {"type": "boolean"}, "b": {"const": "x"}}}"""
 
 
 def load(query: str = "", *, max_sequences: int = 4) -> LoadedEngine:
@@ -74,7 +77,7 @@ def test_text_is_replied_byte_by_byte(text: str) -> None:
     """A reply given as text comes out as that text, then an end id."""
     query = "text=" + "".join(f"%{byte:02x}" for byte in text.encode())
     loaded = load(query)
-    loaded.engine.add(1, [1], Sampling(1000))
+    loaded.engine.add([Choice(1, Sampling(1000))], [1])
     results = run_to_end(loaded)[1]
     detokenizer = loaded.tokenizer.new_detokenizer()
     assert [*text.encode(), END_ID] == ids(results)
@@ -91,7 +94,7 @@ def test_a_reply_ends_by_itself_or_at_its_limit(
 ) -> None:
     """The reply has the length asked for and an end id, or as many tokens as allowed."""
     loaded = load(f"tokens={tokens}")
-    loaded.engine.add(1, [1], Sampling(limit))
+    loaded.engine.add([Choice(1, Sampling(limit))], [1])
     results = run_to_end(loaded)[1]
     assert expected == (len(results), results[-1].finish)
 
@@ -100,12 +103,12 @@ def test_a_reply_ends_by_itself_or_at_its_limit(
 def test_a_reply_is_the_same_alone_and_among_neighbours(prompt: list[int], before: int) -> None:
     """Who else is in the batch, and since when, changes no token."""
     alone = load("tokens=6")
-    alone.engine.add(1, prompt, Sampling(10, seed=3))
+    alone.engine.add([Choice(1, Sampling(10, seed=3))], prompt)
     crowd = load("tokens=6")
-    crowd.engine.add(7, [9], Sampling(10, seed=4))
+    crowd.engine.add([Choice(7, Sampling(10, seed=4))], [9])
     for _ in range(before):
         crowd.engine.step()
-    crowd.engine.add(1, prompt, Sampling(10, seed=3))
+    crowd.engine.add([Choice(1, Sampling(10, seed=3))], prompt)
     assert run_to_end(alone)[1] == run_to_end(crowd)[1]
 
 
@@ -114,7 +117,7 @@ def test_greedy_ignores_the_seed_and_sampling_does_not() -> None:
 
     def reply(seed: int, temperature: float) -> list[int]:
         loaded = load("tokens=8")
-        loaded.engine.add(1, [1, 2], Sampling(10, temperature, seed=seed))
+        loaded.engine.add([Choice(1, Sampling(10, temperature, seed=seed))], [1, 2])
         return ids(run_to_end(loaded)[1])
 
     assert reply(1, 0.0) == reply(2, 0.0)
@@ -124,11 +127,11 @@ def test_greedy_ignores_the_seed_and_sampling_does_not() -> None:
 def test_slots_are_taken_and_freed() -> None:
     """A slot is free again after `remove`, which may be called twice, and after the end."""
     engine = load("tokens=1", max_sequences=2).engine
-    engine.add(1, [1], Sampling(5))
-    engine.add(2, [1], Sampling(5))
+    engine.add([Choice(1, Sampling(5))], [1])
+    engine.add([Choice(2, Sampling(5))], [1])
     assert 0 == engine.free_slots
     with pytest.raises(NoFreeSlot):
-        engine.add(3, [1], Sampling(5))
+        engine.add([Choice(3, Sampling(5))], [1])
     engine.remove(1)
     engine.remove(1)
     engine.remove(99)
@@ -141,16 +144,16 @@ def test_slots_are_taken_and_freed() -> None:
 def test_prompt_and_answer_must_fit_the_context() -> None:
     """The last token that fits is accepted; one more is `ContextTooLong` and takes no slot."""
     engine = load("context=10").engine
-    engine.add(1, [1] * 4, Sampling(6))
+    engine.add([Choice(1, Sampling(6))], [1] * 4)
     with pytest.raises(ContextTooLong):
-        engine.add(2, [1] * 4, Sampling(7))
+        engine.add([Choice(2, Sampling(7))], [1] * 4)
     assert 3 == engine.free_slots
 
 
 def test_prefill_takes_one_step_per_chunk() -> None:
     """With prefill switched on, tokens come after as many steps as the prompt has chunks."""
     engine = load("prefill_ms=0.001&chunk=2&tokens=1").engine
-    engine.add(1, [1] * 5, Sampling(5))
+    engine.add([Choice(1, Sampling(5))], [1] * 5)
     silent = 0
     while not engine.step():
         silent += 1
@@ -161,7 +164,7 @@ def test_memory_returns_after_close() -> None:
     """Live sequences cost bytes, closed ones none; the peak stays."""
     engine = load("weight_bytes=100").engine
     assert (100, 100) == (engine.memory().active_bytes, engine.memory().peak_bytes)
-    engine.add(1, [1] * 3, Sampling(5))
+    engine.add([Choice(1, Sampling(5))], [1] * 3)
     high = engine.memory().active_bytes
     assert high > 100
     engine.close()
@@ -173,7 +176,7 @@ def test_steps_without_work_do_nothing() -> None:
     """An idle engine returns nothing, and does not count towards a failure."""
     engine = load("fail=raise&fail_step=1").engine
     assert [] == engine.step()
-    engine.add(1, [1], Sampling(5))
+    engine.add([Choice(1, Sampling(5))], [1])
     with pytest.raises(RuntimeError):
         engine.step()
 
@@ -182,7 +185,7 @@ def test_steps_without_work_do_nothing() -> None:
 def test_failures_at_a_step(fail: str, kind: type[Exception]) -> None:
     """A failure comes at the step asked for and not before."""
     engine = load(f"fail={fail}&fail_step=3").engine
-    engine.add(1, [1], Sampling(50))
+    engine.add([Choice(1, Sampling(50))], [1])
     engine.step()
     engine.step()
     with pytest.raises(kind):
@@ -221,9 +224,62 @@ def test_the_detokenizer_never_cuts_a_character(token_ids: list[int]) -> None:
 def test_the_template() -> None:
     """A prompt is a line per message and the assistant's turn; one conversation is refused."""
     tokenizer = FakeTokenizer()
-    rendered = tokenizer.render([{"role": "user", "content": "Hi"}, {"role": "tool"}])
+    rendered = tokenizer.render(ChatPrompt([{"role": "user", "content": "Hi"}, {"role": "tool"}]))
     assert "user: Hi\ntool: \nassistant:" == rendered
     assert "é" == bytes(tokenizer.encode("é")).decode()
     with pytest.raises(InvalidRequest) as caught:
-        tokenizer.render([{"role": "user", "content": "refuse me"}])
+        tokenizer.render(ChatPrompt([{"role": "user", "content": "refuse me"}]))
     assert "messages" == caught.value.param
+
+
+def test_the_vocabulary() -> None:
+    """Every id has bytes, the end token as its text; tools show in the prompt."""
+    tokenizer = FakeTokenizer()
+    assert [b"a", b"<end>", b" amber", b""] == [
+        tokenizer.token_bytes(token_id) for token_id in (97, END_ID, END_ID + 1, 9999)
+    ]
+    assert {"<end>"} == tokenizer.special_tokens
+    prompt = ChatPrompt([{"role": "user", "content": "Hi"}], [{"name": "f"}])
+    assert 'tools: [{"name":"f"}]\nuser: Hi\nassistant:' == tokenizer.render(prompt)
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "expected"),
+    [
+        ("regex", "[a-c]{3}-[xyz]", "aaa-x"),
+        ("lark", 'start: "no" | "maybe"', "maybe"),
+        ("json_schema", '{"type": "string", "maxLength": 3}', '""'),
+        ("json_schema", '{"type": "array", "items": {"type": "integer"}, "minItems": 2}', "[0,0]"),
+        ("json_schema", OBJECT_SCHEMA, '{"a":false,"b":"x"}'),
+    ],
+)
+def test_constrained_replies_are_short_and_match(
+    kind: GrammarKind, source: str, expected: str
+) -> None:
+    """Where the reply's own words do not fit, what completes the text soonest is taken."""
+    loaded = load("tokens=40")
+    constraint = loaded.grammars.compile(Grammar(kind, source, "x"))
+    loaded.engine.add([Choice(1, Sampling(60), constraint)], [1])
+    results = run_to_end(loaded)[1]
+    detokenizer = loaded.tokenizer.new_detokenizer()
+    assert expected == "".join(map(detokenizer.feed, ids(results)))
+    assert "stop" == results[-1].finish
+
+
+def test_a_constraint_lets_the_replys_own_words_through() -> None:
+    """What the script says is kept as long as the grammar allows it."""
+    loaded = load("text=%7B%22b%22:+12%7D")
+    constraint = loaded.grammars.compile(Grammar("json_schema", "{}", "x"))
+    loaded.engine.add([Choice(1, Sampling(60), constraint)], [1])
+    assert '{"b": 12}' == bytes(i for i in ids(run_to_end(loaded)[1]) if i < 256).decode()
+
+
+def test_invented_logprobs_are_always_the_same() -> None:
+    """The first is minus six eighths, with alternatives three quarters apart."""
+    loaded = load("text=ab")
+    loaded.engine.add([Choice(1, Sampling(9, top_logprobs=2))], [5, 6], wants_prompt_logprobs=True)
+    first, second, _ = run_to_end(loaded)[1]
+    assert TokenLogprobs(-0.75, ((97, -0.75), (98, -1.5))) == first.logprobs
+    assert TokenLogprobs(-0.875, ((98, -0.875), (99, -1.625))) == second.logprobs
+    assert (None, TokenLogprobs(-0.75, ((6, -0.75), (7, -1.5)))) == first.prompt_logprobs
+    assert second.prompt_logprobs is None

@@ -11,20 +11,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmx.engines import load_engine
+from lmx.engines.base import Choice
 from lmx.errors import ContextTooLong, FrameError
 from lmx.protocol.codec import encode_command
 from lmx.protocol.messages import (
     Cancel,
+    ChatPrompt,
     Command,
     Event,
     Generate,
+    Inspect,
+    Inspected,
     Load,
+    Prompt,
     Rejected,
     Shutdown,
     Started,
+    TextPrompt,
+    TokenPrompt,
 )
-from lmx.protocol.values import Sampling
-from lmx.worker.intake import EXIT_BAD_FRAME, Intake, Work, choose_max_tokens
+from lmx.protocol.values import Grammar, Sampling
+from lmx.worker.intake import EXIT_BAD_FRAME, Intake, Served, Work, choose_max_tokens
 from lmx.worker.scheduler import Ready
 
 CONTEXT = 100
@@ -52,17 +59,21 @@ class ScriptedChannel:
         self.sent.append(events)
 
 
+def chat(content: str) -> ChatPrompt:
+    """A conversation of one user message."""
+    return ChatPrompt([{"role": "user", "content": content}])
+
+
 def generate(sequence: int, content: str = "Hi", *, max_tokens: int = 10) -> Generate:
     """A request with one user message."""
-    message = {"role": "user", "content": content}
-    return Generate(sequence, [message], Sampling(max_tokens), ["END"])
+    return Generate(sequence, chat(content), [Sampling(max_tokens)], ["END"])
 
 
 def take(*commands: Command) -> tuple[ScriptedChannel, list[Work]]:
     """Run an intake over commands, with the fake model loaded; what it said and passed on."""
     channel = ScriptedChannel(*commands)
     intake = Intake(channel)
-    intake.serve(load_engine(Load("fake", f"context={CONTEXT}", 4)))
+    intake.serve(Served(load_engine(Load("fake", f"context={CONTEXT}", 4))))
     assert 0 == intake.run()
     return channel, drain(intake.work)
 
@@ -94,23 +105,32 @@ def test_a_request_is_started_and_passed_on() -> None:
     channel, (work,) = take(generate(7))
     assert [[Started(7, PROMPT_TOKENS)]] == channel.sent
     assert isinstance(work, Ready)
-    assert (7, b"user: Hi\nassistant:") == (work.sequence, bytes(work.token_ids))
-    assert (Sampling(10), ["END"]) == (work.sampling, work.stop)
+    assert b"user: Hi\nassistant:" == bytes(work.token_ids)
+    assert ([Choice(7, Sampling(10))], ["END"]) == (work.choices, work.stop)
+    assert not work.wants_prompt_logprobs
 
 
 def test_the_answer_is_clamped_before_the_engine_sees_it() -> None:
     """Prompt and budget handed on always fit the context."""
     _, (work,) = take(generate(1, max_tokens=10**9))
     assert isinstance(work, Ready)
-    assert CONTEXT - PROMPT_TOKENS == work.sampling.max_tokens
+    assert CONTEXT - PROMPT_TOKENS == work.choices[0].sampling.max_tokens
 
 
-def test_a_prompt_over_the_context_is_rejected() -> None:
+@pytest.mark.parametrize(
+    ("prompt", "param"),
+    [
+        (chat("x" * CONTEXT), "messages"),
+        (TextPrompt("x" * CONTEXT), "prompt"),
+        (TokenPrompt([1] * CONTEXT), "prompt"),
+    ],
+)
+def test_a_prompt_over_the_context_is_rejected(prompt: Prompt, param: str) -> None:
     """The refusal holds the code and the field, and no work is made."""
-    channel, work = take(generate(3, "x" * CONTEXT))
+    channel, work = take(Generate(3, prompt, [Sampling(10)], []))
     ((rejected,),) = channel.sent
     assert isinstance(rejected, Rejected)
-    assert (3, "context_length_exceeded", "messages") == (
+    assert (3, "context_length_exceeded", param) == (
         rejected.sequence,
         rejected.code,
         rejected.param,
@@ -126,6 +146,110 @@ def test_a_conversation_the_template_refuses_is_rejected() -> None:
     assert "the chat template refused this conversation" == rejected.message
     assert Started(2, PROMPT_TOKENS) == started
     assert 1 == len(work)
+
+
+def test_choices_are_numbered_and_started_alike() -> None:
+    """Each choice hears its own `Started` in one frame; the engine gets them with one prompt."""
+    samplings = [Sampling(5, seed=seed) for seed in (1, 2, 3)]
+    channel, (work,) = take(Generate(4, chat("Hi"), samplings, []))
+    assert [[Started(number, PROMPT_TOKENS) for number in (4, 5, 6)]] == channel.sent
+    assert isinstance(work, Ready)
+    assert [Choice(4 + i, sampling) for i, sampling in enumerate(samplings)] == work.choices
+
+
+def test_a_refusal_reaches_every_choice() -> None:
+    """All choices of a request are rejected with the same words, and none is passed on."""
+    channel, work = take(Generate(4, chat("refuse me"), [Sampling(5)] * 3, []))
+    said = "the chat template refused this conversation"
+    expected = [Rejected(n, "invalid-request", said, "messages") for n in (4, 5, 6)]
+    assert ([expected], []) == (channel.sent, work)
+
+
+def test_more_choices_than_slots_are_refused() -> None:
+    """A request that could never get its slots is refused at once, for its field ``n``."""
+    channel, work = take(Generate(1, chat("Hi"), [Sampling(5)] * 5, []))
+    (rejected,) = channel.sent
+    assert [(n, "invalid-request", "n") for n in range(1, 6)] == [
+        (e.sequence, e.code, e.param) for e in rejected if isinstance(e, Rejected)
+    ]
+    assert [] == work
+
+
+def test_each_choice_has_a_constraint_of_its_own() -> None:
+    """A grammar's place in one answer says nothing about another answer."""
+    grammar = Grammar("regex", "a|b", "guided_regex")
+    _, (work,) = take(Generate(1, chat("Hi"), [Sampling(5)] * 2, [], grammar))
+    assert isinstance(work, Ready)
+    one, two = (choice.constraint for choice in work.choices)
+    assert one is not None
+    assert two is not None
+    one.consume(ord("a"))
+    assert (True, False) == (one.is_finished, two.is_finished)
+
+
+def test_a_grammar_that_cannot_be_compiled_is_rejected() -> None:
+    """The refusal names the field that the grammar came from."""
+    grammar = Grammar("regex", "(", "guided_regex")
+    channel, work = take(Generate(1, chat("Hi"), [Sampling(5)], [], grammar))
+    ((rejected,),) = channel.sent
+    assert isinstance(rejected, Rejected)
+    assert ("invalid-request", "guided_regex", []) == (rejected.code, rejected.param, work)
+
+
+@pytest.mark.parametrize("top_logprobs", [None, 0, 3])
+def test_a_prompt_is_told_if_asked_for(top_logprobs: int | None) -> None:
+    """The text comes with the start; log-probabilities only if the answer's are wanted too."""
+    sampling = Sampling(5, top_logprobs=top_logprobs)
+    request = Generate(1, TextPrompt("Hi"), [sampling], [], wants_prompt=True)
+    channel, (work,) = take(request)
+    assert [[Started(1, 2, prompt_text="Hi")]] == channel.sent
+    assert isinstance(work, Ready)
+    assert (top_logprobs is not None) == work.wants_prompt_logprobs
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        (TextPrompt("é!"), "é!"),
+        (TokenPrompt(list("é!".encode())), "é!"),
+        (chat("Hi"), "user: Hi\nassistant:"),
+    ],
+)
+def test_an_inspection_gives_text_ids_and_tokens(prompt: Prompt, text: str) -> None:
+    """It is answered at once and makes no work for the engine thread."""
+    channel, work = take(Inspect(9, prompt))
+    ids = list(text.encode())
+    tokens = [bytes((i,)).decode("utf-8", "replace") for i in ids]
+    assert ([[Inspected(9, text, ids, tokens)]], []) == (channel.sent, work)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "param"),
+    [(chat("refuse me"), "messages"), (TokenPrompt([999]), "prompt")],
+)
+def test_an_inspection_may_be_refused(prompt: Prompt, param: str) -> None:
+    """What the template refuses or the vocabulary lacks cannot be inspected either."""
+    channel, work = take(Inspect(9, prompt))
+    ((rejected,),) = channel.sent
+    assert isinstance(rejected, Rejected)
+    expected = (9, "invalid-request", param)
+    assert expected == (rejected.sequence, rejected.code, rejected.param)
+    assert [] == work
+
+
+@pytest.mark.parametrize("prompt", [TextPrompt(""), TokenPrompt([])])
+def test_nothing_may_be_inspected(prompt: Prompt) -> None:
+    """No tokens are an answer, though nothing can be generated from them."""
+    channel, _ = take(Inspect(1, prompt))
+    assert [[Inspected(1, "", [], [])]] == channel.sent
+
+
+def test_a_prompt_over_the_context_may_be_inspected() -> None:
+    """Counting tokens is how a client learns that a prompt is too long."""
+    channel, _ = take(Inspect(1, TextPrompt("x" * 2 * CONTEXT)))
+    ((inspected,),) = channel.sent
+    assert isinstance(inspected, Inspected)
+    assert 2 * CONTEXT == len(inspected.token_ids)
 
 
 def test_order_is_kept() -> None:
@@ -156,6 +280,12 @@ def test_a_request_before_the_load_is_a_bad_frame(capsys: pytest.CaptureFixture[
     assert "before the model was loaded" in capsys.readouterr().err
 
 
+def test_an_inspection_before_the_load_is_a_bad_frame(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor does it inspect a prompt before that."""
+    assert EXIT_BAD_FRAME == Intake(ScriptedChannel(Inspect(1, chat("Hi")))).run()
+    assert "before the model was loaded" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("messages", "status", "said"), [([{}], 1, "KeyError: 'role'"), (None, 0, "")]
 )
@@ -173,7 +303,7 @@ def test_however_the_intake_ends_so_does_the_worker(
         if messages is None:
             ours.shutdown(socket.SHUT_WR)
         else:
-            ours.sendall(encode_command(Generate(1, messages, Sampling(1), [])))
+            ours.sendall(encode_command(Generate(1, ChatPrompt(messages), [Sampling(1)], [])))
         assert status == it.wait(timeout=20)
         assert it.stderr is not None
         assert said in it.stderr.read().decode()

@@ -28,6 +28,7 @@ class Outer(Struct):
     many: list[Inner] = []
     text: str = ""
     level: float = 0.0
+    counts: dict[int, int] = {}
 
 
 OUTER = msgspec.json.Decoder(Outer)
@@ -53,6 +54,8 @@ ANYTHING = msgspec.json.Decoder(Any)
         (b'{"inner": {"number": 1}, "level": Infinity}', "body"),
         (b'{"inner": {"number": 1}, "level": -Infinity}', "body"),
         (b'{"inner": {"number": 1}, "level": 1e999}', "level"),
+        (b'{"inner": {"number": 1}, "counts": {"x": 1}}', "counts"),
+        (b'{"inner": {"number": 1}, "counts": {"1": "x"}}', "counts"),
         (b'{"inner": {"number": 1}, "unknown": NaN}', "body"),
         (b'{"inner": {"number": 1}, "text": "\xff"}', "body"),
         (b'{"inner": {"number": 1}, "text": "\\ud800 "}', "body"),

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -10,7 +11,16 @@ from trio.testing import wait_all_tasks_blocked
 from lmx.daemon.reply import ReplyStream
 from lmx.errors import CorruptModel, FrameError, InvalidRequest, LmxError, WorkerBroken
 from lmx.protocol.codec import LENGTH, encode_events
-from lmx.protocol.messages import Cancel, Generate, Load, LoadFailed, Rejected, Shutdown, Started
+from lmx.protocol.messages import (
+    Cancel,
+    ChatPrompt,
+    Generate,
+    Load,
+    LoadFailed,
+    Rejected,
+    Shutdown,
+    Started,
+)
 from tests.fakes import ScriptedWorker, delta, finished, generate, loaded_event
 
 LOAD = Load("fake", "", 4)
@@ -28,6 +38,12 @@ async def open_link() -> AsyncIterator[ScriptedWorker]:
             nursery.cancel_scope.cancel()
 
 
+def open_one(worker: ScriptedWorker) -> ReplyStream:
+    """A request for one choice."""
+    (reply,) = worker.link.open_replies(generate())
+    return reply
+
+
 async def settled(worker: ScriptedWorker, *replies: ReplyStream) -> list[tuple[str, bool]]:
     """Text and whether it is over, of each reply, once all that was sent has arrived."""
     await wait_all_tasks_blocked()
@@ -37,7 +53,7 @@ async def settled(worker: ScriptedWorker, *replies: ReplyStream) -> list[tuple[s
 async def test_requests_are_numbered_and_sent_in_order() -> None:
     """Each request gets a number of its own, whatever number it came with."""
     async with open_link() as worker:
-        numbers = [worker.link.open_reply(generate()).sequence for _ in range(3)]
+        numbers = [open_one(worker).sequence for _ in range(3)]
         sent = [c.sequence for c in worker.commands() if isinstance(c, Generate)]
         assert [1, 2, 3] == numbers == sent
 
@@ -45,18 +61,18 @@ async def test_requests_are_numbered_and_sent_in_order() -> None:
 async def test_events_reach_their_requests() -> None:
     """The events of one step are told apart by their number."""
     async with open_link() as worker:
-        one, two = worker.link.open_reply(generate()), worker.link.open_reply(generate())
+        one, two = open_one(worker), open_one(worker)
         worker.send(Started(2, 5), Started(1, 4), delta(1, "a"))
         worker.send(delta(2, "b"), delta(1, "c"), finished(2))
         assert [("ac", False), ("b", True)] == await settled(worker, one, two)
-        assert (4, 5) == (one.prompt_tokens, two.prompt_tokens)
+        assert (Started(1, 4), Started(2, 5)) == (one.started, two.started)
         assert 6 == worker.link.delivered_count
 
 
 async def test_closing_a_running_reply_cancels_it_once() -> None:
     """The worker is told once, and what it still says is dropped."""
     async with open_link() as worker:
-        reply = worker.link.open_reply(generate())
+        reply = open_one(worker)
         worker.send(Started(1, 4))
         await wait_all_tasks_blocked()
         worker.commands()
@@ -70,7 +86,7 @@ async def test_closing_a_running_reply_cancels_it_once() -> None:
 async def test_closing_an_ended_reply_sends_nothing() -> None:
     """A request that has finished or was rejected needs no cancellation."""
     async with open_link() as worker:
-        done, refused = worker.link.open_reply(generate()), worker.link.open_reply(generate())
+        done, refused = open_one(worker), open_one(worker)
         worker.send(Started(1, 4), finished(1), Rejected(2, "invalid-request", "no"))
         await wait_all_tasks_blocked()
         worker.commands()
@@ -106,14 +122,14 @@ async def test_a_worker_that_dies_while_loading() -> None:
 async def test_a_worker_that_dies_fails_every_open_reply() -> None:
     """Running and waiting requests all hear why; later ones are refused."""
     async with open_link() as worker:
-        running, waiting = worker.link.open_reply(generate()), worker.link.open_reply(generate())
+        running, waiting = open_one(worker), open_one(worker)
         worker.send(Started(1, 4), delta(1, "half"))
         worker.die()
         assert [("half", True), ("", True)] == await settled(worker, running, waiting)
         assert isinstance(running.error, WorkerBroken)
         assert isinstance(waiting.error, WorkerBroken)
         with pytest.raises(WorkerBroken):
-            worker.link.open_reply(generate())
+            open_one(worker)
         worker.link.close_reply(running)
         worker.link.send(Shutdown())
 
@@ -121,7 +137,7 @@ async def test_a_worker_that_dies_fails_every_open_reply() -> None:
 async def test_the_first_end_counts() -> None:
     """Ending twice keeps the first reason."""
     worker = ScriptedWorker()
-    reply = worker.link.open_reply(generate())
+    reply = open_one(worker)
     worker.link.end(WorkerBroken("first"))
     worker.link.end(LmxError("second"))
     await wait_all_tasks_blocked()
@@ -140,7 +156,7 @@ OUT_OF_ORDER = {
 async def test_an_event_out_of_order_condemns_the_worker(name: str) -> None:
     """The pump ends with `FrameError`, and every reply, the one at fault too, is failed."""
     async with open_link() as worker:
-        replies = [worker.link.open_reply(generate()), worker.link.open_reply(generate())]
+        replies = [open_one(worker), open_one(worker)]
         worker.send(*OUT_OF_ORDER[name])
         await wait_all_tasks_blocked()
         assert [True, True] == [reply.is_over for reply in replies]
@@ -164,7 +180,7 @@ async def test_garbage_condemns_the_worker(data: bytes) -> None:
 async def test_a_frame_may_arrive_in_pieces() -> None:
     """A frame cut in two is delivered when its second half comes."""
     async with open_link() as worker:
-        reply = worker.link.open_reply(generate())
+        reply = open_one(worker)
         data = encode_events([Started(1, 4), delta(1, "abc")])
         worker.send_bytes(data[:7])
         assert [("", False)] == await settled(worker, reply)
@@ -175,20 +191,21 @@ async def test_a_frame_may_arrive_in_pieces() -> None:
 def big_request(number: int) -> Generate:
     """A request of about half a megabyte, more than a socket buffer holds."""
     message = {"role": "user", "content": f"{number}" + "x" * 500_000}
-    return Generate(0, [message], generate().sampling, [])
+    return msgspec.structs.replace(generate(), prompt=ChatPrompt([message]))
 
 
 async def test_commands_wait_for_a_worker_that_does_not_read() -> None:
     """Sending never blocks; everything arrives whole and in order once the worker reads."""
     async with open_link() as worker:
         for number in range(6):
-            worker.link.open_reply(big_request(number))
+            worker.link.open_replies(big_request(number))
         received = worker.commands()  # the kernel has room again, but older bytes wait
         worker.link.send(Shutdown())
         while not received or received[-1] != Shutdown():
             received += worker.commands()
             await wait_all_tasks_blocked()
-        firsts = [c.messages[0]["content"][0] for c in received if isinstance(c, Generate)]
+        prompts = [c.prompt for c in received if isinstance(c, Generate)]
+        firsts = [p.messages[0]["content"][0] for p in prompts if isinstance(p, ChatPrompt)]
         assert ["0", "1", "2", "3", "4", "5"] == firsts
 
 
@@ -197,7 +214,7 @@ async def test_ending_with_a_full_outbox_is_clean() -> None:
     worker = ScriptedWorker()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(worker.link.run)
-        reply = worker.link.open_reply(big_request(1))
+        (reply,) = worker.link.open_replies(big_request(1))
         await wait_all_tasks_blocked()
         worker.link.end(WorkerBroken("stopped"))
         await wait_all_tasks_blocked()
@@ -208,7 +225,7 @@ async def test_ending_with_a_full_outbox_is_clean() -> None:
 async def test_a_worker_that_dies_with_commands_unread_is_noticed() -> None:
     """The pump ends although the outbox is not empty."""
     async with open_link() as worker:
-        reply = worker.link.open_reply(big_request(1))
+        (reply,) = worker.link.open_replies(big_request(1))
         await wait_all_tasks_blocked()
         worker.die()
         assert [("", True)] == await settled(worker, reply)
@@ -217,21 +234,22 @@ async def test_a_worker_that_dies_with_commands_unread_is_noticed() -> None:
 async def test_a_request_that_no_frame_can_carry_leaves_no_trace() -> None:
     """It is refused as the client's fault, the worker hears nothing, the next one works."""
     async with open_link() as worker:
-        bad = Generate(0, [{"role": "user", "tool_calls": [2**70]}], generate().sampling, [])
+        prompt = ChatPrompt([{"role": "user", "tool_calls": [2**70]}])
+        bad = msgspec.structs.replace(generate(), prompt=prompt)
         with pytest.raises(InvalidRequest):
-            worker.link.open_reply(bad)
-        reply = worker.link.open_reply(generate())
+            worker.link.open_replies(bad)
+        reply = open_one(worker)
         assert [reply.sequence] == [c.sequence for c in worker.commands()]
 
 
 async def test_events_of_nobody_are_ignored() -> None:
     """What a worker says about a request that was closed long ago harms nobody."""
     async with open_link() as worker:
-        reply = worker.link.open_reply(generate())
+        reply = open_one(worker)
         worker.link.close_reply(reply)
         worker.send(Started(1, 4), delta(1, "a"), finished(1))
         await wait_all_tasks_blocked()
-        other = worker.link.open_reply(generate())
+        other = open_one(worker)
         worker.send(Started(2, 4))
         assert [("", False)] == await settled(worker, other)
         assert 1 == worker.link.delivered_count

@@ -9,6 +9,7 @@ from mlx.utils import tree_map_with_path
 from mlx_lm.generate import generate_step
 from mlx_lm.models import lfm2, llama, mamba
 
+from lmx.engines.base import Choice
 from lmx.engines.mlx.caches import can_batch, can_pad
 from lmx.engines.mlx.engine import MlxEngine
 from lmx.engines.mlx.prefill import PrefillLimits
@@ -77,7 +78,9 @@ def engine_of(model: Any) -> MlxEngine:
     """Limits as loading would choose them, with a small chunk."""
     limits = PrefillLimits(chunk_tokens=32, max_rows=8 if can_pad(model) else 1)
     info = ModelInfo(context_tokens=512, max_sequences=len(PROMPTS))
-    return MlxEngine(model, info, end_ids=frozenset(), limits=limits)
+    return MlxEngine(
+        model, info, end_ids=frozenset(), limits=limits, vocabulary_size=COMMON["vocab_size"]
+    )
 
 
 @pytest.mark.parametrize("gap", [0, 2])
@@ -93,10 +96,27 @@ def test_joined_sequences_equal_lone_ones(kind: str, gap: int) -> None:
     engine = engine_of(model)
     found: dict[int, list[int]] = {}
     for index, prompt in enumerate(PROMPTS):
-        engine.add(index, prompt, Sampling(TOKENS - index, temperature=0.0))
+        engine.add([Choice(index, Sampling(TOKENS - index, temperature=0.0))], prompt)
         for result in [result for _ in range(gap) for result in engine.step()]:
             found.setdefault(result.sequence_id, []).append(result.token_id)
     while engine.free_slots < len(PROMPTS):
         for result in engine.step():
             found.setdefault(result.sequence_id, []).append(result.token_id)
     assert expected == found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_choices_equal_lone_sequences(kind: str) -> None:
+    """Rows made from one prefill go on as if each had had its own, whatever the caches hold."""
+    model = random_model(kind)
+    for prompt in PROMPTS:
+        step = generate_step(mx.array(prompt), model, max_tokens=TOKENS)
+        expected = [int(token) for token, _ in step]
+        engine = engine_of(model)
+        greedy = Sampling(TOKENS, temperature=0.0)
+        engine.add([Choice(0, greedy), Choice(1, Sampling(TOKENS)), Choice(2, greedy)], prompt)
+        found: dict[int, list[int]] = {}
+        while engine.free_slots < len(PROMPTS):
+            for result in engine.step():
+                found.setdefault(result.sequence_id, []).append(result.token_id)
+        assert [expected, expected] == [found[0], found[2]]

@@ -8,6 +8,7 @@ import pytest
 from mlx_lm.generate import generate_step
 from mlx_lm.utils import load_model
 
+from lmx.engines.base import Choice
 from lmx.engines.mlx.engine import MlxEngine
 from lmx.engines.mlx.prefill import PrefillLimits, plan_group
 from lmx.errors import OutOfMemory
@@ -24,6 +25,7 @@ PROMPTS = [
     list(range(200, 60, -1)),
 ]
 INFO = ModelInfo(context_tokens=512, max_sequences=8)
+VOCABULARY = 274
 LIMITS = PrefillLimits(chunk_tokens=32, max_rows=8)
 
 
@@ -44,12 +46,14 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 @pytest.fixture
 def engine(reference: Reference) -> MlxEngine:
     """An engine without end tokens, so that every sequence runs to its limit."""
-    return MlxEngine(reference.model, INFO, end_ids=frozenset(), limits=LIMITS)
+    return MlxEngine(
+        reference.model, INFO, end_ids=frozenset(), limits=LIMITS, vocabulary_size=VOCABULARY
+    )
 
 
 def add(engine: MlxEngine, index: int, max_tokens: int = TOKENS) -> None:
     """Queue a prompt under its number, greedy."""
-    engine.add(index, PROMPTS[index], Sampling(max_tokens, temperature=0.0))
+    engine.add([Choice(index, Sampling(max_tokens, temperature=0.0))], PROMPTS[index])
 
 
 def steps(engine: MlxEngine, count: int = 500) -> Iterator[tuple[int, int]]:
@@ -124,7 +128,9 @@ def test_end_tokens_end_a_sequence(reference: Reference) -> None:
     end = next(
         token for index, token in enumerate(tokens) if index >= 5 and token not in tokens[:5]
     )
-    ending = MlxEngine(reference.model, INFO, end_ids=frozenset({end}), limits=LIMITS)
+    ending = MlxEngine(
+        reference.model, INFO, end_ids=frozenset({end}), limits=LIMITS, vocabulary_size=VOCABULARY
+    )
     add(ending, 0)
     results = [result for _ in range(60) for result in ending.step()]
     expected = tokens[: tokens.index(end) + 1]
@@ -136,7 +142,9 @@ def test_end_tokens_end_a_sequence(reference: Reference) -> None:
 def test_an_end_token_among_neighbours(reference: Reference) -> None:
     """A sequence that ends says nothing more, though its row is in the pass already launched."""
     end = reference.tokens[0][6]
-    ending = MlxEngine(reference.model, INFO, end_ids=frozenset({end}), limits=LIMITS)
+    ending = MlxEngine(
+        reference.model, INFO, end_ids=frozenset({end}), limits=LIMITS, vocabulary_size=VOCABULARY
+    )
     for index in range(len(PROMPTS)):
         add(ending, index)
     expected = {
@@ -169,7 +177,7 @@ class CountingModel:
 def test_no_pass_is_wasted_on_a_known_end(reference: Reference) -> None:
     """A row that reaches its limit is gone before the next pass is launched."""
     model = CountingModel(reference.model)
-    engine = MlxEngine(model, INFO, end_ids=frozenset(), limits=LIMITS)
+    engine = MlxEngine(model, INFO, end_ids=frozenset(), limits=LIMITS, vocabulary_size=VOCABULARY)
     add(engine, 0, 5)
     add(engine, 4, 3)
     assert 8 == len(list(steps(engine)))
@@ -179,7 +187,7 @@ def test_no_pass_is_wasted_on_a_known_end(reference: Reference) -> None:
 def test_device_out_of_memory_is_typed(reference: Reference) -> None:
     """MLX's texts about memory become `OutOfMemory`; the scheduler never sees a RuntimeError."""
     model = CountingModel(reference.model, fails_at=2)
-    engine = MlxEngine(model, INFO, end_ids=frozenset(), limits=LIMITS)
+    engine = MlxEngine(model, INFO, end_ids=frozenset(), limits=LIMITS, vocabulary_size=VOCABULARY)
     add(engine, 0)
     with pytest.raises(OutOfMemory, match="Insufficient Memory"):
         list(steps(engine))

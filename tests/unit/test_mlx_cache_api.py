@@ -108,6 +108,21 @@ def test_a_list_of_caches_passes_everything_on() -> None:
     assert [[1, 2, 3], [1]] == [row(batch.caches[0], 0), row(batch.caches[0], 1)]
 
 
+def test_rows_are_replicated_in_order() -> None:
+    """One prefilled row becomes the rows of several answers, which go on apart."""
+    rows = CacheRows([filled(2)], is_batched=False)
+    rows.replicate([0])
+    assert isinstance(rows.layers[0], KVCache)
+    rows.replicate([0, 0, 0])
+    assert [[1, 2]] * 3 == [row(rows.layers[0], index) for index in range(3)]
+    pair = CacheRows([KVCache.merge([filled(2), filled(3, 5.0)])], is_batched=True)
+    pair.replicate([0, 0, 1])
+    more = mx.arange(1.0, 4.0)[:, None, None, None] * mx.ones((3, HEADS, 1, WIDTH))
+    pair.layers[0].update_and_fetch(more, more)
+    expected = [[1, 2, 1], [1, 2, 2], [5, 6, 7, 3]]
+    assert expected == [row(pair.layers[0], index) for index in range(3)]
+
+
 class Layers:
     """A model as far as its caches go."""
 

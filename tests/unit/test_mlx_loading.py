@@ -95,7 +95,7 @@ def test_a_path_that_is_no_directory_is_never_looked_up(tmp_path: Path) -> None:
 
 def test_what_a_loaded_model_says(tmp_path: Path) -> None:
     """Sizes are those of the arrays: two layers, two heads of 16, keys and values, float32."""
-    engine, _, _ = load(Load("mlx", str(build_tiny_llama(tmp_path)), 3))
+    engine, *_ = load(Load("mlx", str(build_tiny_llama(tmp_path)), 3))
     assert ("mlx", 3, CONTEXT_TOKENS) == (
         engine.info.engine,
         engine.info.max_sequences,
@@ -112,7 +112,7 @@ def test_the_context_can_be_lowered_but_not_raised(tmp_path: Path) -> None:
     """`context_tokens` of the load is an upper bound."""
     directory = str(build_tiny_llama(tmp_path))
     for asked, expected in ((100, 100), (10 * CONTEXT_TOKENS, CONTEXT_TOKENS)):
-        engine, _, _ = load(Load("mlx", directory, 1, asked))
+        engine, *_ = load(Load("mlx", directory, 1, asked))
         assert expected == engine.info.context_tokens
         engine.close()
 
@@ -126,7 +126,7 @@ def test_half_precision_becomes_float32_on_a_cpu(tmp_path: Path) -> None:
     halves = {name: value.astype(mx.float16) for name, value in weights.items()}
     mx.eval(halves)
     mx.save_safetensors(path, halves)
-    engine, _, _ = load(Load("mlx", str(tmp_path), 1))
+    engine, *_ = load(Load("mlx", str(tmp_path), 1))
     assert sum(value.size * 4 for value in halves.values()) == engine.info.weight_bytes
     engine.close()
 

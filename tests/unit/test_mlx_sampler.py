@@ -6,7 +6,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from lmx.engines.mlx.sampler import NUCLEUS_LIMIT, BatchSampler, Row
+from lmx.engines.mlx.sampler import BatchSampler, Row
 
 LOGITS = [2.0, 1.0, 0.0, -1.0, 3.0, -5.0, 0.5, 1.5]
 DRAWS = 6000
@@ -39,8 +39,13 @@ def frequencies(temperature: float, top_p: float) -> list[float]:
     """How often each token is drawn by as many rows as seeds."""
     rows = [Row(temperature, top_p, seed, 0) for seed in range(DRAWS)]
     logits = mx.broadcast_to(mx.array(LOGITS), (DRAWS, len(LOGITS)))
-    drawn = ids(BatchSampler(rows), logits)
+    drawn = ids(sampler_of(rows), logits)
     return [drawn.count(index) / DRAWS for index in range(len(LOGITS))]
+
+
+def sampler_of(rows: list[Row], vocabulary: int = len(LOGITS)) -> BatchSampler:
+    """A sampler without end tokens; rows without a bias or a penalty ask for no size."""
+    return BatchSampler(rows, vocabulary)
 
 
 def ids(sampler: BatchSampler, logits: mx.array) -> list[int]:
@@ -74,7 +79,7 @@ def test_nucleus_rows_follow_the_cut_softmax(top_p: float) -> None:
 
 def test_successive_draws_of_one_row_are_independent() -> None:
     """The same seed goes through the distribution draw by draw, not once."""
-    sampler = BatchSampler([Row(1.0, 1.0, 7, 0)])
+    sampler = sampler_of([Row(1.0, 1.0, 7, 0)])
     logits = mx.array([LOGITS])
     drawn = [ids(sampler, logits)[0] for _ in range(600)]
     found = [drawn.count(index) / 600 for index in range(len(LOGITS))]
@@ -86,7 +91,7 @@ def test_greedy_rows_take_the_maximum() -> None:
     logits = random_logits(4, 300)
     rows = [Row(0, 1.0, 1, 0), Row(1.0, 1.0, 2, 0), Row(0, 0.5, 3, 0), Row(1.0, 0.5, 4, 0)]
     best = as_ids(mx.argmax(logits, axis=-1))
-    found = ids(BatchSampler(rows), logits)
+    found = ids(sampler_of(rows), logits)
     assert [best[0], best[2]] == [found[0], found[2]]
 
 
@@ -101,10 +106,10 @@ def test_rows_do_not_depend_on_their_neighbours() -> None:
         Row(2.0, 1.0, 2**64 - 1, 3),
         Row(2.0, 0.99, 2**63, 1),
     ]
-    together = BatchSampler(rows)
+    together = sampler_of(rows)
     found = [ids(together, logits) for _ in range(3)]
     for index, row in enumerate(rows):
-        alone = BatchSampler([row])
+        alone = sampler_of([row])
         assert [draw[index] for draw in found] == [
             ids(alone, logits[index : index + 1])[0] for _ in range(3)
         ]
@@ -113,40 +118,40 @@ def test_rows_do_not_depend_on_their_neighbours() -> None:
 def test_a_new_sampler_goes_on_where_the_old_one_was() -> None:
     """The draw number is all a row carries from one batch to the next."""
     logits = random_logits(1, 300)
-    whole = BatchSampler([Row(1.5, 0.95, 9, 0)])
+    whole = sampler_of([Row(1.5, 0.95, 9, 0)])
     expected = [ids(whole, logits) for _ in range(6)]
-    found = [ids(BatchSampler([Row(1.5, 0.95, 9, drawn)]), logits) for drawn in range(6)]
+    found = [ids(sampler_of([Row(1.5, 0.95, 9, drawn)]), logits) for drawn in range(6)]
     assert expected == found
 
 
 def test_a_large_vocabulary_keeps_its_nucleus() -> None:
     """With more tokens than candidates, draws still come from the most likely ones."""
-    vocabulary = NUCLEUS_LIMIT + 1000
+    vocabulary = 4096 + 1000
     logits = mx.zeros((50, vocabulary)) - 20
-    favourites = [3, NUCLEUS_LIMIT + 500, vocabulary - 1]
+    favourites = [3, 4096 + 500, vocabulary - 1]
     logits[:, mx.array(favourites)] = mx.array([5.0, 5.0, 5.0])
     rows = [Row(1.0, 0.9, seed, 0) for seed in range(50)]
-    assert set(favourites) == set(ids(BatchSampler(rows), logits))
+    assert set(favourites) == set(ids(sampler_of(rows), logits))
 
 
-@pytest.mark.parametrize("vocabulary", [300, NUCLEUS_LIMIT + 1000])
+@pytest.mark.parametrize("vocabulary", [300, 4096 + 1000])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_broken_row_stays_alone(vocabulary: int, bad: float) -> None:
     """NaN or infinite logits in one row give it some valid id and leave the others as they were."""
     rows = [Row(t, p, 5, 0) for t, p in ((0, 1.0), (1.0, 1.0), (1.0, 0.9)) for _ in range(2)]
     good = random_logits(6, vocabulary)
     broken = mx.where(mx.arange(6)[:, None] % 2 == 1, bad, good)
-    expected, found = ids(BatchSampler(rows), good), ids(BatchSampler(rows), broken)
+    expected, found = ids(sampler_of(rows), good), ids(sampler_of(rows), broken)
     assert expected[::2] == found[::2]
     assert all(0 <= token_id < vocabulary for token_id in found)
 
 
 def test_partly_broken_rows_give_valid_ids() -> None:
     """NaN among finite logits never leaves the vocabulary."""
-    vocabulary = NUCLEUS_LIMIT + 1000
+    vocabulary = 4096 + 1000
     logits = mx.where(mx.arange(vocabulary) % 3 == 0, math.nan, random_logits(3, vocabulary))
     rows = [Row(0, 1.0, 1, 0), Row(1.0, 1.0, 1, 0), Row(1.0, 0.5, 1, 0)]
-    assert all(0 <= token_id < vocabulary for token_id in ids(BatchSampler(rows), logits))
+    assert all(0 <= token_id < vocabulary for token_id in ids(sampler_of(rows), logits))
 
 
 def test_the_lowest_temperature_is_greedy() -> None:
@@ -154,11 +159,11 @@ def test_the_lowest_temperature_is_greedy() -> None:
     logits = random_logits(2, 300) * 10
     rows = [Row(1e-9, 1.0, 1, 0), Row(1e-9, 0.9, 2, 0)]
     best = as_ids(mx.argmax(logits, axis=-1))
-    assert best == ids(BatchSampler(rows), logits)
+    assert best == ids(sampler_of(rows), logits)
 
 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
 def test_half_precision_logits_are_taken(dtype: mx.Dtype) -> None:
     """Models that compute in 16 bits use the same sampler."""
     rows = [Row(0, 1.0, 1, 0), Row(1.0, 1.0, 1, 0), Row(1.0, 0.5, 1, 0)]
-    assert len(ids(BatchSampler(rows), random_logits(3, 300).astype(dtype))) == 3
+    assert len(ids(sampler_of(rows), random_logits(3, 300).astype(dtype))) == 3

@@ -10,6 +10,7 @@ import pytest
 from lmx.engines.mlx.template import CHATML, PLAIN, ChatTemplate, find_template
 from lmx.engines.mlx.tokenizer import load_tokenizer
 from lmx.errors import CorruptModel, InvalidRequest
+from lmx.protocol.messages import ChatPrompt
 from tests.tiny_models import TEMPLATE, build_tiny_tokenizer
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "<Hi> & 世界"}]
@@ -17,7 +18,7 @@ CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": 
 
 def render(source: str, messages: list[dict[str, Any]] = CHAT, **variables: Any) -> str:
     """Compile and render in one go."""
-    return ChatTemplate(source, variables).render(messages)
+    return ChatTemplate(source, variables).render(ChatPrompt(messages))
 
 
 def test_a_chat_ends_at_the_assistants_turn() -> None:
@@ -34,7 +35,7 @@ def test_special_tokens_are_variables() -> None:
     """Templates refer to the special tokens by name."""
     variables = {"bos_token": "<s>", "eos_token": "</s>"}
     template = ChatTemplate("{{ bos_token }}|{{ eos_token }}", variables)
-    assert "<s>|</s>" == template.render(CHAT)
+    assert "<s>|</s>" == template.render(ChatPrompt(CHAT))
 
 
 def test_blocks_leave_no_white_space() -> None:
@@ -59,6 +60,15 @@ def test_blocks_leave_no_white_space() -> None:
 def test_what_templates_rely_on(source: str, expected: str) -> None:
     """Filters, tags and variables that published templates use behave as in transformers."""
     assert expected == render(source)
+
+
+def test_tools_and_further_variables_reach_the_template() -> None:
+    """Tools and the request's own variables are the template's; the conversation stays ours."""
+    prompt = ChatPrompt(CHAT, [{"name": "f"}], {"enable_thinking": False, "messages": []})
+    template = ChatTemplate(
+        "{{ tools[0].name }} {{ enable_thinking }} {{ messages | length }}", {"enable_thinking": 1}
+    )
+    assert "f False 2" == template.render(prompt)
 
 
 def test_strftime_now_tells_the_date() -> None:
@@ -114,11 +124,11 @@ def test_a_model_without_a_template_gets_a_plain_one_and_a_note(tmp_path: Path) 
     tokenizer = build_tiny_tokenizer()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     loaded, notes = load_tokenizer(tmp_path, {})
-    assert render(CHATML) == loaded.render(CHAT)
+    assert render(CHATML) == loaded.render(ChatPrompt(CHAT))
     assert "ChatML" in notes[0]
     text = json.dumps(json.loads(tokenizer.to_str()) | {"added_tokens": []})
     (tmp_path / "tokenizer.json").write_text(text, encoding="utf-8")
     loaded, notes = load_tokenizer(tmp_path, {"bos_token": "<s>", "add_bos_token": True})
-    assert "<s>system: Be brief.\nuser: <Hi> & 世界\nassistant:" == loaded.render(CHAT)
+    assert "<s>system: Be brief.\nuser: <Hi> & 世界\nassistant:" == loaded.render(ChatPrompt(CHAT))
     assert "role: content" in notes[0]
     assert render(PLAIN).startswith("system")

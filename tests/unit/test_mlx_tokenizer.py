@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers
+from tokenizers import Tokenizer, decoders, models, normalizers, processors
 
 from lmx.engines.mlx.detokenizer import MAX_HELD_TOKENS, DetokenizerFactory
 from lmx.engines.mlx.tokenizer import load_tokenizer
@@ -83,6 +83,55 @@ def test_special_tokens_are_silent() -> None:
     detokenizer = BYTE_LEVEL_FACTORY.new()
     specials = [*BYTE_LEVEL.encode("<|im_end|><|im_start|>").ids, 9999]
     assert ["", "", ""] == [detokenizer.feed(token_id) for token_id in specials]
+
+
+def test_special_tokens_asked_for_are_shown() -> None:
+    """Markup that parsers need stays in the text, in either kind of vocabulary."""
+    detokenizer = BYTE_LEVEL_FACTORY.new(frozenset({"<|im_start|>"}))
+    token_ids = BYTE_LEVEL.encode("the<|im_start|>hello<|im_end|>").ids
+    assert "the<|im_start|>hello" == "".join(map(detokenizer.feed, token_ids))
+    tokenizer = sentencepiece_like()
+    detokenizer = DetokenizerFactory(tokenizer).new({"<s>"})
+    token_ids = [*tokenizer.encode("a", add_special_tokens=False).ids, 1, 2]
+    token_ids += tokenizer.encode("b", add_special_tokens=False).ids
+    pieces = [detokenizer.feed(token_id) for token_id in token_ids]
+    assert "a<s>b" == "".join([*pieces, detokenizer.flush()]).replace(" ", "")
+
+
+def test_the_bytes_of_single_tokens(tmp_path: Path) -> None:
+    """Pieces, lone bytes, spaces and special tokens give their bytes, unknown ids none."""
+    tokenizer, _ = load_tokenizer(write_model(tmp_path), {})
+    text = "the end, 世 <|im_end|>"
+    spelled = [tokenizer.token_bytes(token_id) for token_id in tokenizer.encode(text)]
+    assert text.encode() == b"".join(spelled)
+    assert b"" == tokenizer.token_bytes(99_999)
+    factory = DetokenizerFactory(sentencepiece_like())
+    assert [b"<s>", b"\xff", b" hello"] == [factory.token_bytes(i) for i in (1, 3 + 255, 260)]
+
+
+def test_a_beginning_token_comes_first_where_the_file_says_so(tmp_path: Path) -> None:
+    """The post-processor's token is put first once, and only when asked for."""
+    saved = build_tiny_tokenizer()
+    begin = saved.token_to_id("<|im_start|>")
+    saved.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", begin)]
+    )
+    saved.save(str(tmp_path / "tokenizer.json"))
+    tokenizer, _ = load_tokenizer(tmp_path, {})
+    plain = tokenizer.encode("the")
+    assert [begin, *plain] == tokenizer.encode("the", add_beginning=True)
+    assert [begin, *plain] == tokenizer.encode("<|im_start|>the", add_beginning=True)
+    assert begin not in plain
+    without, _ = load_tokenizer(write_model(tmp_path), {})
+    assert plain == without.encode("the", add_beginning=True)
+
+
+def test_what_the_worker_asks_about_the_vocabulary(tmp_path: Path) -> None:
+    """Special tokens by text, and the model's own template, which may be none."""
+    tokenizer, _ = load_tokenizer(write_model(tmp_path), {})
+    assert {"<|endoftext|>", "<|im_start|>", "<|im_end|>"} == tokenizer.special_tokens
+    assert "" == tokenizer.template_source
+    assert "T" == load_tokenizer(tmp_path, {"chat_template": "T"})[0].template_source
 
 
 def test_added_tokens_that_are_not_special_show() -> None:

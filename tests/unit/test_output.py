@@ -3,17 +3,17 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmx.engines.fake import END_ID, FakeDetokenizer
+from lmx.engines.fake import FakeDetokenizer
 from lmx.worker.output import SequenceOutput
 
 
 def feed_all(output: SequenceOutput, data: bytes, finish: str) -> tuple[str, bool]:
     """Feed bytes as tokens, the last one with `finish`; stop where a stop string is met."""
-    token_ids = [*data, END_ID] if finish == "stop" else list(data)
+    token_ids = [*data, None] if finish == "stop" else list(data)
     text = ""
     for at, token_id in enumerate(token_ids):
         is_last = at == len(token_ids) - 1
-        shown, is_stopped = output.feed(token_id, finish if is_last else None)
+        shown, is_stopped = output.feed(token_id, is_last=is_last)
         text += shown
         if is_stopped:
             return text, True
@@ -30,7 +30,7 @@ def test_without_stops_all_text_comes_out(text: str, finish: str) -> None:
 def test_characters_come_out_whole() -> None:
     """A character of four bytes is shown with its last byte."""
     output = SequenceOutput(FakeDetokenizer(), [])
-    shown = [output.feed(byte, None)[0] for byte in "🙂".encode()]
+    shown = [output.feed(byte)[0] for byte in "🙂".encode()]
     assert ["", "", "", "🙂"] == shown
 
 
@@ -60,6 +60,13 @@ def test_a_stop_string_completed_by_the_last_token_wins() -> None:
 
 
 def test_an_end_id_has_no_text() -> None:
-    """The token that ends a sequence is never shown, whatever its id decodes to."""
+    """The token that only ends a sequence adds nothing to what is still held."""
     output = SequenceOutput(FakeDetokenizer(), [])
-    assert ("", False) == output.feed(ord("x"), "stop")
+    assert ("", False) == output.feed(None, is_last=True)
+
+
+def test_a_last_token_with_text_is_shown() -> None:
+    """A token that ends a sequence and is text, as a grammar's last one is, comes out."""
+    output = SequenceOutput(FakeDetokenizer(), [])
+    assert ("{", False) == output.feed(ord("{"))
+    assert ("}", False) == output.feed(ord("}"), is_last=True)

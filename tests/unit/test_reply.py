@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from lmx.daemon.reply import ReplyStream
+from lmx.daemon.reply import MERGE_AFTER, ReplyStream
 from lmx.errors import ContextTooLong, FrameError, LmxError, WorkerBroken
-from lmx.protocol.messages import Rejected, RequestEvent, Started
+from lmx.protocol.messages import Delta, Rejected, RequestEvent, Started
+from lmx.protocol.values import TokenLogprob
 from tests.fakes import delta, finished
 
 STARTED = Started(1, 9)
@@ -23,7 +24,7 @@ def test_a_whole_answer() -> None:
     reply = ReplyStream(1)
     for event in (STARTED, delta(1, "a"), delta(1, "b")):
         reply.deliver(event)
-    assert ("ab", 9, False) == (reply.take_text(), reply.prompt_tokens, reply.is_over)
+    assert ("ab", STARTED, False) == (reply.take_text(), reply.started, reply.is_over)
     assert "" == reply.take_text()
     reply.deliver(delta(1, "c"))
     reply.deliver(END)
@@ -48,10 +49,10 @@ def test_events_out_of_order_are_refused(events: Sequence[RequestEvent]) -> None
     reply = ReplyStream(1)
     for event in events[:-1]:
         reply.deliver(event)
-    before = (reply.is_over, reply.prompt_tokens, reply.end, reply.error)
+    before = (reply.is_over, reply.started, reply.end, reply.error)
     with pytest.raises(FrameError, match="sequence 1"):
         reply.deliver(events[-1])
-    assert before == (reply.is_over, reply.prompt_tokens, reply.end, reply.error)
+    assert before == (reply.is_over, reply.started, reply.end, reply.error)
     assert "" == reply.take_text()
 
 
@@ -96,7 +97,7 @@ async def test_waiting_for_the_start() -> None:
         await wait_all_tasks_blocked()
         assert 1 == len(nursery.child_tasks)
         reply.deliver(STARTED)
-    await reply.wait_started()
+    assert STARTED == await reply.wait_started()
 
 
 async def test_a_rejection_is_raised_as_the_error_it_is() -> None:
@@ -169,3 +170,38 @@ def test_after_a_failure_the_worker_may_go_on_talking() -> None:
     reply.deliver(delta(1, "late"))
     reply.deliver(END)
     assert ("", None) == (reply.take_text(), reply.end)
+
+
+def score(token: str) -> TokenLogprob:
+    """A token's log-probability."""
+    return TokenLogprob(token, token.encode(), -0.5)
+
+
+def scored(token: str, *prompt: str) -> Delta:
+    """A token with its log-probability, and those of prompt tokens."""
+    return Delta(1, token, 1, [score(token)], [score(text) for text in prompt])
+
+
+def test_logprobs_add_up_until_taken() -> None:
+    """They come out once and in order, apart from those of the prompt, which stay."""
+    reply = ReplyStream(1)
+    for event in (STARTED, scored("a", "p", "q"), scored("b")):
+        reply.deliver(event)
+    assert [score("a"), score("b")] == reply.take_logprobs()
+    assert [] == reply.take_logprobs()
+    for event in (scored("c"), END):
+        reply.deliver(event)
+    assert [score("c")] == reply.take_logprobs()
+    assert [score("p"), score("q")] == reply.prompt_logprobs
+    assert "abc" == reply.take_text()
+
+
+def test_logprobs_survive_the_merging_of_text() -> None:
+    """However much text is joined, each token keeps its entry."""
+    reply = ReplyStream(1)
+    reply.deliver(STARTED)
+    letters = [chr(ord("a") + i % 26) for i in range(3 * MERGE_AFTER)]
+    for letter in letters:
+        reply.deliver(scored(letter))
+    assert [score(letter) for letter in letters] == reply.take_logprobs()
+    assert "".join(letters) == reply.take_text()

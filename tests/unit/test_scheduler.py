@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmx.engines.base import Engine
+from lmx.engines.base import Choice, Engine
 from lmx.engines.fake import FakeEngine, FakeSettings, FakeTokenizer
 from lmx.errors import OutOfMemory
 from lmx.protocol.messages import Delta, Finished, RequestEvent
@@ -24,14 +24,20 @@ class Counter:
 
 
 class CrampedEngine(FakeEngine):
-    """A fake engine that has no memory for sequences whose number is a multiple of `every`."""
+    """A fake engine that has no memory for requests whose first number is a multiple of `every`."""
 
     every = 2
 
-    def add(self, sequence_id: int, token_ids: Sequence[int], sampling: Sampling) -> int:
-        if sequence_id % self.every == 0:
+    def add(
+        self,
+        choices: Sequence[Choice],
+        token_ids: Sequence[int],
+        *,
+        wants_prompt_logprobs: bool = False,
+    ) -> int:
+        if choices[0].sequence_id % self.every == 0:
             raise OutOfMemory("no room for this one")
-        return super().add(sequence_id, token_ids, sampling)
+        return super().add(choices, token_ids, wants_prompt_logprobs=wants_prompt_logprobs)
 
 
 def make_engine(
@@ -43,14 +49,20 @@ def make_engine(
 
 def make_scheduler(engine: Engine, clock: Callable[[], float] | None = None) -> Scheduler:
     """A scheduler over the fake vocabulary."""
-    return Scheduler(engine, FakeTokenizer(), clock=clock or Counter())
+    return Scheduler(engine, FakeTokenizer(), visible=frozenset(), clock=clock or Counter())
 
 
 def ready(
-    sequence: int, *, max_tokens: int = 100, stop: Sequence[str] = (), at: float = 0
+    sequence: int,
+    *,
+    count: int = 1,
+    max_tokens: int = 100,
+    stop: Sequence[str] = (),
+    at: float = 0,
 ) -> Ready:
-    """A request whose prompt has three tokens."""
-    return Ready(sequence, [1, 2, 3], sampling=Sampling(max_tokens), stop=stop, ready_at_s=at)
+    """A request for so many choices whose prompt has three tokens."""
+    choices = [Choice(sequence + i, Sampling(max_tokens)) for i in range(count)]
+    return Ready(choices, [1, 2, 3], stop=stop, ready_at_s=at)
 
 
 def run_to_end(scheduler: Scheduler) -> list[RequestEvent]:
@@ -194,18 +206,20 @@ def test_a_cancelled_waiter_reports_its_time_in_the_queue() -> None:
     assert Timings(queue_s=7.0) == finished.timings
 
 
-REQUEST = st.tuples(st.integers(1, 8), st.sampled_from([[], ["l"], ["lo"], ["x", "he"]]))
+REQUEST = st.tuples(
+    st.integers(1, 8), st.sampled_from([[], ["l"], ["lo"], ["x", "he"]]), st.integers(1, 3)
+)
 OPERATIONS = st.lists(
-    st.just("step") | REQUEST | st.integers(1, 6).map(lambda number: f"cancel {number}"),
+    st.just("step") | REQUEST | st.integers(1, 9).map(lambda number: f"cancel {number}"),
     max_size=40,
 )
 
 
-@given(st.integers(1, 3), OPERATIONS, st.sampled_from([FakeEngine, CrampedEngine]))
+@given(st.integers(1, 4), OPERATIONS, st.sampled_from([FakeEngine, CrampedEngine]))
 def test_any_schedule_ends_every_request_once(
     slots: int, operations: list[object], kind: type[FakeEngine]
 ) -> None:
-    """However requests come, go and are cancelled, each ends once, with the text it is due."""
+    """However requests come, go and are cancelled, each choice ends once, with its due text."""
     engine = make_engine(slots=slots, kind=kind)
     scheduler = make_scheduler(engine)
     asked: dict[int, tuple[int, list[str]]] = {}
@@ -214,9 +228,10 @@ def test_any_schedule_ends_every_request_once(
         if operation == "step":
             events += scheduler.step()
         elif isinstance(operation, tuple):
-            number = len(asked) + 1
-            asked[number] = operation
-            scheduler.submit(ready(number, max_tokens=operation[0], stop=operation[1]))
+            max_tokens, stop, count = operation[0], operation[1], min(operation[2], slots)
+            first = len(asked) + 1
+            asked |= {first + i: (max_tokens, stop) for i in range(count)}
+            scheduler.submit(ready(first, count=count, max_tokens=max_tokens, stop=stop))
         else:
             events += scheduler.cancel(int(str(operation).removeprefix("cancel ")))
         assert engine.free_slots >= 0

@@ -2,21 +2,29 @@
 
 `launch` submits a step and returns at once; its tokens are both the answer, read one step later,
 and the next step's input, which never leaves the device. Reading one step behind the launch keeps
-the device busy while Python builds the next graph.
+the device busy while Python builds the next graph. A constrained row breaks that rhythm, because
+its mask depends on the token before: then the engine reads before it launches, and the masks are
+filled while the device is in the forward pass.
 
-Shapes: B rows, V vocabulary.
+Shapes: B rows, R constrained rows, V vocabulary, W = ceil(V / 32) mask words.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
+import numpy as np
 
+from lmx.engines.base import TokenLogprobs
+from lmx.engines.mlx.logprobs import DeviceLogprobs, gather, read
 from lmx.engines.mlx.prefill import Ready
-from lmx.engines.mlx.sampler import BatchSampler, Row
+from lmx.engines.mlx.sampler import BatchSampler
 from lmx.engines.mlx.sequence import LiveSequence
 
 if TYPE_CHECKING:
     from lmx.engines.mlx.caches import CacheRows
+
+ALL_ALLOWED = -1
 
 
 class Launched(NamedTuple):
@@ -24,6 +32,18 @@ class Launched(NamedTuple):
 
     token_ids: mx.array  # (B,) uint32
     sequences: tuple[LiveSequence, ...]
+    logprobs: DeviceLogprobs | None
+
+    def read(self) -> list[tuple[LiveSequence, int, TokenLogprobs | None]]:
+        """Every sequence's token, and its log-probabilities if it asked; waits for the device."""
+        token_ids: list[int] = self.token_ids.tolist()  # type: ignore[assignment]
+        asked = [s.row.top_logprobs for s in self.sequences]
+        counts = [count for count in asked if count is not None]
+        found = iter([] if self.logprobs is None else read(self.logprobs, counts))
+        return [
+            (sequence, token_id, None if count is None else next(found))
+            for sequence, token_id, count in zip(self.sequences, token_ids, asked, strict=True)
+        ]
 
 
 class DecodeBatch:
@@ -31,10 +51,12 @@ class DecodeBatch:
 
     Args:
         model: An mlx-lm model.
+        end_ids: What rows with a least number of tokens may not sample before.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, end_ids: Sequence[int]) -> None:
         self._model = model
+        self._end_ids = end_ids
         self._sequences: list[LiveSequence] = []
         # All three are None iff there are no rows; the sampler is also None after a change.
         self._caches: CacheRows | None = None
@@ -44,17 +66,21 @@ class DecodeBatch:
     def __len__(self) -> int:
         return len(self._sequences)
 
+    @property
+    def is_constrained(self) -> bool:
+        """Some row's next mask depends on the token launched last."""
+        return any(sequence.constraint is not None for sequence in self._sequences)
+
     def join(self, ready: Ready) -> None:
         """Add prefilled sequences; those removed in the meantime leave before the next launch."""
-        last_ids = [sequence.token_ids[-1] for sequence in ready.sequences]
-        inputs = mx.array(last_ids, dtype=mx.uint32)  # (B,) uint32
+        inputs = mx.array(ready.last_ids, dtype=mx.uint32)  # (B,) uint32
         if self._caches is None or self._inputs is None:
             self._caches, self._inputs = ready.caches, inputs
         else:
             self._caches.extend(ready.caches)
             self._inputs = mx.concatenate([self._inputs, inputs])
         self._sequences += ready.sequences
-        self._sampler = None
+        self._retire_sampler()
 
     def drop_done(self) -> None:
         """Free the rows that need no further launch."""
@@ -67,7 +93,7 @@ class DecodeBatch:
         self._caches.keep(kept)
         self._inputs = self._inputs[mx.array(kept)]
         self._sequences = [self._sequences[row] for row in kept]
-        self._sampler = None
+        self._retire_sampler()
 
     def clear(self) -> None:
         """Free every row."""
@@ -79,19 +105,53 @@ class DecodeBatch:
         self._model = None
 
     def launch(self) -> Launched | None:
-        """Submit one decode step for every row; `None` without rows."""
+        """Submit one decode step for every row; `None` without rows.
+
+        Every constraint must have consumed its row's last token.
+        """
         if self._caches is None or self._inputs is None:
             return None
+        # (B, 1, V) to (B, V)
+        logits = self._model(self._inputs[:, None], cache=self._caches.layers)[:, -1, :]
+        masks = None
+        if self.is_constrained:
+            mx.async_eval(logits)
+            masks = self._fill_masks(logits.shape[-1])
         if self._sampler is None:
-            self._sampler = BatchSampler([_sampler_row(s) for s in self._sequences])
-        logits = self._model(self._inputs[:, None], cache=self._caches.layers)  # (B, 1, V)
-        token_ids = self._sampler.sample(logits[:, -1, :])  # (B,) uint32
-        mx.async_eval(token_ids)
+            self._sampler = self._new_sampler(logits.shape[-1])
+        token_ids = self._sampler.sample(logits, masks)  # (B,) uint32
+        logprobs = self._gather(logits, token_ids)
+        mx.async_eval(token_ids, *(logprobs or ()))
         self._inputs = token_ids
         for sequence in self._sequences:
             sequence.launched += 1
-        return Launched(token_ids, tuple(self._sequences))
+        return Launched(token_ids, tuple(self._sequences), logprobs)
 
+    def _new_sampler(self, vocabulary_size: int) -> BatchSampler:
+        for sequence in self._sequences:
+            sequence.row.drawn = sequence.launched
+        rows = [sequence.row for sequence in self._sequences]
+        return BatchSampler(rows, vocabulary_size, self._end_ids)
 
-def _sampler_row(sequence: LiveSequence) -> Row:
-    return Row(sequence.temperature, sequence.top_p, sequence.seed, sequence.launched)
+    def _retire_sampler(self) -> None:
+        if self._sampler is not None:
+            self._sampler.hand_back()
+        self._sampler = None
+
+    def _fill_masks(self, vocabulary_size: int) -> mx.array:
+        constraints = [s.constraint for s in self._sequences if s.constraint is not None]
+        words = (vocabulary_size + 31) // 32
+        masks = np.full((len(constraints), words), ALL_ALLOWED, dtype=np.int32)  # (R, W)
+        for constraint, mask in zip(constraints, masks, strict=True):
+            constraint.fill_mask(mask)
+        return mx.array(masks.view(np.uint32))
+
+    def _gather(self, logits: mx.array, token_ids: mx.array) -> DeviceLogprobs | None:
+        counts = [(i, s.row.top_logprobs) for i, s in enumerate(self._sequences)]
+        asking = {row: count for row, count in counts if count is not None}
+        if not asking:
+            return None
+        if len(asking) == len(counts):
+            return gather(logits, token_ids, max(asking.values()))
+        rows = mx.array(list(asking))  # (N,) int32
+        return gather(logits[rows], token_ids[rows], max(asking.values()))

@@ -68,6 +68,16 @@ class CacheRows:
             for layer in self.layers:
                 layer.filter(indices)
 
+    def replicate(self, rows: list[int]) -> None:
+        """Make the rows listed, in this order, the new rows; one may be listed several times.
+
+        Args:
+            rows: At least each present row once, in order.
+        """
+        if rows != list(range(len(rows))):
+            self.become_batched()
+            self.keep(rows)
+
     def states(self) -> list[Any]:
         """What to evaluate so that the caches hold no pending work."""
         return [layer.state for layer in self.layers]

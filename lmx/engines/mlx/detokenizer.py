@@ -7,6 +7,9 @@ but raises a bare `Exception` on byte runs that turn out not to be UTF-8, which 
 
 import codecs
 import json
+import re
+from collections import ChainMap
+from collections.abc import Collection, Mapping
 
 from tokenizers import Tokenizer
 
@@ -15,12 +18,15 @@ from lmx.engines.base import Detokenizer
 REPLACEMENT = "\ufffd"
 # A character has at most four bytes, so a longer hold is no unfinished character.
 MAX_HELD_TOKENS = 8
+# How SentencePiece vocabularies spell a space and a lone byte.
+SPACE_MARK = "\u2581"
+BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
 
 
 class ByteLevelDetokenizer:
     """For vocabularies whose tokens spell bytes, GPT-2 style."""
 
-    def __init__(self, bytes_by_id: dict[int, bytes]) -> None:
+    def __init__(self, bytes_by_id: Mapping[int, bytes]) -> None:
         self._bytes_by_id = bytes_by_id
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -36,8 +42,9 @@ class ByteLevelDetokenizer:
 class WindowDetokenizer:
     """For every other vocabulary: decodes from the last point where text was complete."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, visible: Mapping[int, str] | None = None) -> None:
         self._tokenizer = tokenizer
+        self._visible = visible or {}
         # Ids whose text was handed out, kept as context for spaces, then ids still held.
         self._context: list[int] = []
         self._held: list[int] = []
@@ -45,6 +52,10 @@ class WindowDetokenizer:
 
     def feed(self, token_id: int) -> str:
         """Text that became final with this id."""
+        if token_id in self._visible:
+            held = self.flush()
+            self._context, self._held, self._context_text = [token_id], [], ""
+            return held + self._visible[token_id]
         self._held.append(token_id)
         text: str = self._tokenizer.decode(self._context + self._held)
         if text.endswith(REPLACEMENT) and len(self._held) <= MAX_HELD_TOKENS:
@@ -75,12 +86,34 @@ class DetokenizerFactory:
         decoder = json.loads(tokenizer.to_str()).get("decoder") or {}
         is_byte_level = decoder.get("type") == "ByteLevel"
         self._bytes_by_id = _byte_table(tokenizer) if is_byte_level else None
+        added = tokenizer.get_added_tokens_decoder()
+        self._special = {i: token.content for i, token in added.items() if token.special}
+        vocabulary = {} if is_byte_level else tokenizer.get_vocab(with_added_tokens=True)
+        self._pieces = {token_id: piece for piece, token_id in vocabulary.items()}
 
-    def new(self) -> Detokenizer:
-        """A fresh detokenizer for one sequence."""
-        if self._bytes_by_id is not None:
+    def new(self, visible: Collection[str] = ()) -> Detokenizer:
+        """A fresh detokenizer for one sequence.
+
+        Args:
+            visible: Texts of special tokens to keep; all others read as nothing.
+        """
+        shown = {i: text for i, text in self._special.items() if text in visible}
+        if self._bytes_by_id is None:
+            return WindowDetokenizer(self._tokenizer, shown)
+        if not shown:
             return ByteLevelDetokenizer(self._bytes_by_id)
-        return WindowDetokenizer(self._tokenizer)
+        spelled = {token_id: text.encode() for token_id, text in shown.items()}
+        return ByteLevelDetokenizer(ChainMap(spelled, self._bytes_by_id))
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of one token; special tokens as their text, unknown ids as nothing."""
+        if token_id in self._special:
+            return self._special[token_id].encode()
+        if self._bytes_by_id is not None:
+            return self._bytes_by_id.get(token_id, b"")
+        piece = self._pieces.get(token_id, "")
+        byte = BYTE_PIECE.fullmatch(piece)
+        return bytes((int(byte[1], 16),)) if byte else piece.replace(SPACE_MARK, " ").encode()
 
 
 def _byte_table(tokenizer: Tokenizer) -> dict[int, bytes]:

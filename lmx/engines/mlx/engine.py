@@ -2,23 +2,22 @@
 
 Knows token ids and slots, nothing about text, clients or files. A step is: drop finished rows,
 submit the next decode step, read the one before it, submit one prefill pass. Nothing waits for
-the device but the read, and the prefill when nothing decodes.
+the device but the read, and the prefill when nothing decodes. With a constrained row in the batch
+the read comes first.
 """
 
-import secrets
 from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
 
-from lmx.engines.base import EngineFinish, StepResult, check_room
+from lmx.engines.base import Choice, EngineFinish, StepResult, check_room
 from lmx.engines.mlx.batch import DecodeBatch, Launched
 from lmx.engines.mlx.prefill import Prefill, PrefillLimits
-from lmx.engines.mlx.sequence import LiveSequence
-from lmx.errors import OutOfMemory
-from lmx.protocol.values import Memory, ModelInfo, Sampling
+from lmx.engines.mlx.sequence import LivePrompt, LiveSequence, PromptLogprobs, make_sequence
+from lmx.errors import InvalidRequest, OutOfMemory
+from lmx.protocol.values import Memory, ModelInfo
 
-SEED_BITS = 64
 # How the device's out-of-memory texts begin in mlx 0.32: "[METAL] Command buffer execution
 # failed", "[metal::malloc] ...", "[malloc] Unable to allocate", "[malloc_or_wait] ...", and
 # "cudaMallocAsync" or "out of memory" on CUDA.
@@ -33,16 +32,24 @@ class MlxEngine:
         info: What the daemon is told.
         end_ids: Ids that end a generation.
         limits: Bounds of one prefill pass.
+        vocabulary_size: Logits per token.
     """
 
     def __init__(
-        self, model: Any, info: ModelInfo, *, end_ids: frozenset[int], limits: PrefillLimits
+        self,
+        model: Any,
+        info: ModelInfo,
+        *,
+        end_ids: frozenset[int],
+        limits: PrefillLimits,
+        vocabulary_size: int,
     ) -> None:
+        self._vocabulary_size = vocabulary_size
         self._info = info
         self._end_ids = end_ids
         self._live: dict[int, LiveSequence] = {}
         self._prefill = Prefill(model, limits)
-        self._batch = DecodeBatch(model)
+        self._batch = DecodeBatch(model, sorted(end_ids))
         self._launched: Launched | None = None
 
     @property
@@ -55,26 +62,34 @@ class MlxEngine:
         """How many more sequences `add` takes now."""
         return self._info.max_sequences - len(self._live)
 
-    def add(self, sequence_id: int, token_ids: Sequence[int], sampling: Sampling) -> int:
-        """Reserve a slot and queue the prompt. Nothing is cached across requests: returns 0.
+    def add(
+        self,
+        choices: Sequence[Choice],
+        token_ids: Sequence[int],
+        *,
+        wants_prompt_logprobs: bool = False,
+    ) -> int:
+        """Reserve slots and queue the prompt. Nothing is cached across requests: returns 0.
 
         Raises:
             ContextTooLong: Prompt plus ``max_tokens`` exceed the context.
-            InvalidRequest: The prompt is empty.
-            NoFreeSlot: ``free_slots`` is 0.
+            InvalidRequest: The prompt is empty or holds an id the model does not know.
+            NoFreeSlot: Fewer than ``len(choices)`` slots are free.
         """
-        check_room(self._info, free_slots=self.free_slots, token_ids=token_ids, sampling=sampling)
-        seed = secrets.randbits(SEED_BITS) if sampling.seed is None else sampling.seed
-        sequence = LiveSequence(
-            sequence_id=sequence_id,
-            token_ids=list(token_ids),
-            max_tokens=sampling.max_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            seed=seed % (1 << SEED_BITS),
-        )
-        self._live[sequence_id] = sequence
-        self._prefill.add(sequence)
+        check_room(self._info, free_slots=self.free_slots, token_ids=token_ids, choices=choices)
+        if not 0 <= min(token_ids) <= max(token_ids) < self._vocabulary_size:
+            raise InvalidRequest(
+                f"token ids of this model are 0 to {self._vocabulary_size - 1}", param="prompt"
+            )
+        prompt_ids = list(token_ids)
+        sequences = [make_sequence(choice, prompt_ids) for choice in choices]
+        prompt = LivePrompt(prompt_ids, sequences)
+        if wants_prompt_logprobs:
+            prompt.logprobs = PromptLogprobs(choices[0].sampling.top_logprobs or 0)
+            sequences[0].prompt_logprobs = prompt.logprobs
+        for sequence in sequences:
+            self._live[sequence.sequence_id] = sequence
+        self._prefill.add(prompt)
         return 0
 
     def step(self) -> list[StepResult]:
@@ -115,8 +130,7 @@ class MlxEngine:
 
     def _step(self) -> list[StepResult]:
         self._batch.drop_done()
-        previous, self._launched = self._launched, self._batch.launch()
-        results = self._read(previous) if previous is not None else []
+        results = self._launch_and_read()
         if not self._live:
             self._reset_if_idle()
             return results
@@ -129,19 +143,37 @@ class MlxEngine:
             self._batch.join(ready)
         return results
 
-    def _read(self, launched: Launched) -> list[StepResult]:
+    def _launch_and_read(self) -> list[StepResult]:
+        previous = self._launched
+        if not self._batch.is_constrained:
+            self._launched = self._batch.launch()
+            return self._read(previous)
+        # The next masks depend on the tokens before them.
+        results = self._read(previous)
+        self._batch.drop_done()
+        self._launched = self._batch.launch()
+        return results
+
+    def _read(self, launched: Launched | None) -> list[StepResult]:
         results = []
-        token_ids: list[int] = launched.token_ids.tolist()  # type: ignore[assignment]
-        for sequence, token_id in zip(launched.sequences, token_ids, strict=True):
+        for sequence, token_id, logprobs in [] if launched is None else launched.read():
             if sequence.is_live:
                 finish = self._finish(sequence, token_id)
-                results.append(StepResult(sequence.sequence_id, token_id, finish))
+                asked, sequence.prompt_logprobs = sequence.prompt_logprobs, None
+                prompt_logprobs = None if asked is None else asked.read()
+                results.append(
+                    StepResult(sequence.sequence_id, token_id, finish, logprobs, prompt_logprobs)
+                )
         return results
 
     def _finish(self, sequence: LiveSequence, token_id: int) -> EngineFinish | None:
         sequence.delivered += 1
+        constraint = sequence.constraint
+        if constraint is not None:
+            constraint.consume(token_id)
         finish: EngineFinish | None = None
-        if token_id in self._end_ids:
+        is_end = token_id in self._end_ids and not sequence.ignores_ends
+        if is_end or (constraint is not None and constraint.is_finished):
             finish = "stop"
         elif sequence.delivered >= sequence.max_tokens:
             finish = "length"

@@ -11,9 +11,10 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
 
-from lmx.engines.base import LoadedEngine
+from lmx.engines.base import Choice, LoadedEngine
+from lmx.engines.grammar import LlgGrammarCompiler
 from lmx.engines.mlx.blas import Blas
-from lmx.engines.mlx.caches import can_batch, can_pad, kv_bytes_per_token
+from lmx.engines.mlx.caches import CacheRows, can_batch, can_pad, kv_bytes_per_token
 from lmx.engines.mlx.device import device_name, limit_pool, wire
 from lmx.engines.mlx.engine import MlxEngine
 from lmx.engines.mlx.files import check_directory, read_json
@@ -58,9 +59,13 @@ def load_engine(load: Load, blas: Blas) -> LoadedEngine:
     ends = _end_ids(directory, config, tokenizer)
     if not ends:
         notes.append("The model names no end token; answers run to their token limit.")
-    engine = MlxEngine(model, info, end_ids=ends, limits=limits)
+    vocabulary_size = count_logits(model)
+    engine = MlxEngine(model, info, end_ids=ends, limits=limits, vocabulary_size=vocabulary_size)
     _warm_up(engine)
-    return LoadedEngine(engine, tokenizer, [*blas.notes, *notes])
+    grammars = LlgGrammarCompiler(
+        tokenizer.vocabulary_json, vocabulary_size=vocabulary_size, end_ids=ends
+    )
+    return LoadedEngine(engine, tokenizer, grammars, [*blas.notes, *notes])
 
 
 def context_tokens(config: dict[str, Any], tokenizer_config: dict[str, Any]) -> int:
@@ -144,9 +149,16 @@ def _model_info(model: Any, load: Load, own_context_tokens: int) -> ModelInfo:
     )
 
 
+def count_logits(model: Any) -> int:
+    """The size of the vocabulary, from the shape of a pass that is never computed."""
+    logits: mx.array = model(mx.array([[0]]), cache=CacheRows.single(model).layers)
+    return logits.shape[-1]
+
+
 def _warm_up(engine: MlxEngine) -> None:
     """Compile the kernels of prefill, decode and sampling, so the first request is not slow."""
     for top_p in (1.0, 0.9):
-        engine.add(WARM_UP_ID, [0, 0], Sampling(max_tokens=1, temperature=1.0, top_p=top_p, seed=0))
+        sampling = Sampling(max_tokens=1, temperature=1.0, top_p=top_p, seed=0)
+        engine.add([Choice(WARM_UP_ID, sampling)], [0, 0])
         while engine.free_slots < engine.info.max_sequences:
             engine.step()

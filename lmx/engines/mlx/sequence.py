@@ -1,6 +1,16 @@
-"""One token stream inside the MLX engine. Knows nothing about caches or devices."""
+"""Prompts and token streams inside the MLX engine. Knows nothing about caches or forward passes."""
 
-from dataclasses import dataclass
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lmx.engines.base import Choice, Constraint, TokenLogprobs
+from lmx.engines.mlx.logprobs import DeviceLogprobs, read
+from lmx.engines.mlx.processors import PenaltyState
+from lmx.engines.mlx.sampler import Row
+from lmx.protocol.values import Sampling
+
+SEED_BITS = 64
 
 
 @dataclass(slots=True, eq=False)
@@ -9,22 +19,22 @@ class LiveSequence:
 
     Attributes:
         sequence_id: The scheduler's number.
-        token_ids: The prompt, never empty.
+        row: How its tokens are chosen, and how far its random draws are.
         max_tokens: Most tokens to sample.
-        temperature: 0 is greedy.
-        top_p: Nucleus mass in (0, 1].
-        seed: 64 bits that fix every draw of this sequence.
+        ignores_ends: End tokens do not end it.
+        constraint: What it may sample, or `None` for anything.
+        prompt_logprobs: What to report with the first token, or `None` for nothing.
         launched: Tokens whose sampling was submitted to the device.
         delivered: Tokens that `step` has returned.
         is_live: False once finished or removed; its row leaves before the next launch.
     """
 
     sequence_id: int
-    token_ids: list[int]
+    row: Row
     max_tokens: int
-    temperature: float
-    top_p: float
-    seed: int
+    ignores_ends: bool = False
+    constraint: Constraint | None = None
+    prompt_logprobs: "PromptLogprobs | None" = None
     launched: int = 0
     delivered: int = 0
     is_live: bool = True
@@ -33,3 +43,81 @@ class LiveSequence:
     def wants_launch(self) -> bool:
         """Another token of this sequence is of use."""
         return self.is_live and self.launched < self.max_tokens
+
+
+@dataclass(slots=True, eq=False)
+class PromptLogprobs:
+    """A prompt's log-probabilities, gathered on the device chunk by chunk.
+
+    Attributes:
+        top_count: Alternatives per token.
+        chunks: Of the tokens after each prefilled one, in order.
+    """
+
+    top_count: int
+    chunks: list[DeviceLogprobs] = field(default_factory=list)
+
+    def read(self) -> tuple[TokenLogprobs | None, ...]:
+        """One entry per prompt token, `None` for the first; waits for the device."""
+        found: list[TokenLogprobs | None] = [None]
+        for chunk in self.chunks:
+            found += read(chunk, [self.top_count] * chunk.chosen.shape[0])
+        return tuple(found)
+
+
+@dataclass(slots=True, eq=False)
+class LivePrompt:
+    """One prompt on its way to the decode batch, and the sequences that will answer it.
+
+    Attributes:
+        token_ids: Never empty.
+        sequences: One per choice.
+        logprobs: Where its own log-probabilities go, or `None` if nobody asked.
+    """
+
+    token_ids: list[int]
+    sequences: list[LiveSequence]
+    logprobs: PromptLogprobs | None = None
+
+    @property
+    def live_sequences(self) -> list[LiveSequence]:
+        """Those that were not removed."""
+        return [sequence for sequence in self.sequences if sequence.is_live]
+
+    @property
+    def is_live(self) -> bool:
+        """Somebody still waits for it."""
+        return any(sequence.is_live for sequence in self.sequences)
+
+
+def make_sequence(choice: Choice, prompt_ids: Sequence[int]) -> LiveSequence:
+    """A sequence that has sampled nothing yet; without a seed it gets a fresh one."""
+    sampling = choice.sampling
+    seed = secrets.randbits(SEED_BITS) if sampling.seed is None else sampling.seed
+    row = Row(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        seed=seed % (1 << SEED_BITS),
+        bias=sampling.logit_bias,
+        penalties=_penalties(sampling, prompt_ids),
+        min_tokens=sampling.min_tokens,
+        is_constrained=choice.constraint is not None,
+        top_logprobs=sampling.top_logprobs,
+    )
+    return LiveSequence(
+        choice.sequence_id,
+        row,
+        sampling.max_tokens,
+        ignores_ends=sampling.ignore_eos,
+        constraint=choice.constraint,
+    )
+
+
+def _penalties(sampling: Sampling, prompt_ids: Sequence[int]) -> PenaltyState | None:
+    repetition, presence = sampling.repetition_penalty, sampling.presence_penalty
+    frequency = sampling.frequency_penalty
+    if repetition == 1 and presence == 0 and frequency == 0:
+        return None
+    return PenaltyState(repetition, presence, frequency, prompt_ids)

@@ -17,6 +17,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lmx.errors import CorruptModel, InvalidRequest
+from lmx.protocol.messages import ChatPrompt
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -58,15 +59,21 @@ class ChatTemplate:
         except TemplateSyntaxError as error:
             raise CorruptModel(f"the chat template cannot be read: {error}") from error
 
-    def render(self, messages: list[dict[str, Any]]) -> str:
-        """The prompt, ready for the assistant's turn.
+    def render(self, prompt: ChatPrompt) -> str:
+        """The prompt's text, ready for the assistant's turn.
 
         Raises:
             InvalidRequest: The template refuses this conversation; the message is its own.
         """
         try:
             return self._template.render(
-                **self._variables, messages=messages, tools=None, add_generation_prompt=True
+                {
+                    **self._variables,
+                    **prompt.template_kwargs,
+                    "messages": prompt.messages,
+                    "tools": prompt.tools or None,
+                    "add_generation_prompt": True,
+                }
             )
         except TEMPLATE_FAULTS as error:
             raise InvalidRequest(

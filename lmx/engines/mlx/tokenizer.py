@@ -15,6 +15,7 @@ from lmx.engines.base import Detokenizer
 from lmx.engines.mlx.detokenizer import DetokenizerFactory
 from lmx.engines.mlx.template import CHATML, PLAIN, ChatTemplate, find_template
 from lmx.errors import CorruptModel, UnsupportedModel
+from lmx.protocol.messages import ChatPrompt
 
 # Names of special tokens that templates may use, as transformers passes them.
 SPECIAL_TOKENS = (
@@ -37,6 +38,8 @@ class MlxTokenizer:
         decoder: A clone for the engine thread.
         template: The chat template.
         end_token: The end token the tokenizer names, if it does.
+        vocabulary_json: The text of ``tokenizer.json``, for whoever reads vocabularies itself.
+        template_source: The text of the model's own template; empty if it has none.
     """
 
     def __init__(
@@ -46,28 +49,53 @@ class MlxTokenizer:
         template: ChatTemplate,
         *,
         end_token: str | None,
+        vocabulary_json: str,
+        template_source: str,
     ) -> None:
+        self.template_source = template_source
+        self.vocabulary_json = vocabulary_json
         self.end_id: int | None = None if end_token is None else encoder.token_to_id(end_token)
         self._encoder = encoder
         self._detokenizers = DetokenizerFactory(decoder)
         self._template = template
+        added = encoder.get_added_tokens_decoder().values()
+        self._special_tokens = frozenset(token.content for token in added if token.special)
+        # What the tokenizer's post-processor puts before a text, such as the beginning token.
+        self._beginning = _leading_ids(encoder)
 
-    def render(self, messages: list[dict[str, Any]]) -> str:
+    @property
+    def special_tokens(self) -> frozenset[str]:
+        """Texts of the special tokens."""
+        return self._special_tokens
+
+    def render(self, prompt: ChatPrompt) -> str:
         """Apply the chat template.
 
         Raises:
             InvalidRequest: The template refuses this conversation.
         """
-        return self._template.render(messages)
+        return self._template.render(prompt)
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids; special tokens only where the text spells them."""
+    def encode(self, text: str, *, add_beginning: bool = False) -> list[int]:
+        """Token ids; special tokens only where the text spells them.
+
+        Args:
+            text: A rendered prompt or plain text.
+            add_beginning: Put first what the tokenizer's post-processor puts there, unless the
+                text begins with it.
+        """
         ids: list[int] = self._encoder.encode(text, add_special_tokens=False).ids
+        if add_beginning and ids[: len(self._beginning)] != self._beginning:
+            return self._beginning + ids
         return ids
 
-    def new_detokenizer(self) -> Detokenizer:
-        """A fresh detokenizer for one sequence."""
-        return self._detokenizers.new()
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of one token; special tokens as their text, unknown ids as nothing."""
+        return self._detokenizers.token_bytes(token_id)
+
+    def new_detokenizer(self, visible: frozenset[str] = frozenset()) -> Detokenizer:
+        """A fresh detokenizer for one sequence, which keeps the special tokens in `visible`."""
+        return self._detokenizers.new(visible)
 
 
 def load_tokenizer(
@@ -94,7 +122,7 @@ def load_tokenizer(
     encoder.no_truncation()
     encoder.no_padding()
     variables = _variables(tokenizer_config)
-    source = find_template(directory, tokenizer_config)
+    own_source = source = find_template(directory, tokenizer_config)
     notes = []
     if source is None:
         is_chatml = encoder.token_to_id("<|im_start|>") is not None
@@ -102,7 +130,26 @@ def load_tokenizer(
         notes.append(NO_TEMPLATE.format("ChatML" if is_chatml else "lines of `role: content`"))
     template = ChatTemplate(source, variables)
     end_token = variables.get("eos_token")
-    return MlxTokenizer(encoder, decoder, template, end_token=end_token), notes
+    tokenizer = MlxTokenizer(
+        encoder,
+        decoder,
+        template,
+        end_token=end_token,
+        vocabulary_json=text,
+        template_source=own_source or "",
+    )
+    return tokenizer, notes
+
+
+def _leading_ids(encoder: Tokenizer) -> list[int]:
+    """What comes before a text's own ids; a token added at its end does not count."""
+    probe = "a"
+    plain: list[int] = encoder.encode(probe, add_special_tokens=False).ids
+    whole: list[int] = encoder.encode(probe, add_special_tokens=True).ids
+    for start in range(len(whole) - len(plain) + 1):
+        if whole[start : start + len(plain)] == plain:
+            return whole[:start]
+    return []
 
 
 def _token_text(entry: Any) -> str | None:

@@ -81,8 +81,9 @@ class HarmonyReader:
                 self._quotes = ()
                 self._scanner = BlockScanner(_shape(()), 0)
                 continue
+            self._channels.cut()
             self._state = "text"
-        if self._state != "header" or not self._held.startswith("<|"):
+        if self._state != "header" or not self._held.startswith(("<|", "to=functions.")):
             self._emit(self._held)  # a header that was cut off holds nothing to show
         self._held = ""
 
@@ -103,18 +104,18 @@ class HarmonyReader:
         return self._read_body()
 
     def _read_lead(self) -> bool:
-        lead = self._held.lstrip()
-        if not lead:
-            return False
+        window = self._held[:_HEADER_LIMIT]
+        lead = window.lstrip()
+        at = len(window) - len(lead)
         for end in _ENDS:
             if lead.startswith(end):
-                self._held = lead.removeprefix(end)
+                self._held = self._held[at + len(end) :]
                 return True
         if lead.startswith(_LEADS):
-            self._held = lead
+            self._held = self._held[at:]
             self._state = "header"
             return True
-        if any(marker.startswith(lead) for marker in (*_LEADS, *_ENDS)):
+        if len(window) < _HEADER_LIMIT and any(m.startswith(lead) for m in (*_LEADS, *_ENDS)):
             return False
         self._state = "text"  # no header: a prompt that the template did not end as usual
         return True

@@ -146,7 +146,7 @@ def load_literal(text: str, *, quote: str = "") -> Any:
 
 
 def load_calls(text: str) -> list[Call] | None:
-    """Calls such as ``[f(a=1), g(b="x")]``, with or without the brackets; None for anything else."""
+    """Calls such as ``[f(a=1), g()]``, with or without the brackets; None for anything else."""
     translation = _Translation(text, "")
     if not translation.is_good:
         return None

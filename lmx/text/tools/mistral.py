@@ -9,6 +9,8 @@ arguments, the marker again before each call) and Mistral-Small-3.2 (with an id)
 where its bracket closes.
 """
 
+import re
+
 from lmx.text.tools.family import STRINGS, Call, Family, Rule, Tools
 from lmx.text.tools.values import calls_from, load_json, make_call
 
@@ -31,6 +33,7 @@ MISTRAL = Family(
             quotes=(*STRINGS, ("[ARGS", "]"), ("[CALL_ID", "]")),
             is_balanced=True,
             parse=_parse,
+            markup=re.compile(r"\[(?:ARGS|CALL_ID)\]"),
         ),
     ),
 )

@@ -1,0 +1,225 @@
+"""The API's description, generated from the types that parse requests and spell answers.
+
+Knows no framework: a table says which types belong to which route, and msgspec says what the
+types hold. Source: OpenAPI Specification 3.1.0, whose schemas are JSON Schema 2020-12.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from lmx.errors import (
+    BodyTimeout,
+    BodyTooLarge,
+    CapacityError,
+    InvalidRequest,
+    LmxError,
+    ModelNotFound,
+    QueueFull,
+    WorkerError,
+)
+from lmx.schema.chat_documents import ChatChunk, ChatCompletion
+from lmx.schema.chat_request import ChatRequest
+from lmx.schema.completion_reply import TextCompletion
+from lmx.schema.completion_request import CompletionRequest
+from lmx.schema.problems import TABLE, ErrorDocument
+from lmx.schema.status import Health, Index, ModelList, ModelRow, Ready, Unready
+from lmx.schema.tokens import (
+    ApplyTemplateReply,
+    ApplyTemplateRequest,
+    DetokenizeReply,
+    DetokenizeRequest,
+    TokenizeReply,
+    TokenizeRequest,
+)
+
+OPENAPI_VERSION = "3.1.0"
+REF_TEMPLATE = "#/components/schemas/{name}"
+
+Errors = tuple[type[LmxError], ...]
+BODY_ERRORS: Errors = (InvalidRequest, BodyTooLarge, BodyTimeout)
+MODEL_ERRORS: Errors = (ModelNotFound, QueueFull, CapacityError, WorkerError, LmxError)
+
+
+class Route(Struct, frozen=True):
+    """One operation.
+
+    Attributes:
+        method: In lower case.
+        path: With parameters in braces.
+        summary: What it does.
+        reply: The answer's type.
+        request: The body's type, if it takes one.
+        event: The type of a stream's events, if it can stream.
+        errors: What may be answered instead.
+        others: Answers that are no errors, by their status.
+    """
+
+    method: str
+    path: str
+    summary: str
+    reply: type[Struct]
+    request: type[Struct] | None = None
+    event: type[Struct] | None = None
+    errors: Errors = ()
+    others: dict[int, type[Struct]] = {}
+
+    @property
+    def replies(self) -> list[type[Struct] | None]:
+        """The types of all answers that are no errors."""
+        return [self.reply, self.event, *self.others.values()]
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "post",
+        "/v1/chat/completions",
+        "Answer a conversation",
+        ChatCompletion,
+        request=ChatRequest,
+        event=ChatChunk,
+        errors=(*BODY_ERRORS, *MODEL_ERRORS),
+    ),
+    Route(
+        "post",
+        "/v1/completions",
+        "Continue a text",
+        TextCompletion,
+        request=CompletionRequest,
+        event=TextCompletion,
+        errors=(*BODY_ERRORS, *MODEL_ERRORS),
+    ),
+    Route("get", "/v1/models", "List the loaded models", ModelList),
+    Route("get", "/v1/models/{model}", "Show one model", ModelRow, errors=(ModelNotFound,)),
+    Route(
+        "post",
+        "/tokenize",
+        "Text or a conversation to token ids",
+        TokenizeReply,
+        request=TokenizeRequest,
+        errors=(*BODY_ERRORS, *MODEL_ERRORS),
+    ),
+    Route(
+        "post",
+        "/detokenize",
+        "Token ids to text",
+        DetokenizeReply,
+        request=DetokenizeRequest,
+        errors=(*BODY_ERRORS, *MODEL_ERRORS),
+    ),
+    Route(
+        "post",
+        "/apply-template",
+        "A conversation to the prompt a model gets",
+        ApplyTemplateReply,
+        request=ApplyTemplateRequest,
+        errors=(*BODY_ERRORS, *MODEL_ERRORS),
+    ),
+    Route("get", "/healthz", "Whether the server lives", Health),
+    Route("get", "/health", "Whether the server lives", Health),
+    Route("get", "/readyz", "Whether a model can answer", Ready, others={503: Unready}),
+    Route("get", "/", "What this server is", Index),
+)
+
+
+def openapi_document(version: str) -> dict[str, Any]:
+    """The description of every route, ready to be encoded.
+
+    Args:
+        version: Of LMX.
+    """
+    return {
+        "openapi": OPENAPI_VERSION,
+        "info": {
+            "title": "LMX",
+            "version": version,
+            "description": "Language models on one machine, served to a LAN.",
+        },
+        "paths": _paths(),
+        "components": {"schemas": _schemas()},
+    }
+
+
+def _schemas() -> dict[str, Any]:
+    requests = _components([route.request for route in ROUTES])
+    for route in ROUTES:
+        if route.request is not None:
+            # A field nobody reads is refused, unless it is null.
+            requests[route.request.__name__]["additionalProperties"] = {"type": "null"}
+    replies = _components([ErrorDocument, *[kind for route in ROUTES for kind in route.replies]])
+    for schema in replies.values():
+        # Answers spell their defaults out; only what may be absent has no default here.
+        fields = schema["properties"].items()
+        given = [name for name, field in fields if field.pop("default", field) is not field]
+        schema["required"] = [*schema["required"], *given]
+    return {**requests, **replies}
+
+
+def _components(kinds: Iterable[type[Struct] | None]) -> dict[str, Any]:
+    named = [kind for kind in dict.fromkeys(kinds) if kind is not None]
+    return msgspec.json.schema_components(named, ref_template=REF_TEMPLATE)[1]
+
+
+def _paths() -> dict[str, Any]:
+    paths: dict[str, Any] = {}
+    for route in ROUTES:
+        paths.setdefault(route.path, {})[route.method] = _operation(route)
+    return paths
+
+
+def _operation(route: Route) -> dict[str, Any]:
+    answers = {"application/json": {"schema": _reference(route.reply)}}
+    if route.event is not None:
+        answers["text/event-stream"] = {"schema": _reference(route.event)}
+    responses: dict[str, Any] = {"200": {"description": route.summary, "content": answers}}
+    for status, kind in route.others.items():
+        responses[str(status)] = _response(kind, description=kind.__doc__)
+    for status, description in _error_statuses(route.errors).items():
+        responses[str(status)] = _response(ErrorDocument, description=description)
+    operation: dict[str, Any] = {
+        "operationId": _operation_id(route),
+        "summary": route.summary,
+        "responses": responses,
+    }
+    if "{model}" in route.path:
+        operation["parameters"] = [
+            {
+                "name": "model",
+                "in": "path",
+                "required": True,
+                "description": "A model's name; slashes in it may stand as they are.",
+                "schema": {"type": "string"},
+            }
+        ]
+    if route.request is not None:
+        content = {"application/json": {"schema": _reference(route.request)}}
+        operation["requestBody"] = {"required": True, "content": content}
+    return operation
+
+
+def _error_statuses(errors: Sequence[type[LmxError]]) -> dict[int, str]:
+    """What each status means, from the errors that lead to it."""
+    meanings: dict[int, list[str]] = {}
+    for error in errors:
+        status = next(problem.status for kind, problem in TABLE if issubclass(error, kind))
+        meaning = (error.__doc__ or "").partition("\n")[0].partition(". ")[0].rstrip(".")
+        if error is LmxError:
+            meaning = "The server failed"
+        meanings.setdefault(status, []).append(meaning)
+    return {status: "; or: ".join(found) for status, found in sorted(meanings.items())}
+
+
+def _operation_id(route: Route) -> str:
+    words = route.path.strip("/{}").replace("{", "").replace("-", "/").split("/")
+    return "_".join([route.method, *filter(None, words)])
+
+
+def _response(kind: type[Struct], *, description: str | None) -> dict[str, Any]:
+    content = {"application/json": {"schema": _reference(kind)}}
+    return {"description": description or kind.__name__, "content": content}
+
+
+def _reference(kind: type[Struct]) -> dict[str, str]:
+    return {"$ref": REF_TEMPLATE.format(name=kind.__name__)}

@@ -1,0 +1,157 @@
+"""``POST /v1/completions`` as a raw ASGI handler: one reply per prompt, shown as one answer."""
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+import trio
+
+from lmx.config import Settings
+from lmx.daemon.dispatch import Dispatch, Reply
+from lmx.protocol.messages import Generate
+from lmx.protocol.values import FinishReason, TokenLogprob, Usage
+from lmx.schema.completion_reply import (
+    CompletionStreamEncoder,
+    Echo,
+    WholeText,
+    choose_best,
+    encode_text_completion,
+)
+from lmx.schema.completion_request import (
+    CompletionRequest,
+    choice_count,
+    parse_completion_request,
+    to_generates,
+)
+from lmx.schema.reply import completion_id, merge_usage, sum_usage
+from lmx.text.parts import AnswerPart, TextPart
+from lmx.web.answers import Collected, PlainParser, collect_answer, reply_head, stream_answer
+from lmx.web.exchange import PARSE_IN_THREAD_BYTES, Answer, Exchange
+
+
+class CompletionRoute:
+    """Parses a request, opens its replies and gives them streamed or whole.
+
+    Args:
+        dispatch: Opens replies.
+        settings: Defaults and limits.
+    """
+
+    def __init__(self, dispatch: Dispatch, settings: Settings) -> None:
+        self._dispatch = dispatch
+        self._settings = settings
+
+    async def __call__(self, exchange: Exchange) -> Answer | None:
+        """Handle one exchange."""
+        body = await exchange.read_body(timeout_s=self._settings.server.body_timeout_s)
+        if len(body) > PARSE_IN_THREAD_BYTES:
+            request, generates = await trio.to_thread.run_sync(self._parse, body)
+        else:
+            request, generates = self._parse(body)
+        del body
+        async with AsyncExitStack() as stack:
+            replies = [
+                await stack.enter_async_context(
+                    self._dispatch.open(generate, model_name=request.model or "")
+                )
+                for generate in generates
+            ]
+            if request.stream:
+                await self._stream(exchange, request, replies)
+                return None
+            return await _collect(exchange, request, replies)
+
+    def _parse(self, body: bytes) -> tuple[CompletionRequest, list[Generate]]:
+        request = parse_completion_request(body)
+        temperature = self._settings.models.default_temperature
+        return request, to_generates(request, default_temperature=temperature)
+
+    async def _stream(
+        self, exchange: Exchange, request: CompletionRequest, replies: Sequence[Reply]
+    ) -> None:
+        head = reply_head(completion_id(exchange.request_id, prefix="cmpl"), replies[0].model_id)
+        options = request.stream_options
+        encoder = EchoingEncoder(
+            CompletionStreamEncoder(
+                head, include_usage=options is not None and bool(options.include_usage)
+            ),
+            replies,
+            has_echo=bool(request.echo),
+        )
+        choices = [choice for reply in replies for choice in reply.choices]
+        await stream_answer(
+            exchange,
+            Reply(replies[0].model_id, choices, replies[0].started),
+            encoder,
+            first=b": accepted\n\n",
+            make_parser=PlainParser,
+            heartbeat_s=self._settings.server.heartbeat_s,
+        )
+
+
+class EchoingEncoder:
+    """A completion's stream that repeats each prompt before its choices, if asked to.
+
+    The prompt's log-probabilities come with the first text, so that is when it is repeated. Token
+    counts are of all prompts together.
+
+    Args:
+        inner: Spells the stream.
+        replies: One per prompt.
+        has_echo: Whether prompts are repeated.
+    """
+
+    def __init__(
+        self, inner: CompletionStreamEncoder, replies: Sequence[Reply], *, has_echo: bool
+    ) -> None:
+        self._inner = inner
+        self._replies = replies
+        self._owners = [reply for reply in replies for _ in reply.choices]
+        self._unechoed = set(range(len(self._owners))) if has_echo else set()
+        self.error = inner.error
+
+    def parts(self, index: int, parts: Sequence[AnswerPart], logprobs: list[TokenLogprob]) -> bytes:
+        """New text of one choice."""
+        return self._echo(index) + self._inner.parts(index, parts, logprobs)
+
+    def finish_choice(self, index: int, reason: FinishReason) -> bytes:
+        """The end of one choice."""
+        return self._echo(index) + self._inner.finish_choice(index, reason)
+
+    def finish(self, _usage: Usage) -> bytes:
+        """The end of all of them."""
+        return self._inner.finish(usage_of(self._replies))
+
+    def _echo(self, index: int) -> bytes:
+        if index not in self._unechoed:
+            return b""
+        self._unechoed.discard(index)
+        return self._inner.echo(index, prompt_echo(self._owners[index]))
+
+
+def prompt_echo(reply: Reply) -> Echo:
+    """A prompt as it is repeated; its log-probabilities come with the first choice alone."""
+    return Echo(reply.started.prompt_text or "", reply.choices[0].prompt_logprobs)
+
+
+def usage_of(replies: Sequence[Reply]) -> Usage:
+    """Token counts of several prompts."""
+    return sum_usage(merge_usage(reply.usages) for reply in replies)
+
+
+async def _collect(
+    exchange: Exchange, request: CompletionRequest, replies: Sequence[Reply]
+) -> Answer:
+    shown: list[WholeText] = []
+    for reply in replies:
+        collected = await collect_answer(reply, make_parser=PlainParser)
+        echo = prompt_echo(reply) if request.echo else None
+        choices = [_whole_text(choice, echo) for choice in collected]
+        shown += choose_best(choices, choice_count(request)) if request.best_of else choices
+    head = reply_head(completion_id(exchange.request_id, prefix="cmpl"), replies[0].model_id)
+    is_scored = request.logprobs is not None
+    return Answer(encode_text_completion(head, shown, usage_of(replies), shows_logprobs=is_scored))
+
+
+def _whole_text(choice: Collected, echo: Echo | None) -> WholeText:
+    text = "".join(part.text for part in choice.parts if isinstance(part, TextPart))
+    return WholeText(text, choice.logprobs, choice.reason, echo)

@@ -1,0 +1,69 @@
+"""As much of JSON Schema 2020-12 as the API's description uses, to check values against it."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+IGNORED = {"title", "description", "default", "discriminator", "additionalProperties"}
+TYPES: dict[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "boolean": (bool,),
+    "null": (type(None),),
+    "integer": (int,),
+    "number": (int, float),
+}
+# Keywords about one kind of value: the types they are about, and what they demand.
+LIMITS: dict[str, tuple[tuple[type, ...], Callable[[Any, Any], bool]]] = {
+    "required": ((dict,), lambda names, value: all(name in value for name in names)),
+    "minItems": ((list,), lambda limit, value: len(value) >= limit),
+    "maxItems": ((list,), lambda limit, value: len(value) <= limit),
+    "minLength": ((str,), lambda limit, value: len(value) >= limit),
+    "pattern": ((str,), lambda pattern, value: re.search(pattern, value) is not None),
+    "minimum": ((int, float), lambda limit, value: value >= limit),
+    "maximum": ((int, float), lambda limit, value: value <= limit),
+    "exclusiveMinimum": ((int, float), lambda limit, value: value > limit),
+}
+
+
+def fits(schema: dict[str, Any], value: Any, components: dict[str, Any]) -> bool:
+    """Whether a value is what a schema describes; a keyword that is not known here fails."""
+    keywords = [key for key in schema if key not in IGNORED]
+    own = all(_fits_keyword(key, schema[key], value, components) for key in keywords)
+    return own and _fits_inside(schema, value, components)
+
+
+def _fits_keyword(key: str, wanted: Any, value: Any, components: dict[str, Any]) -> bool:
+    if key in {"items", "properties", "propertyNames"}:
+        return True
+    if key == "$ref":
+        return fits(components[wanted.removeprefix("#/components/schemas/")], value, components)
+    if key == "anyOf":
+        return any(fits(one, value, components) for one in wanted)
+    if key == "enum":
+        return any(_is_same(one, value) for one in wanted)
+    if key == "const":
+        return _is_same(wanted, value)
+    if key == "type":
+        is_boolean = isinstance(value, bool)
+        return isinstance(value, TYPES[wanted]) and (not is_boolean or wanted == "boolean")
+    kinds, is_within = LIMITS[key]
+    return isinstance(value, bool) or not isinstance(value, kinds) or is_within(wanted, value)
+
+
+def _fits_inside(schema: dict[str, Any], value: Any, components: dict[str, Any]) -> bool:
+    if isinstance(value, list):
+        return all(fits(schema.get("items", {}), item, components) for item in value)
+    if not isinstance(value, dict):
+        return True
+    others, known = schema.get("additionalProperties", {}), schema.get("properties", {})
+    names = schema.get("propertyNames", {})
+    return all(
+        fits(names, name, components) and fits(known.get(name, others), item, components)
+        for name, item in value.items()
+    )
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    return bool(one == other) and type(one) is type(other)

@@ -1,0 +1,222 @@
+"""The API's description: whole, consistent, and true of what is parsed and answered."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmx.errors import InvalidRequest, LmxError, RequestError
+from lmx.protocol.values import TokenLogprob, Usage
+from lmx.schema.chat_reply import ChatStreamEncoder, WholeChoice, encode_completion
+from lmx.schema.chat_request import ChatRequest, parse_chat_request, to_generate
+from lmx.schema.completion_reply import (
+    CompletionStreamEncoder,
+    WholeText,
+    encode_text_completion,
+)
+from lmx.schema.completion_request import (
+    CompletionRequest,
+    parse_completion_request,
+    to_generates,
+)
+from lmx.schema.openapi import ROUTES, openapi_document
+from lmx.schema.problems import error_body
+from lmx.schema.reply import ReplyHead
+from lmx.text.parts import AnswerPart, ReasoningPart, TextPart, ToolCallPart
+from tests.chat_bodies import USER
+from tests.json_schema import fits
+from tests.sse import events
+from tests.strategies import json_values
+
+DOCUMENT = json.loads(json.dumps(openapi_document("1.2.3")))
+SCHEMAS = DOCUMENT["components"]["schemas"]
+EXTENSIONS = set(
+    """
+    chat_template_kwargs enable_thinking guided_choice guided_grammar guided_json guided_regex
+    ignore_eos min_p min_tokens reasoning_format repetition_penalty thinking_budget top_k
+    """.split()  # noqa: SIM905  # a list of words reads best as words
+)
+HEAD = ReplyHead("id-1", 1, "m", "f")
+PARTS: list[AnswerPart] = [ReasoningPart("hm"), TextPart("a"), ToolCallPart(0, "f", "{}")]
+SCORES = [TokenLogprob("a", b"a", -1.0, [TokenLogprob("b", b"b", -2.0)])]
+
+
+def is_described(name: str, value: Any) -> bool:
+    """Whether a value fits the component of that name."""
+    return fits({"$ref": f"#/components/schemas/{name}"}, value, SCHEMAS)
+
+
+def nodes(value: Any) -> Iterator[Any]:
+    """Every value inside a value, and itself."""
+    yield value
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from nodes(inner)
+
+
+def test_the_document_has_what_openapi_demands() -> None:
+    """Version, title and paths; each operation has its own id and describes its answers."""
+    assert "3.1.0" == DOCUMENT["openapi"]
+    assert ("LMX", "1.2.3") == (DOCUMENT["info"]["title"], DOCUMENT["info"]["version"])
+    operations = [operation for path in DOCUMENT["paths"].values() for operation in path.values()]
+    assert len(ROUTES) == len({operation["operationId"] for operation in operations})
+    for operation in operations:
+        assert all(re.fullmatch("[2-5]..", status) for status in operation["responses"])
+        assert all(answer["description"] for answer in operation["responses"].values())
+
+
+def test_parameters_of_a_path_are_declared() -> None:
+    """Each name in braces has a parameter."""
+    for path, methods in DOCUMENT["paths"].items():
+        for operation in methods.values():
+            declared = [parameter["name"] for parameter in operation.get("parameters", [])]
+            assert re.findall(r"{(\w+)}", path) == declared
+
+
+def test_every_reference_leads_somewhere_and_every_schema_is_used() -> None:
+    """No reference is dangling, and no component is left over."""
+    found = {
+        node["$ref"].removeprefix("#/components/schemas/")
+        for node in nodes(DOCUMENT)
+        if isinstance(node, dict) and isinstance(node.get("$ref"), str)
+    }
+    assert set(SCHEMAS) == found
+
+
+def test_the_routes_are_all_there() -> None:
+    """Generating, text form, models and probes."""
+    assert {
+        "/",
+        "/apply-template",
+        "/detokenize",
+        "/health",
+        "/healthz",
+        "/readyz",
+        "/tokenize",
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/models",
+        "/v1/models/{model}",
+    } == set(DOCUMENT["paths"])
+
+
+@pytest.mark.parametrize("include_usage", [True, False])
+def test_chat_answers_are_as_described(include_usage: bool) -> None:  # noqa: FBT001  # pytest's way
+    """Whole documents and every chunk fit the description."""
+    encoder = ChatStreamEncoder(HEAD, include_usage=include_usage, inline_reasoning=None)
+    data = encoder.first(0) + encoder.parts(0, PARTS, []) + encoder.parts(0, [], SCORES)
+    data += encoder.finish_choice(0, "stop") + encoder.finish(Usage(1, 2))
+    *chunks, _ = events(data)
+    assert all(is_described("ChatChunk", chunk) for chunk in chunks)
+    whole = encode_completion(HEAD, [WholeChoice(PARTS, SCORES, "stop")], Usage(1, 2))
+    assert is_described("ChatCompletion", json.loads(whole))
+
+
+@pytest.mark.parametrize("include_usage", [True, False])
+def test_text_answers_are_as_described(include_usage: bool) -> None:  # noqa: FBT001  # pytest's way
+    """Whole documents and every chunk fit the description."""
+    encoder = CompletionStreamEncoder(HEAD, include_usage=include_usage)
+    data = encoder.parts(0, [TextPart("a")], SCORES) + encoder.finish_choice(0, "stop")
+    *chunks, _ = events(data + encoder.finish(Usage(1, 2)))
+    assert all(is_described("TextCompletion", chunk) for chunk in chunks)
+    whole = encode_text_completion(
+        HEAD, [WholeText("a", SCORES, "stop")], Usage(1, 2), shows_logprobs=True
+    )
+    assert is_described("TextCompletion", json.loads(whole))
+
+
+def test_errors_are_as_described() -> None:
+    """Every error's body fits the description."""
+    for error in (LmxError("x"), InvalidRequest("x", param="n")):
+        assert is_described("ErrorDocument", error_body(error))
+
+
+def test_what_is_always_there_is_required() -> None:
+    """Clients generated from the description need not expect absent keys."""
+    assert "object" in SCHEMAS["ChatCompletion"]["required"]
+    assert "finish_reason" in SCHEMAS["ChunkChoice"]["required"]
+    assert "usage" not in SCHEMAS["ChatChunk"]["required"]
+
+
+def test_extensions_are_marked() -> None:
+    """What OpenAI's reference does not know says so."""
+    marked = {
+        name
+        for name, field in SCHEMAS["ChatRequest"]["properties"].items()
+        if any(str(node).startswith("LMX: ") for node in nodes(field))
+    }
+    assert EXTENSIONS == marked
+
+
+def is_parsed(parse: Callable[[bytes], Any], fields: dict[str, Any]) -> bool:
+    """Whether a body with these fields is taken."""
+    try:
+        parse(json.dumps(fields).encode())
+    except RequestError:
+        return False
+    return True
+
+
+# What one field alone says wrongly or rightly, near the edges.
+EDGES = st.sampled_from(
+    [0, 1, -1, 2, 2.5, -2, 16, 17, 20, 21, 100, 2**31, "", "x", "none", "auto", "medium", "high"]
+    + [[], [""], ["x"], [1], [[1]], [[]], {}, {"1": 1}, {"1": 101}, {"x": 1}, ["text"], [{}]]
+    + [{"type": "text"}, {"type": "json_object"}, {"type": "xml"}, {"type": "json_schema"}]
+    + [{"type": "json_schema", "json_schema": {"schema": {}}}]
+    + [[{"type": "function", "function": {"name": name}}] for name in ("f", "f g", "", "f\n")]
+    + [{"type": "function", "function": {"name": "f"}}, [{"role": "user"}], [{"role": "function"}]]
+    + [[{"role": "user", "content": [{"type": "text", "text": "a"}]}]]
+    + [[{"role": "user", "content": [part]}] for part in ({"type": "text"}, {"type": "x"})]
+)
+# Their rules need a second field, or the worker.
+CROSSED = {"stream_options", "top_logprobs", "best_of", "n", "min_tokens", "tool_choice"}
+
+
+@given(st.sampled_from(sorted(ChatRequest.__struct_fields__)), EDGES | json_values(3))
+def test_a_chat_request_is_taken_iff_it_is_as_described(name: str, value: Any) -> None:
+    """The description and the parser agree on every field."""
+    body = {"messages": [USER], name: value}
+    if name not in CROSSED and not has_whole_float(value):
+        assert is_described("ChatRequest", body) is is_chat(body)
+
+
+@given(st.sampled_from(sorted(CompletionRequest.__struct_fields__)), EDGES | json_values(3))
+def test_a_completion_request_is_taken_iff_it_is_as_described(name: str, value: Any) -> None:
+    """The description and the parser agree on every field."""
+    body = {"prompt": "a", name: value}
+    if name not in CROSSED and not has_whole_float(value):
+        assert is_described("CompletionRequest", body) is is_completion(body)
+
+
+def is_chat(body: dict[str, Any]) -> bool:
+    """Whether a chat request is taken."""
+    return is_parsed(
+        lambda data: to_generate(
+            parse_chat_request(data), default_max_tokens=77, default_temperature=1.0
+        ),
+        body,
+    )
+
+
+def is_completion(body: dict[str, Any]) -> bool:
+    """Whether a completion request is taken."""
+    return is_parsed(
+        lambda data: to_generates(parse_completion_request(data), default_temperature=1.0), body
+    )
+
+
+def has_whole_float(value: Any) -> bool:
+    """Whether there is a number such as 1.0, an integer for JSON Schema alone."""
+    return any(isinstance(node, float) and node.is_integer() for node in nodes(value))
+
+
+@pytest.mark.parametrize("value", [1, None])
+def test_unknown_fields_are_as_described(value: Any) -> None:
+    """A field nobody reads is refused unless it is null."""
+    body = {"messages": [USER], "temprature": value}
+    assert (value is None) is is_described("ChatRequest", body)
+    assert (value is None) is is_chat(body)
