@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # the worker's own modules load no engine package
     import numpy as np
     from numpy.typing import NDArray
 
-EngineFinish = Literal["stop", "length"]
+EngineFinish = Literal["stop", "complete", "length"]
 
 
 class TokenLogprobs(NamedTuple):
@@ -36,9 +36,9 @@ class StepResult(NamedTuple):
 
     Attributes:
         sequence_id: The sequence it belongs to.
-        token_id: The sampled id; with ``finish == "stop"`` an end-of-generation id, unless a
-            constraint ended the sequence.
-        finish: `None` while the sequence goes on. A finished sequence is already removed.
+        token_id: The sampled id; with ``finish == "stop"`` an end-of-generation id.
+        finish: `None` while the sequence goes on; ``complete`` if this token is the last one its
+            constraint allows. A finished sequence is already removed.
         logprobs: Set iff the sequence asked for log-probabilities.
         prompt_logprobs: With a sequence's first token, if asked for: one entry per prompt token,
             `None` for the first, which nothing predicts.
@@ -69,7 +69,7 @@ class Constraint(Protocol):
 
     @property
     def is_finished(self) -> bool:
-        """Nothing may follow: the sequence ends with ``stop`` after the token just consumed."""
+        """Nothing may follow: the sequence is ``complete`` with the token just consumed."""
 
 
 class Choice(NamedTuple):

@@ -309,10 +309,10 @@ def choose_allowed(constraint: Constraint, own: int) -> int:
 def _finish(reply: _Reply, token_id: int) -> EngineFinish | None:
     if reply.constraint is not None:
         reply.constraint.consume(token_id)
-        if reply.constraint.is_finished:
-            return "stop"
     if token_id == END_ID and not reply.sampling.ignore_eos:
         return "stop"
+    if reply.constraint is not None and reply.constraint.is_finished:
+        return "complete"
     return "length" if reply.given >= reply.sampling.max_tokens else None
 
 

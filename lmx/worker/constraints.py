@@ -5,17 +5,20 @@ after the closing marker; the same place ends the thinking by force when its bud
 """
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lmx.engines.base import Constraint, GrammarCompiler, Tokenizer
 from lmx.protocol.messages import ChatPrompt, Generate
 from lmx.protocol.values import Grammar
 from lmx.text.reasoning import REASONING
+from lmx.worker.dialect import NO_REASONING
 from lmx.worker.prompt import Rendered
 
 if TYPE_CHECKING:  # the engine's masks are NumPy's, but the worker's own modules load no engine
     import numpy as np
     from numpy.typing import NDArray
+
+_State = Literal["undecided", "thinking", "answering"]
 
 WORD_BITS = 32
 # Between the pieces of an enforced call: nothing, a blank, or a line break with its indentation.
@@ -28,46 +31,69 @@ class ReasoningConstraint:
 
     Args:
         closing_ids: Token ids of the marker that ends the thinking.
-        budget: Tokens after which that marker is forced; `None` never forces it.
+        opening_id: The token that begins it, for a model that may open it itself; `None` if the
+            prompt has opened it.
+        budget: Tokens after which the closing marker is forced; `None` never forces it.
         inner: What holds after the thinking, or `None` for nothing.
     """
 
     def __init__(
-        self, closing_ids: list[int], *, budget: int | None, inner: Constraint | None
+        self,
+        closing_ids: list[int],
+        *,
+        opening_id: int | None,
+        budget: int | None,
+        inner: Constraint | None,
     ) -> None:
         self._closing_ids = closing_ids
+        self._opening_id = opening_id
         self._budget = budget
         self._inner = inner
         self._thought: list[int] = []
         self._forced_count = 0  # closing ids forced so far
-        self._is_thinking = True
+        self._state: _State = "thinking" if opening_id is None else "undecided"
 
     @property
     def is_finished(self) -> bool:
         """Nothing may follow."""
-        return not self._is_thinking and self._inner is not None and self._inner.is_finished
+        return self._state == "answering" and self._inner is not None and self._inner.is_finished
 
     def fill_mask(self, mask: "NDArray[np.int32]") -> bool:
         """Allowed tokens of the next position; see `Constraint`."""
-        if not self._is_thinking:
-            return self._inner is not None and self._inner.fill_mask(mask)
+        if self._state == "thinking":
+            return self._fill_thinking(mask)
+        is_masked = self._inner is not None and self._inner.fill_mask(mask)
+        if is_masked and self._state == "undecided" and self._opening_id is not None:
+            allow(mask, self._opening_id)
+        return is_masked
+
+    def consume(self, token_id: int) -> None:
+        """The token that was sampled."""
+        if self._state == "thinking":
+            self._think(token_id)
+        elif self._state == "undecided" and token_id == self._opening_id:
+            self._state = "thinking"
+        else:
+            self._state = "answering"
+            if self._inner is not None:
+                self._inner.consume(token_id)
+
+    def _fill_thinking(self, mask: "NDArray[np.int32]") -> bool:
         if not self._is_spent:
             return False
         mask[:] = 0
         allow(mask, self._closing_ids[self._forced_count])
         return True
 
-    def consume(self, token_id: int) -> None:
-        """The token that was sampled."""
-        if not self._is_thinking:
-            if self._inner is not None:
-                self._inner.consume(token_id)
-        elif self._is_spent:
+    def _think(self, token_id: int) -> None:
+        if self._is_spent:
             self._forced_count += 1
-            self._is_thinking = self._forced_count < len(self._closing_ids)
+            is_over = self._forced_count == len(self._closing_ids)
         else:
             self._thought.append(token_id)
-            self._is_thinking = self._thought[-len(self._closing_ids) :] != self._closing_ids
+            is_over = self._thought[-len(self._closing_ids) :] == self._closing_ids
+        if is_over:
+            self._state = "answering"
 
     @property
     def _is_spent(self) -> bool:
@@ -92,11 +118,20 @@ def make_constraint(
     if isinstance(generate.prompt, ChatPrompt) and generate.prompt.must_call:
         grammar = calls_grammar(generate.prompt)
     inner = None if grammar is None else grammars.compile(grammar)
-    is_bounded = generate.thinking_budget is not None
-    if not rendered.in_reasoning or (inner is None and not is_bounded):
+    budget = generate.thinking_budget
+    if rendered.reasoning == NO_REASONING or (inner is None and budget is None):
         return inner
-    closing_ids = tokenizer.encode(REASONING[rendered.reasoning].closing)
-    return ReasoningConstraint(closing_ids, budget=generate.thinking_budget, inner=inner)
+    markers = REASONING[rendered.reasoning]
+    opening_ids = tokenizer.encode(markers.opening)
+    is_closed = rendered.text.rstrip().endswith(markers.closing)
+    if not rendered.in_reasoning and (is_closed or len(opening_ids) != 1):
+        return inner
+    return ReasoningConstraint(
+        tokenizer.encode(markers.closing),
+        opening_id=None if rendered.in_reasoning else opening_ids[0],
+        budget=budget,
+        inner=inner,
+    )
 
 
 def calls_grammar(prompt: ChatPrompt) -> Grammar:

@@ -2,8 +2,8 @@
 
 Templates differ in what they take. A conversation that the template refuses as it stands is tried
 again in plainer shapes before the client hears of it: arguments of calls as text, system messages
-gathered at the front, neighbours of one role joined. A template without a place for tools gets
-them as a system message in the form most models have seen.
+gathered at the front, neighbours of one role joined, the system message in the first user turn. A
+template without a place for tools gets them as a system message in the form most models have seen.
 """
 
 import json
@@ -110,7 +110,8 @@ def _render_first_accepted(prompt: ChatPrompt, tokenizer: Tokenizer) -> str:
 def _shapes(messages: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     """The conversation as it stands, then plainer and plainer; equal shapes only once."""
     folded = fold_messages(messages)
-    candidates = [messages, _with_text_arguments(messages), folded, _with_text_arguments(folded)]
+    shapes = (messages, folded, _without_system(folded))
+    candidates = [shape for m in shapes for shape in (m, _with_text_arguments(m))]
     seen: list[list[dict[str, Any]]] = []
     for candidate in candidates:
         if candidate not in seen:
@@ -136,6 +137,14 @@ def fold_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         else:
             folded.append(message)
     return folded
+
+
+def _without_system(folded: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The system message in front of the first user turn, for templates that know no such role."""
+    if [message["role"] for message in folded[:2]] != ["system", "user"]:
+        return folded
+    joined = f"{folded[0]['content']}\n\n{folded[1]['content']}"
+    return [{**folded[1], "content": joined}, *folded[2:]]
 
 
 def _can_join(first: dict[str, Any], second: dict[str, Any]) -> bool:

@@ -54,7 +54,6 @@ class _Running:
         "added_at_s",
         "cached_tokens",
         "first_token_at_s",
-        "is_constrained",
         "output",
         "ready",
         "sampled",
@@ -65,13 +64,11 @@ class _Running:
         ready: Ready,
         output: SequenceOutput,
         *,
-        is_constrained: bool,
         added_at_s: float,
         cached_tokens: int,
     ) -> None:
         self.ready = ready
         self.output = output
-        self.is_constrained = is_constrained
         self.added_at_s = added_at_s
         self.cached_tokens = cached_tokens
         self.first_token_at_s: float | None = None
@@ -172,7 +169,6 @@ class Scheduler:
                 self._running[choice.sequence_id] = _Running(
                     ready,
                     SequenceOutput(detokenizer, ready.stop),
-                    is_constrained=choice.constraint is not None,
                     added_at_s=now_s,
                     cached_tokens=cached,
                 )
@@ -184,10 +180,10 @@ class Scheduler:
         running.sampled += 1
         if running.first_token_at_s is None:
             running.first_token_at_s = now_s
-        shown_id = None if self._is_end_id(result, running) else result.token_id
+        shown_id = None if result.finish == "stop" else result.token_id
         text, is_stopped = running.output.feed(shown_id, is_last=result.finish is not None)
         if result.logprobs is not None or result.prompt_logprobs is not None:
-            events.append(self._scored_delta(result, running, text, is_end=shown_id is None))
+            events.append(self._scored_delta(result, running, text))
         elif text:
             events.append(Delta(number, text, 1))
         if is_stopped and result.finish is None:
@@ -198,19 +194,10 @@ class Scheduler:
             reason = "stop" if is_stopped else reason
             events.append(running.finished(number, reason, now_s))
 
-    def _is_end_id(self, result: StepResult, running: _Running) -> bool:
-        """Whether this token only ends its sequence; what completes a grammar is text as well."""
-        if result.finish != "stop" or not running.is_constrained:
-            return result.finish == "stop"
-        spelled = self._tokenizer.token_bytes(result.token_id).decode("utf-8", "replace")
-        return spelled in self._tokenizer.special_tokens
-
-    def _scored_delta(
-        self, result: StepResult, running: _Running, text: str, *, is_end: bool
-    ) -> Delta:
+    def _scored_delta(self, result: StepResult, running: _Running, text: str) -> Delta:
         scores = (
             []
-            if result.logprobs is None or is_end
+            if result.logprobs is None or result.finish == "stop"
             else [describe_token(result.token_id, result.logprobs, self._tokenizer)]
         )
         prompt_scores = (

@@ -147,7 +147,7 @@ def check_grammars(maker: Maker) -> None:
             found = collect({}, step_times(engine, MAX_STEPS))
             texts = {i: _text(tokenizer, results) for i, results in found.items() if i}
             assert found[0] == free
-            assert [found[i][-1].finish for i in (1, 2, 3)] == ["stop"] * 3
+            assert [found[i][-1].finish for i in (1, 2, 3)] == ["complete"] * 3
             value = json.loads(texts[1])
             assert set(value) == {"colour", "is_big", "size"}
             assert value["colour"] in {"red", "green"}

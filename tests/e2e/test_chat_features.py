@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.model, pytest.mark.timeout(900)]
 
 PROMPT = "Name three colours."
 TOKENS = 10
-PERSON = {
+PERSON: dict[str, Any] = {
     "type": "object",
     "properties": {
         "name": {"type": "string", "maxLength": 8},
@@ -82,7 +82,10 @@ def ask(client: openai.OpenAI) -> Callable[..., ChatCompletion]:
     def send(prompt: str = PROMPT, **fields: Any) -> ChatCompletion:
         given = {"max_tokens": TOKENS, "temperature": 0, **fields}
         messages = given.pop("messages", [{"role": "user", "content": prompt}])
-        return client.chat.completions.create(model="demo", messages=messages, **given)
+        answer: ChatCompletion = client.chat.completions.create(
+            model="demo", messages=messages, **given
+        )
+        return answer
 
     return send
 
@@ -93,7 +96,7 @@ def stream(client: openai.OpenAI) -> Callable[..., list[Choice]]:
 
     def send(prompt: str = PROMPT, **fields: Any) -> list[Choice]:
         given = {"max_tokens": TOKENS, "temperature": 0, **fields}
-        messages = [{"role": "user", "content": prompt}]
+        messages: Any = [{"role": "user", "content": prompt}]
         manager: Any = client.chat.completions.stream(model="demo", messages=messages, **given)
         with manager as events:
             try:
@@ -119,7 +122,7 @@ def said(choices: list[Choice]) -> list[tuple[Any, ...]]:
     return [
         (
             choice.message.content or "",
-            [(c.function.name, c.function.arguments) for c in choice.message.tool_calls or []],
+            [called(call.to_dict()) for call in choice.message.tool_calls or []],
             [] if choice.logprobs is None else [
                 (entry.token, round(entry.logprob, 4), [top.token for top in entry.top_logprobs])
                 for entry in choice.logprobs.content or []
@@ -128,6 +131,11 @@ def said(choices: list[Choice]) -> list[tuple[Any, ...]]:
         )
         for choice in choices
     ]  # fmt: skip
+
+
+def called(call: dict[str, Any]) -> tuple[str, str]:
+    """Name and arguments of a call."""
+    return call["function"]["name"], call["function"]["arguments"]
 
 
 def test_three_choices(ask: Ask, stream: Stream) -> None:

@@ -88,7 +88,12 @@ def test_more_choices_than_slots_are_refused(daemon: Daemon) -> None:
 def test_hanging_up_frees_every_choice(daemon: Daemon) -> None:
     """A client that leaves while all slots are its own leaves none of them taken."""
     with Connection(daemon) as connection:
-        fields = {"n": SLOTS, "ignore_eos": True, "max_tokens": 4000, "stream": True}
+        fields: dict[str, Any] = {
+            "n": SLOTS,
+            "ignore_eos": True,
+            "max_tokens": 4000,
+            "stream": True,
+        }
         connection.send(chat_request("words", **fields))
         assert 200 == connection.read_head().status
     assert [("length", 1)] == [

@@ -74,7 +74,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     suppress_health_check=list(HealthCheck),
 )
 @pytest.mark.timeout(120)
-def test_the_daemon_does_as_described(daemon: Daemon, case: schemathesis.Case) -> None:
+def test_the_daemon_does_as_described(daemon: Daemon, case: "schemathesis.Case[Any]") -> None:
     """Whatever is asked, the answer is one that the description announces."""
     case.call_and_validate(base_url=daemon.url, checks=CHECKS)
 

@@ -84,8 +84,12 @@ def test_a_schema_begins_after_the_reasoning(daemon: Daemon) -> None:
 
 def test_a_required_call_comes_after_the_reasoning(daemon: Daemon) -> None:
     """A model that thinks calls as one that does not."""
-    parameters = {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]}
-    parameters["additionalProperties"] = False
+    parameters = {
+        "type": "object",
+        "properties": {"on": {"type": "boolean"}},
+        "required": ["on"],
+        "additionalProperties": False,
+    }
     tool = {"type": "function", "function": {"name": "light", "parameters": parameters}}
     choice = {"type": "function", "function": {"name": "light"}}
     told = think(daemon, thinking_budget=BUDGET, tools=[tool], tool_choice=choice, max_tokens=500)

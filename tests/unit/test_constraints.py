@@ -81,7 +81,7 @@ def accepts(constraint: Constraint, text: str) -> bool:
 
 def test_thinking_is_free() -> None:
     """Without a budget anything is allowed until the model closes its reasoning itself."""
-    constraint = ReasoningConstraint(CLOSING, budget=None, inner=Ids(7))
+    constraint = ReasoningConstraint(CLOSING, opening_id=None, budget=None, inner=Ids(7))
     assert follow(constraint, [1, 2, 50, 51, 50, 51])
     assert (None, False) == (allowed(constraint), constraint.is_finished)
     constraint.consume(52)
@@ -91,7 +91,7 @@ def test_thinking_is_free() -> None:
 def test_what_was_thought_is_not_told_to_the_inner_constraint() -> None:
     """The grammar begins after the closing marker and hears every token from there."""
     inner = Ids(7, 8)
-    constraint = ReasoningConstraint(CLOSING, budget=None, inner=inner)
+    constraint = ReasoningConstraint(CLOSING, opening_id=None, budget=None, inner=inner)
     assert follow(constraint, [1, *CLOSING, 7])
     assert ([7], {8}, False) == (inner.consumed, allowed(constraint), constraint.is_finished)
     constraint.consume(8)
@@ -100,7 +100,7 @@ def test_what_was_thought_is_not_told_to_the_inner_constraint() -> None:
 
 def test_a_spent_budget_forces_the_whole_marker() -> None:
     """Token by token, nothing but the closing marker is allowed; then the answer begins."""
-    constraint = ReasoningConstraint(CLOSING, budget=2, inner=Ids(7))
+    constraint = ReasoningConstraint(CLOSING, opening_id=None, budget=2, inner=Ids(7))
     assert follow(constraint, [1, 2])
     for closing_id in CLOSING:
         assert {closing_id} == allowed(constraint)
@@ -111,12 +111,14 @@ def test_a_spent_budget_forces_the_whole_marker() -> None:
 @pytest.mark.parametrize("token_id", [0, 31, 32, 63, 255])
 def test_any_id_can_be_forced(token_id: int) -> None:
     """The last bit of a word is one like the others."""
-    assert {token_id} == allowed(ReasoningConstraint([token_id], budget=0, inner=None))
+    assert {token_id} == allowed(
+        ReasoningConstraint([token_id], opening_id=None, budget=0, inner=None)
+    )
 
 
 def test_without_an_inner_constraint_the_answer_is_free() -> None:
     """After a forced end anything goes, and only the model ends the answer."""
-    constraint = ReasoningConstraint(CLOSING, budget=0, inner=None)
+    constraint = ReasoningConstraint(CLOSING, opening_id=None, budget=0, inner=None)
     assert {50} == allowed(constraint)
     assert follow(constraint, [*CLOSING, 1, 50, 2])
     assert (None, False) == (allowed(constraint), constraint.is_finished)
@@ -124,7 +126,7 @@ def test_without_an_inner_constraint_the_answer_is_free() -> None:
 
 def test_a_natural_end_within_the_budget_counts() -> None:
     """A marker that the last tokens of the budget complete is not forced again."""
-    constraint = ReasoningConstraint(CLOSING, budget=4, inner=None)
+    constraint = ReasoningConstraint(CLOSING, opening_id=None, budget=4, inner=None)
     assert follow(constraint, [1, *CLOSING])
     assert None is allowed(constraint)
 
@@ -139,7 +141,7 @@ def test_thinking_never_outlasts_its_budget(
 ) -> None:
     """Whatever is sampled, the answer begins right after the first marker or the forced one."""
     inner = Ids(*[9] * 20)
-    constraint = ReasoningConstraint(closing, budget=budget, inner=inner)
+    constraint = ReasoningConstraint(closing, opening_id=None, budget=budget, inner=inner)
     sampled: list[int] = []
     for token_id in wanted:
         options = allowed(constraint)
@@ -340,3 +342,26 @@ def test_parameters_that_are_no_schema_are_the_clients_fault() -> None:
     with pytest.raises(InvalidRequest) as caught:
         load().grammars.compile(calls_grammar(prompt))
     assert "tools" == caught.value.param
+
+
+def test_a_model_that_opens_its_thinking_itself_may_do_so() -> None:
+    """Under a grammar the opening token is one more way to begin; the grammar follows the end."""
+    constraint = ReasoningConstraint(CLOSING, opening_id=49, budget=None, inner=Ids(7))
+    assert {7, 49} == allowed(constraint)
+    assert follow(constraint, [49, 1, 2, *CLOSING])
+    assert {7} == allowed(constraint)
+
+
+def test_a_model_that_does_not_open_its_thinking_answers_at_once() -> None:
+    """The grammar's first token decides that there is no thinking; the opening is then barred."""
+    inner = Ids(7, 8)
+    constraint = ReasoningConstraint(CLOSING, opening_id=49, budget=3, inner=inner)
+    assert follow(constraint, [7])
+    assert ([7], {8}) == (inner.consumed, allowed(constraint))
+
+
+def test_a_budget_counts_from_the_opening_token() -> None:
+    """Thinking that the model opened itself is ended like any other."""
+    constraint = ReasoningConstraint(CLOSING, opening_id=49, budget=2, inner=None)
+    assert follow(constraint, [49, 1, 2])
+    assert {CLOSING[0]} == allowed(constraint)

@@ -263,7 +263,7 @@ def test_constrained_replies_are_short_and_match(
     results = run_to_end(loaded)[1]
     detokenizer = loaded.tokenizer.new_detokenizer()
     assert expected == "".join(map(detokenizer.feed, ids(results)))
-    assert "stop" == results[-1].finish
+    assert "complete" == results[-1].finish
 
 
 def test_a_constraint_lets_the_replys_own_words_through() -> None:

@@ -237,7 +237,7 @@ def test_schemas_hold_four_at_a_time(engine: MlxEngine, tiny: Tiny, temperature:
         found = finish_all(engine)
         assert alone == ids(found[0])
         for index, (_, is_valid) in enumerate(SCHEMAS, start=1):
-            assert "stop" == found[index][-1].finish
+            assert "complete" == found[index][-1].finish
             assert is_valid(json.loads(text_of(tiny, found[index])))
 
 

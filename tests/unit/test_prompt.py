@@ -261,3 +261,20 @@ def test_an_empty_prompt_is_refused(prompt: Prompt) -> None:
     with pytest.raises(InvalidRequest, match="no tokens") as caught:
         render(prompt, FakeTokenizer())
     assert "prompt" == caught.value.param
+
+
+def test_a_template_without_a_system_role_gets_it_in_the_first_user_turn() -> None:
+    """Every system message, wherever it stood, is read before the first question."""
+
+    def no_system(messages: Messages) -> str | None:
+        return "no such role" if any(m["role"] == "system" for m in messages) else None
+
+    tokenizer = PickyTokenizer(no_system, no_twins)
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hi"},
+        {"role": "system", "content": "Be kind."},
+    ]
+    render(ChatPrompt(messages), tokenizer)
+    accepted = [{"role": "user", "content": "Be brief.\n\nBe kind.\n\nHi"}]
+    assert accepted == tokenizer.seen[-1].messages

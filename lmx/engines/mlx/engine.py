@@ -172,9 +172,10 @@ class MlxEngine:
         if constraint is not None:
             constraint.consume(token_id)
         finish: EngineFinish | None = None
-        is_end = token_id in self._end_ids and not sequence.ignores_ends
-        if is_end or (constraint is not None and constraint.is_finished):
+        if token_id in self._end_ids and not sequence.ignores_ends:
             finish = "stop"
+        elif constraint is not None and constraint.is_finished:
+            finish = "complete"
         elif sequence.delivered >= sequence.max_tokens:
             finish = "length"
         if finish is not None:
