@@ -56,6 +56,8 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         context_tokens: Upper bound of every model's context, or `None`.
         default_max_tokens: Answer length when a request names none.
         default_temperature: Temperature when a request names none.
+        dialects: How a model spells tools and reasoning where its template misleads: model id to
+            the name of a tool family, and after a slash the name of its reasoning markers.
         inline_reasoning: Keep reasoning inside the content, between ``<think>`` tags, when a
             request does not say.
     """
@@ -67,6 +69,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     context_tokens: Count | None = None
     default_max_tokens: Count = 4096
     default_temperature: Annotated[float, Meta(ge=0, le=2)] = 0.7
+    dialects: dict[str, str] = {}
     inline_reasoning: bool = False
 
 

@@ -12,6 +12,7 @@ from lmx.cli.logs import configure_logging
 from lmx.config import load_settings
 from lmx.errors import ConfigError
 from lmx.serve import serve
+from lmx.text.dialects import dialect_setting
 
 
 def run_daemon(config: Path | None, overrides: Mapping[str, Mapping[str, Any]]) -> None:
@@ -22,6 +23,8 @@ def run_daemon(config: Path | None, overrides: Mapping[str, Mapping[str, Any]]) 
     """
     settings = load_settings(file=config, overrides=overrides)
     configure_logging(settings.logging.level)
+    for setting in settings.models.dialects.values():
+        dialect_setting(setting)  # a name that does not exist is told before anything starts
     specs = [parse_spec(text) for text in settings.models.load or (DEMO,)]
     try:
         trio.run(partial(serve, settings, specs))

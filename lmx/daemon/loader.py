@@ -175,7 +175,13 @@ class Loader:
 
     async def _run_worker(self, model: Model, source: Source) -> LmxError:
         limits = self._settings.models
-        command = Load(source.engine, source.path, limits.max_sequences, limits.context_tokens)
+        command = Load(
+            source.engine,
+            source.path,
+            limits.max_sequences,
+            limits.context_tokens,
+            limits.dialects.get(model.id, ""),
+        )
         environment = {**os.environ, **WORKER_ENVIRONMENT}
         grace_s = self._settings.worker.stop_grace_s
         async with open_worker(environment=environment, stop_grace_s=grace_s) as worker:

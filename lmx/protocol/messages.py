@@ -29,12 +29,14 @@ class Load(Struct, frozen=True, array_like=True, tag=0):
         source: Model directory, or the query string of a fake model.
         max_sequences: Upper bound of sequences decoded together.
         context_tokens: Upper bound of the context, or `None` for the model's own.
+        dialect: Spelling of tools and reasoning, as settings name it; empty to find it out.
     """
 
     engine: str
     source: str
     max_sequences: int
     context_tokens: int | None = None
+    dialect: str = ""
 
 
 class ChatPrompt(Struct, frozen=True, array_like=True, tag=0):

@@ -128,6 +128,16 @@ def dialect_named(name: str, reasoning: str | None = None) -> Dialect:
     return Dialect(name, REASONING[reasoning])
 
 
+def dialect_setting(setting: str) -> Dialect:
+    """A dialect as settings spell it: ``hermes``, or ``hermes/think`` with its reasoning markers.
+
+    Raises:
+        ConfigError: There is no such name.
+    """
+    name, _, reasoning = setting.partition("/")
+    return dialect_named(name, reasoning or None)
+
+
 def ends_inside_reasoning(prompt_text: str, dialect: Dialect) -> bool:
     """Whether the rendered prompt leaves the model inside its reasoning."""
     return dialect.reasoning is not None and ends_in_opening(prompt_text, dialect.reasoning)

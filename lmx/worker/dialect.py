@@ -5,7 +5,7 @@ markup, because those must stay visible in the text while all others are dropped
 """
 
 from lmx.engines.base import Tokenizer
-from lmx.text.dialects import Dialect, choose_dialect
+from lmx.text.dialects import Dialect, choose_dialect, dialect_setting
 from lmx.text.reasoning import REASONING
 from lmx.text.tools.families import FAMILIES
 
@@ -21,6 +21,10 @@ HARMONY_TOKENS = frozenset(
 class ModelDialect:
     """The model's own dialect under the names that travel to the daemon.
 
+    Args:
+        tokenizer: Of the model.
+        setting: The dialect that settings name, or nothing.
+
     Attributes:
         dialect: Tool family and reasoning markers.
         reasoning_name: The markers' row in the table of reasoning markers, or ``none``.
@@ -28,8 +32,12 @@ class ModelDialect:
         has_tools: The chat template itself has a place for tools.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.dialect = choose_dialect(tokenizer.template_source, tokenizer.special_tokens)
+    def __init__(self, tokenizer: Tokenizer, setting: str = "") -> None:
+        self.dialect = (
+            dialect_setting(setting)
+            if setting
+            else choose_dialect(tokenizer.template_source, tokenizer.special_tokens)
+        )
         names = (name for name, row in REASONING.items() if row == self.dialect.reasoning)
         self.reasoning_name = next(names, NO_REASONING)
         spoken = (self.dialect, Dialect(COMMON_TOOLS))

@@ -143,9 +143,9 @@ class Served:
         dialect: How the model spells markup.
     """
 
-    def __init__(self, loaded: LoadedEngine) -> None:
+    def __init__(self, loaded: LoadedEngine, dialect: str = "") -> None:
         self._loaded = loaded
-        self.dialect = ModelDialect(loaded.tokenizer)
+        self.dialect = ModelDialect(loaded.tokenizer, dialect)
 
     def prepare(self, generate: Generate) -> tuple[Rendered, Ready]:
         """Everything that may refuse a request, before any device work.

@@ -38,10 +38,11 @@ def run_worker(connection: socket.socket) -> int:
     channel = Channel(connection)
     intake = Intake(channel)
     threading.Thread(target=_run_intake, args=(intake,), name="intake", daemon=True).start()
-    loaded = _load(intake.loads.get(), channel)
+    load = intake.loads.get()
+    loaded = _load(load, channel)
     if loaded is None:
         return EXIT_LOAD_FAILED
-    served = Served(loaded)
+    served = Served(loaded, load.dialect)
     intake.serve(served)
     engine = loaded.engine
     visible = served.dialect.visible

@@ -78,3 +78,12 @@ def test_reasoning_travels_by_name(template: str, name: str) -> None:
 def test_a_template_has_tools_if_it_speaks_of_them(template: str, has_tools: bool) -> None:  # noqa: FBT001
     """Knowing a syntax is not enough: the template must take the tools."""
     assert has_tools == ModelDialect(TokenizerOf(template, "")).has_tools
+
+
+def test_a_setting_decides_before_the_template() -> None:
+    """What settings name is spoken, with the family's usual reasoning or the one named."""
+    tokenizer = TokenizerOf("<tool_call>", "")
+    usual = ModelDialect(tokenizer, "glm")
+    assert ("glm", "think") == (usual.dialect.tools, usual.reasoning_name)
+    named = ModelDialect(tokenizer, "glm/none")
+    assert ("glm", "none") == (named.dialect.tools, named.reasoning_name)
