@@ -12,7 +12,7 @@ import time
 
 import msgspec
 
-from lmx.engines.base import Choice, LoadedEngine
+from lmx.engines.base import Choice, LoadedEngine, Tokenizer
 from lmx.errors import ContextTooLong, FrameError, InvalidRequest, RequestError
 from lmx.protocol.messages import (
     Cancel,
@@ -26,6 +26,7 @@ from lmx.protocol.messages import (
     Shutdown,
     Started,
 )
+from lmx.protocol.values import Sampling
 from lmx.worker.channel import Channel
 from lmx.worker.constraints import make_constraint
 from lmx.worker.dialect import ModelDialect
@@ -59,6 +60,19 @@ def choose_max_tokens(
             param=param,
         )
     return min(wanted, room)
+
+
+def check_bias(sampling: Sampling, tokenizer: Tokenizer) -> None:
+    """A bias on a token that does not exist would change nothing.
+
+    Raises:
+        InvalidRequest: The vocabulary lacks one of the biased ids.
+    """
+    for token_id in sampling.logit_bias:
+        if not tokenizer.token_bytes(token_id):
+            raise InvalidRequest(
+                f"the vocabulary has no token {token_id}", param=f"logit_bias.{token_id}"
+            )
 
 
 class Intake:
@@ -158,6 +172,7 @@ class Served:
             raise InvalidRequest(
                 f"this model gives at most {info.max_sequences} answers at once", param="n"
             )
+        check_bias(generate.samplings[0], tokenizer)
         rendered = render_prompt(generate.prompt, tokenizer, self.dialect)
         choices = []
         for offset, wanted in enumerate(generate.samplings):

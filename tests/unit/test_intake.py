@@ -307,3 +307,12 @@ def test_however_the_intake_ends_so_does_the_worker(
         assert status == it.wait(timeout=20)
         assert it.stderr is not None
         assert said in it.stderr.read().decode()
+
+
+def test_a_bias_on_a_token_that_does_not_exist_is_rejected() -> None:
+    """It could change nothing, so the id is named and no work is made."""
+    sampling = Sampling(10, logit_bias={65: 1.0, 10**6: 2.0})
+    channel, work = take(Generate(3, chat("Hi"), [sampling], []))
+    [[refusal]] = channel.sent
+    assert isinstance(refusal, Rejected)
+    assert (3, "logit_bias.1000000", []) == (refusal.sequence, refusal.param, work)
