@@ -61,6 +61,7 @@ async def test_an_lmx_error_becomes_its_response(autojump_clock: object) -> None
     peer = Peer()
 
     async def handler(_exchange: Exchange) -> Answer:
+        await trio.lowlevel.checkpoint()
         raise QueueFull("full", retry_after_s=2.5)
 
     await _run(peer, handler)
@@ -73,6 +74,7 @@ async def test_an_unforeseen_failure_says_nothing_of_the_inside(autojump_clock: 
     peer = Peer()
 
     async def handler(_exchange: Exchange) -> Answer:
+        await trio.lowlevel.checkpoint()
         raise ZeroDivisionError("secret")
 
     await _run(peer, handler)
