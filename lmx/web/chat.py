@@ -3,8 +3,6 @@
 from functools import partial
 from typing import NamedTuple
 
-import trio
-
 from lmx.config import Settings
 from lmx.daemon.dispatch import Dispatch, Reply
 from lmx.protocol.messages import Generate
@@ -25,7 +23,7 @@ from lmx.schema.chat_request import (
 from lmx.schema.reply import ReplyHead, completion_id, merge_usage
 from lmx.text.tools.family import Tools
 from lmx.web.answers import answer_parser, collect_answer, reply_head, stream_answer
-from lmx.web.exchange import PARSE_IN_THREAD_BYTES, Answer, Exchange
+from lmx.web.exchange import Answer, Exchange, parse_body
 from lmx.web.streaming import MakeParser
 
 
@@ -53,12 +51,8 @@ class ChatRoute:
 
     async def __call__(self, exchange: Exchange) -> Answer | None:
         """Handle one exchange."""
-        body = await exchange.read_body(timeout_s=self._settings.server.body_timeout_s)
-        if len(body) > PARSE_IN_THREAD_BYTES:
-            job = await trio.to_thread.run_sync(self._parse, body)
-        else:
-            job = self._parse(body)
-        del body
+        timeout_s = self._settings.server.body_timeout_s
+        job = await parse_body(exchange, self._parse, timeout_s=timeout_s)
         model_name = job.request.model or ""
         async with self._dispatch.open(job.generate, model_name=model_name) as reply:
             head = reply_head(completion_id(exchange.request_id), reply.model_id)

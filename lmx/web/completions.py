@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
-import trio
-
 from lmx.config import Settings
 from lmx.daemon.dispatch import Dispatch, Reply
 from lmx.protocol.messages import Generate
@@ -25,7 +23,7 @@ from lmx.schema.completion_request import (
 from lmx.schema.reply import completion_id, merge_usage, sum_usage
 from lmx.text.parts import AnswerPart, TextPart
 from lmx.web.answers import Collected, PlainParser, collect_answer, reply_head, stream_answer
-from lmx.web.exchange import PARSE_IN_THREAD_BYTES, Answer, Exchange
+from lmx.web.exchange import Answer, Exchange, parse_body
 
 
 class CompletionRoute:
@@ -42,12 +40,8 @@ class CompletionRoute:
 
     async def __call__(self, exchange: Exchange) -> Answer | None:
         """Handle one exchange."""
-        body = await exchange.read_body(timeout_s=self._settings.server.body_timeout_s)
-        if len(body) > PARSE_IN_THREAD_BYTES:
-            request, generates = await trio.to_thread.run_sync(self._parse, body)
-        else:
-            request, generates = self._parse(body)
-        del body
+        timeout_s = self._settings.server.body_timeout_s
+        request, generates = await parse_body(exchange, self._parse, timeout_s=timeout_s)
         async with AsyncExitStack() as stack:
             replies = [
                 await stack.enter_async_context(

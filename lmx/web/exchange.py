@@ -8,7 +8,7 @@ answer, without which Hypercorn would leak the connection.
 import secrets
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 import trio
@@ -32,6 +32,8 @@ EVENT_STREAM_HEADERS: Headers = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
+
+T = TypeVar("T")
 
 log = structlog.get_logger("lmx.web")
 
@@ -148,6 +150,18 @@ class Exchange:
                 "headers": [*headers, *size, request_id],
             }
         )
+
+
+async def parse_body(exchange: Exchange, parse: Callable[[bytes], T], *, timeout_s: float) -> T:
+    """Read the body and parse it, off the event loop if it is large.
+
+    Raises:
+        RequestError: The body did not come whole, or `parse` refuses it.
+    """
+    body = await exchange.read_body(timeout_s=timeout_s)
+    if len(body) > PARSE_IN_THREAD_BYTES:
+        return await trio.to_thread.run_sync(parse, body)
+    return parse(body)
 
 
 Handler = Callable[[Exchange], Awaitable[Answer | None]]

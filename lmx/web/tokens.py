@@ -1,5 +1,8 @@
 """``/tokenize``, ``/detokenize`` and ``/apply-template``: a model's own view of a text."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import msgspec
 from msgspec import Struct
 
@@ -18,7 +21,9 @@ from lmx.schema.tokens import (
     template_prompt,
     tokenize_prompt,
 )
-from lmx.web.exchange import Answer, Exchange
+from lmx.web.exchange import Answer, Exchange, parse_body
+
+T = TypeVar("T")
 
 
 class TokenRoutes:
@@ -37,7 +42,7 @@ class TokenRoutes:
 
     async def tokenize(self, exchange: Exchange) -> Answer:
         """``POST /tokenize``."""
-        request = parse_tokenize_request(await self._body(exchange))
+        request = await self._parse(exchange, parse_tokenize_request)
         model_id, inspected = await self._dispatch.inspect(
             tokenize_prompt(request), model_name=request.model or ""
         )
@@ -48,7 +53,7 @@ class TokenRoutes:
 
     async def detokenize(self, exchange: Exchange) -> Answer:
         """``POST /detokenize``."""
-        request = parse_detokenize_request(await self._body(exchange))
+        request = await self._parse(exchange, parse_detokenize_request)
         try:
             _, inspected = await self._dispatch.inspect(
                 TokenPrompt(request.tokens), model_name=request.model or ""
@@ -60,14 +65,15 @@ class TokenRoutes:
 
     async def apply_template(self, exchange: Exchange) -> Answer:
         """``POST /apply-template``."""
-        request = parse_apply_template_request(await self._body(exchange))
+        request = await self._parse(exchange, parse_apply_template_request)
         _, inspected = await self._dispatch.inspect(
             template_prompt(request), model_name=request.model or ""
         )
         return _answer(ApplyTemplateReply(prompt=inspected.text))
 
-    async def _body(self, exchange: Exchange) -> bytes:
-        return await exchange.read_body(timeout_s=self._settings.server.body_timeout_s)
+    async def _parse(self, exchange: Exchange, parse: Callable[[bytes], T]) -> T:
+        timeout_s = self._settings.server.body_timeout_s
+        return await parse_body(exchange, parse, timeout_s=timeout_s)
 
 
 def _answer(reply: Struct) -> Answer:
