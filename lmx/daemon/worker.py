@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from lmx.daemon.link import WorkerLink
 from lmx.errors import FrameError, LmxError, OutOfMemory, WorkerBroken
+from lmx.protocol.messages import EXIT_OUT_OF_MEMORY
 
 WORKER_MODULE = "lmx.worker"
 OUTPUT_TAIL_BYTES = 64 * 1024
@@ -28,7 +29,6 @@ OUTPUT_TAIL_BYTES = 64 * 1024
 # its requests are told without it.
 EXIT_STATUS_WAIT_S = 0.5
 KILL_WAIT_S = 5.0
-EXIT_OUT_OF_MEMORY = 71  # as lmx.worker.loop reports it
 
 log = structlog.get_logger("lmx.worker")
 

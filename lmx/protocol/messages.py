@@ -20,6 +20,10 @@ from lmx.protocol.values import (
     Usage,
 )
 
+# EX_OSERR of sysexits.h: how a worker exits when the device ran out of memory inside a step. After
+# that it can send nothing any more, so the exit status is the message.
+EXIT_OUT_OF_MEMORY = 71
+
 
 class Load(Struct, frozen=True, array_like=True, tag=0):
     """First frame of every worker: bring this model up.

@@ -162,11 +162,6 @@ class HttpServer:
         self._closing = trio.Event()
         self._became_empty = trio.Event()
 
-    @property
-    def connection_count(self) -> int:
-        """Connections open now."""
-        return len(self._open)
-
     async def run(
         self, *, task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED
     ) -> None:

@@ -16,13 +16,12 @@ import traceback
 
 from lmx.engines import LoadedEngine, load_engine
 from lmx.errors import LmxError, OutOfMemory
-from lmx.protocol.messages import Cancel, Load, Loaded, LoadFailed
+from lmx.protocol.messages import EXIT_OUT_OF_MEMORY, Cancel, Load, Loaded, LoadFailed
 from lmx.worker.channel import Channel
 from lmx.worker.intake import Intake, Served, Work
 from lmx.worker.scheduler import Ready, Scheduler
 
 EXIT_LOAD_FAILED = 65  # EX_DATAERR: the daemon already has the typed reason
-EXIT_OUT_OF_MEMORY = 71  # EX_OSERR: the device ran out inside a step
 
 
 def run_worker(connection: socket.socket) -> int:
