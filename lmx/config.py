@@ -8,7 +8,7 @@ settings exist, not what they do.
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -20,6 +20,7 @@ ENVIRONMENT_PREFIX = "LMX_"
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0)]
+Backend = Literal["auto", "mlx", "gguf"]
 
 
 class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,6 +51,8 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     Attributes:
         load: Models to load at start, in the forms `--model` takes. Empty means ``demo``.
+        backend: The format to load at start where a model is there in several; ``auto`` prefers
+            MLX, and loads a GGUF file as it is. ``mlx`` converts GGUF files.
         max_sequences: Most sequences one model decodes together.
         max_waiting: Most requests that wait for a slot of one model.
         load_wait_s: How long a request waits for a model that is loading.
@@ -63,6 +66,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """
 
     load: tuple[str, ...] = ()
+    backend: Backend = "auto"
     max_sequences: Count = 32
     max_waiting: Annotated[int, Meta(ge=0)] = 512
     load_wait_s: Seconds = 60.0
@@ -71,6 +75,23 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     default_temperature: Annotated[float, Meta(ge=0, le=2)] = 0.7
     dialects: dict[str, str] = {}
     inline_reasoning: bool = False
+
+
+class GgufSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How llama.cpp loads GGUF files.
+
+    Attributes:
+        gpu_layers: Layers computed on the GPU; -1 for all of them.
+        threads: Threads of the CPU, or `None` for the physical cores the process may use.
+        mmap: Map the file's pages instead of copying the weights into memory.
+        kv_cache_gb: Memory for the KV cache of all sequences of one model, in 10^9 bytes, or `None`
+            for the engine's default.
+    """
+
+    gpu_layers: Annotated[int, Meta(ge=-1)] = -1
+    threads: Count | None = None
+    mmap: bool = True
+    kv_cache_gb: Annotated[float, Meta(gt=0, le=100_000)] | None = None
 
 
 class WorkerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -99,11 +120,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     home: Path
     server: ServerSettings = ServerSettings()
     models: ModelSettings = ModelSettings()
+    gguf: GgufSettings = GgufSettings()
     worker: WorkerSettings = WorkerSettings()
     logging: LoggingSettings = LoggingSettings()
 
 
-SECTIONS = ("server", "models", "worker", "logging")
+SECTIONS = ("server", "models", "gguf", "worker", "logging")
 
 
 def home_directory(environment: Mapping[str, str]) -> Path:

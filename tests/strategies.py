@@ -25,6 +25,7 @@ from lmx.protocol.messages import (
     TokenPrompt,
 )
 from lmx.protocol.values import (
+    GgufOptions,
     Grammar,
     Memory,
     ModelInfo,
@@ -89,8 +90,9 @@ LOGPROBS = st.lists(
     max_size=2,
 )
 
+GGUF_OPTIONS = st.builds(GgufOptions, INT64, st.none() | COUNT, st.booleans(), st.none() | COUNT)
 COMMANDS: st.SearchStrategy[Command] = st.one_of(
-    st.builds(Load, TEXT, TEXT, COUNT, st.none() | COUNT),
+    st.builds(Load, TEXT, TEXT, COUNT, st.none() | COUNT, TEXT, GGUF_OPTIONS),
     st.builds(
         Generate,
         COUNT,

@@ -1,1 +1,1 @@
-"""What is on disk and what it is called. Pure but for `locate`, which looks at directories."""
+"""What is on disk and what it is called. Pure but for `locate` and `gguf_files`, which read it."""

@@ -1,69 +1,149 @@
-"""Where on disk a model is. Looks at directories, so it runs off the event loop.
+"""Where on disk a model is, and in which format. Looks at directories: it runs off the event loop.
 
 Ids are looked for below ``LMX_HOME/models``, ``~/models`` and the Hugging Face cache, in that
-order. Nothing is opened: whether the files are sound is the engine's to say.
+order; an MLX directory in any of them comes before a GGUF file. Nothing is opened: whether the
+files are sound is for `lmx.catalog.gguf_files` and the engines to say.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
+from msgspec import Struct
+
+from lmx.catalog.gguf_files import choose_gguf
+from lmx.catalog.gguf_names import SUFFIX
+from lmx.catalog.specs import ModelSpec
 from lmx.errors import CorruptModel, ModelNotFound
 
 CONFIG_FILE = "config.json"
+WEIGHTS = "*.safetensors"
+# Publishers keep the GGUF files of a model in a repository of this name beside it.
+GGUF_REPOSITORY = "-GGUF"
 
 
-def locate_directory(source: str) -> Path:
-    """Check a path that a person gave.
+class Located(Struct, frozen=True):
+    """A model on disk.
+
+    Attributes:
+        format: How it is stored.
+        path: An MLX directory, or a GGUF file.
+    """
+
+    format: Literal["mlx", "gguf"]
+    path: Path
+
+
+def locate(spec: ModelSpec, home: Path) -> Located:
+    """Find what a spec of the kinds ``gguf``, ``directory`` and ``id`` means.
+
+    A GGUF file is found whatever the backend: it can be converted. Elsewhere a backend that is
+    asked for restricts the search to its format.
 
     Raises:
-        ModelNotFound: There is no such directory.
-        CorruptModel: It is there but holds no model, or the system refuses to look.
+        ModelNotFound: It is nowhere, or nowhere in the format asked for.
+        CorruptModel: A directory that a person named holds no model, or the system refuses to look.
     """
-    path = Path(source).expanduser().absolute()
-    with _reading(path):
-        is_directory, is_model = path.is_dir(), (path / CONFIG_FILE).is_file()
-    if not is_directory:
-        raise ModelNotFound(f"there is no directory {path}", param="model")
-    if not is_model:
-        raise CorruptModel(f"{path} has no {CONFIG_FILE}: it is no model directory")
-    return path
+    with _reading(spec.source):
+        if spec.kind == "gguf":
+            return _locate_file(_absolute(spec.source))
+        if spec.kind == "directory":
+            return _locate_directory(_absolute(spec.source), spec)
+        return _locate_id(spec, home)
 
 
-def locate_gguf(source: str) -> Path:
-    """Check the path of a GGUF file.
-
-    Raises:
-        ModelNotFound: There is no such file.
-        CorruptModel: The system refuses to look.
-    """
-    path = Path(source).expanduser().absolute()
-    with _reading(path):
-        is_file = path.is_file()
-    if not is_file:
+def _locate_file(path: Path) -> Located:
+    if not path.is_file():
         raise ModelNotFound(f"there is no file {path}", param="model")
-    return path
+    return Located("gguf", path)
 
 
-def locate_id(model_id: str, home: Path) -> Path:
-    """Find the directory of a model id.
+def _locate_directory(path: Path, spec: ModelSpec) -> Located:
+    if not path.is_dir():
+        raise ModelNotFound(f"there is no directory {path}", param="model")
+    if found := _look(path, spec):
+        return found
+    if other := _look(path, _anyhow(spec)):
+        raise _not_as(spec, other)
+    raise CorruptModel(
+        f"{path} is no model directory: it has neither {CONFIG_FILE} with {WEIGHTS} nor a GGUF file"
+    )
 
-    Raises:
-        ModelNotFound: It is in none of the places; the message lists them.
-        CorruptModel: The system refuses to look.
-    """
-    with _reading(model_id):
-        for candidate in _candidates(model_id, home):
-            if (candidate / CONFIG_FILE).is_file():
-                return candidate
-        if (Path(model_id) / CONFIG_FILE).is_file():
-            return Path(model_id).absolute()
+
+def _locate_id(spec: ModelSpec, home: Path) -> Located:
+    if found := _search(spec, home):
+        return found
+    if other := _search(_anyhow(spec), home):
+        raise _not_as(spec, other)
+    incomplete = [place for place in _places(spec.source, home) if (place / CONFIG_FILE).is_file()]
+    if incomplete:
+        raise CorruptModel(
+            f"{incomplete[0]} has {CONFIG_FILE}, but neither {WEIGHTS} nor GGUF files"
+        )
     raise ModelNotFound(
-        f"{model_id} is not on disk: it is neither a directory, nor below {home / 'models'} or "
+        f"{spec.source} is not on disk: it is neither a directory, nor below {home / 'models'} or "
         "~/models, nor in the Hugging Face cache",
         param="model",
     )
+
+
+def _search(spec: ModelSpec, home: Path) -> Located | None:
+    """The first place with the id as an MLX directory, else with GGUF files, else a GGUF file."""
+    places = list(_places(spec.source, home))
+    if _wants_mlx(spec):
+        for place in places:
+            if _is_mlx(place):
+                return Located("mlx", place)
+    if spec.backend == "mlx":
+        return None
+    for place in (*places, *_places(spec.source + GGUF_REPOSITORY, home)):
+        if file := choose_gguf(place, spec.variant):
+            return Located("gguf", file)
+    for place in places:
+        file = Path(f"{place}{SUFFIX}")
+        if not spec.variant and file.is_file():
+            return Located("gguf", file)
+    return None
+
+
+def _look(place: Path, spec: ModelSpec) -> Located | None:
+    """What one directory holds in a format that the spec allows."""
+    if _wants_mlx(spec) and _is_mlx(place):
+        return Located("mlx", place)
+    file = choose_gguf(place, spec.variant) if spec.backend != "mlx" else None
+    return None if file is None else Located("gguf", file)
+
+
+def _wants_mlx(spec: ModelSpec) -> bool:
+    """MLX is allowed; who names a GGUF quantisation has chosen the format."""
+    return spec.backend != "gguf" and not spec.variant
+
+
+def _is_mlx(place: Path) -> bool:
+    return (place / CONFIG_FILE).is_file() and any(place.glob(WEIGHTS))
+
+
+def _anyhow(spec: ModelSpec) -> ModelSpec:
+    """The same model in any format and quantisation."""
+    return ModelSpec(spec.id, spec.kind, spec.source)
+
+
+def _not_as(spec: ModelSpec, other: Located) -> ModelNotFound:
+    """The refusal of a model that is there, but not in the form asked for."""
+    wanted = "MLX directory" if spec.backend == "mlx" else "GGUF file"
+    variant = f" {spec.variant.upper()}" if spec.variant else ""
+    return ModelNotFound(
+        f"{spec.source} is not there as {wanted}{variant}, but as {other.path}", param="model"
+    )
+
+
+def _absolute(source: str) -> Path:
+    try:
+        return Path(source).expanduser().absolute()
+    except RuntimeError as error:  # a tilde with the name of no user
+        raise ModelNotFound(f"there is no {source}: {error}", param="model") from error
 
 
 @contextmanager
@@ -75,7 +155,8 @@ def _reading(source: Path | str) -> Iterator[None]:
         raise CorruptModel(f"{source} cannot be read: {error.strerror}") from error
 
 
-def _candidates(model_id: str, home: Path) -> Iterator[Path]:
+def _places(model_id: str, home: Path) -> Iterator[Path]:
+    """Where an id may be. The working directory comes last: an id may be a relative path."""
     # An id is never a way out of the folders it is looked for in.
     if not model_id.startswith("/") and ".." not in Path(model_id).parts:
         yield home / "models" / model_id
@@ -85,3 +166,4 @@ def _candidates(model_id: str, home: Path) -> Iterator[Path]:
     reference = repository / "refs" / "main"
     if reference.is_file():
         yield repository / "snapshots" / reference.read_text().strip()
+    yield Path(model_id).absolute()

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 ANY_MODEL = frozenset({"", "auto", "current"})
 _QUANTISATION = re.compile(
-    r"[-_.](?:[2-8]bit|q[2-8](?:_[01k](?:_[sml])?)?|iq[1-4]_\w+|bf16|fp16|f16|fp32|f32|fp8|mxfp4|"
-    r"nvfp4|awq|gptq|dwq|mlx|gguf)$"
+    r"[-_.@:](?:[2-8]bit|(?:ud[-_])?q[2-8](?:_[01k](?:_[sml]|_xl)?)?|iq[1-4]_\w+|bf16|fp16|f16|"
+    r"fp32|f32|fp8|mxfp4|nvfp4|awq|gptq|dwq|mlx|gguf)$"
 )
 
 

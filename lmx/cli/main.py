@@ -69,9 +69,14 @@ def serve(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="Model to load: an id, a directory, a .gguf file, 'demo', or "
+            help="Model to load: an id, a directory, a .gguf file, either of the first two with "
+            "@QUANTISATION for one of several GGUF files, 'demo', or "
             "'fake:NAME?key=value'. May be repeated. [demo]"
         ),
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(help="Format to load models from: auto (MLX first), mlx or gguf. [auto]"),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="Configuration file. [LMX_HOME/config.yaml]")
@@ -85,7 +90,7 @@ def serve(
 
     given: dict[str, dict[str, Any]] = {
         "server": {"host": host, "port": port},
-        "models": {"load": model or None},
+        "models": {"load": model or None, "backend": backend},
         "logging": {"level": log_level},
     }
     overrides = {

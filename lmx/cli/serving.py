@@ -25,7 +25,8 @@ def run_daemon(config: Path | None, overrides: Mapping[str, Mapping[str, Any]]) 
     configure_logging(settings.logging.level)
     for setting in settings.models.dialects.values():
         dialect_setting(setting)  # a name that does not exist is told before anything starts
-    specs = [parse_spec(text) for text in settings.models.load or (DEMO,)]
+    models = settings.models
+    specs = [parse_spec(text, models.backend) for text in models.load or (DEMO,)]
     try:
         trio.run(partial(serve, settings, specs))
     except OSError as error:

@@ -35,6 +35,7 @@ from lmx.errors import (
     WorkerError,
 )
 from lmx.protocol.messages import Load, Loaded
+from lmx.protocol.values import GgufOptions
 
 # A worker that lived this long was no crash loop: the next pause starts small again.
 STABLE_AFTER_S = 60.0
@@ -48,6 +49,25 @@ WORKER_ENVIRONMENT = {
 }
 
 log = structlog.get_logger("lmx.loader")
+
+
+def load_command(settings: Settings, model_id: str, source: Source) -> Load:
+    """What a worker is told to load, and how."""
+    limits, gguf = settings.models, settings.gguf
+    size_gb = gguf.kv_cache_gb
+    return Load(
+        source.engine,
+        source.path,
+        limits.max_sequences,
+        limits.context_tokens,
+        limits.dialects.get(model_id, ""),
+        GgufOptions(
+            gguf.gpu_layers,
+            gguf.threads,
+            gguf.mmap,
+            None if size_gb is None else round(size_gb * 1e9),
+        ),
+    )
 
 
 class Loader:
@@ -174,14 +194,7 @@ class Loader:
         )
 
     async def _run_worker(self, model: Model, source: Source) -> LmxError:
-        limits = self._settings.models
-        command = Load(
-            source.engine,
-            source.path,
-            limits.max_sequences,
-            limits.context_tokens,
-            limits.dialects.get(model.id, ""),
-        )
+        command = load_command(self._settings, model.id, source)
         environment = {**os.environ, **WORKER_ENVIRONMENT}
         grace_s = self._settings.worker.stop_grace_s
         async with open_worker(environment=environment, stop_grace_s=grace_s) as worker:
@@ -191,7 +204,7 @@ class Loader:
             except LmxError as error:
                 failure = error
             else:
-                model.become_ready(worker, loaded, max_waiting=limits.max_waiting)
+                model.become_ready(worker, loaded, max_waiting=self._settings.models.max_waiting)
                 self._announce(model, loaded, trio.current_time() - started_at)
                 ended = await worker.wait_ended()
                 failure = ended.error()

@@ -1,20 +1,22 @@
 """From what somebody asked for to what a worker can load; imports what must be imported first.
 
-The demo model and GGUF files become MLX directories in a child process, once; afterwards they are
-found on disk and no network is asked.
+The demo model becomes an MLX directory in a child process, once, and so does a GGUF file that MLX
+is to serve; afterwards they are found on disk and no network is asked. Any other GGUF file is read
+here as far as its header, so that no worker starts for one that is damaged or of no use.
 """
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import structlog
 import trio
 from msgspec import Struct
 
-from lmx.catalog.locate import locate_directory, locate_gguf, locate_id
+from lmx.catalog.gguf_files import GgufModel, read_model
+from lmx.catalog.locate import locate
 from lmx.catalog.specs import ModelSpec
 from lmx.daemon.imports import DemoImport, GgufImport, ImportProgress, find_demo, run_import
+from lmx.errors import UnsupportedModel
 
 # Progress lines in the log, per stage.
 PROGRESS_STEP_PERCENT = 20
@@ -27,7 +29,7 @@ class Source(Struct, frozen=True):
 
     Attributes:
         engine: Engine name.
-        path: Model directory, or the query string of a fake model.
+        path: Model directory, GGUF file, or the query string of a fake model.
     """
 
     engine: str
@@ -38,8 +40,8 @@ async def find_source(spec: ModelSpec, home: Path) -> Source:
     """Locate a model, importing it first where needed.
 
     Raises:
-        LoadError: It cannot be imported or is damaged.
-        ModelNotFound: It is nowhere on disk.
+        LoadError: It cannot be imported, is damaged, or is of no use.
+        ModelNotFound: It is nowhere on disk, or not in the format asked for.
 
     Cancellation:
         A running import ends; what it downloaded stays for the next try.
@@ -47,16 +49,36 @@ async def find_source(spec: ModelSpec, home: Path) -> Source:
     if spec.kind == "fake":
         return Source("fake", spec.source)
     if spec.kind == "demo":
-        found = await trio.to_thread.run_sync(find_demo, home)
-        path = found or await run_import(home, DemoImport(), _progress_logger(spec.id))
-    elif spec.kind == "gguf":
-        file = await trio.to_thread.run_sync(locate_gguf, spec.source)
-        path = await run_import(home, GgufImport(file), _progress_logger(spec.id))
-    elif spec.kind == "directory":
-        path = await trio.to_thread.run_sync(locate_directory, spec.source)
-    else:
-        path = await trio.to_thread.run_sync(partial(locate_id, spec.source, home))
-    return Source("mlx", str(path))
+        return Source("mlx", str(await _find_demo(spec, home)))
+    found = await trio.to_thread.run_sync(locate, spec, home)
+    if found.format == "mlx":
+        return Source("mlx", str(found.path))
+    if spec.backend == "mlx":
+        converted = await run_import(home, GgufImport(found.path), _progress_logger(spec.id))
+        return Source("mlx", str(converted))
+    model = await trio.to_thread.run_sync(read_model, found.path)
+    _check_generates(model)
+    return Source("llama", str(model.path))
+
+
+async def _find_demo(spec: ModelSpec, home: Path) -> Path:
+    if spec.backend == "gguf":
+        raise UnsupportedModel("the demo model is served by MLX; it is there in no other format")
+    found = await trio.to_thread.run_sync(find_demo, home)
+    return found or await run_import(home, DemoImport(), _progress_logger(spec.id))
+
+
+def _check_generates(model: GgufModel) -> None:
+    """Refuse a model that cannot generate text."""
+    header = model.header
+    if header.purpose != "generation":
+        kind = "an embedding" if header.purpose == "embedding" else "a reranking"
+        raise UnsupportedModel(f"{model.path} is {kind} model; it cannot generate text")
+    if header.is_encoder_decoder:
+        raise UnsupportedModel(
+            f"{model.path}: {header.architecture} is an encoder with a decoder; only models that "
+            "are a decoder alone are served"
+        )
 
 
 def _progress_logger(model_id: str) -> Callable[[ImportProgress], None]:

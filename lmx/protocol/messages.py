@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from lmx.protocol.values import (
     FinishReason,
+    GgufOptions,
     Grammar,
     Memory,
     ModelInfo,
@@ -29,11 +30,12 @@ class Load(Struct, frozen=True, array_like=True, tag=0):
     """First frame of every worker: bring this model up.
 
     Attributes:
-        engine: ``mlx`` or ``fake``.
-        source: Model directory, or the query string of a fake model.
+        engine: ``mlx``, ``llama`` or ``fake``.
+        source: Model directory, GGUF file, or the query string of a fake model.
         max_sequences: Upper bound of sequences decoded together.
         context_tokens: Upper bound of the context, or `None` for the model's own.
         dialect: Spelling of tools and reasoning, as settings name it; empty to find it out.
+        gguf: How a GGUF file is loaded; the other engines do not read it.
     """
 
     engine: str
@@ -41,6 +43,7 @@ class Load(Struct, frozen=True, array_like=True, tag=0):
     max_sequences: int
     context_tokens: int | None = None
     dialect: str = ""
+    gguf: GgufOptions = GgufOptions()
 
 
 class ChatPrompt(Struct, frozen=True, array_like=True, tag=0):

@@ -137,3 +137,19 @@ class ModelInfo(Struct, frozen=True, array_like=True):
     kv_bytes_per_token: int = 0
     device: str = "cpu"
     engine: str = "fake"
+
+
+class GgufOptions(Struct, frozen=True, array_like=True):
+    """How the engine `llama` loads a GGUF file.
+
+    Attributes:
+        gpu_layers: Layers computed on the GPU; -1 for all of them.
+        threads: Threads of the CPU; `None` for the physical cores this process may use.
+        use_mmap: Map the file's pages instead of copying the weights into memory.
+        kv_cache_bytes: Memory for the KV cache of all sequences; `None` for the engine's default.
+    """
+
+    gpu_layers: int = -1
+    threads: int | None = None
+    use_mmap: bool = True
+    kv_cache_bytes: int | None = None

@@ -14,7 +14,9 @@ import pytest
 import trio
 
 from lmx.catalog.manifest import demo_directory
+from lmx.catalog.specs import parse_spec
 from lmx.daemon.imports import GgufImport, ImportProgress, find_demo, run_import
+from lmx.daemon.sources import find_source
 from lmx.errors import CorruptModel, ImportFailed, LmxError, UnsupportedModel
 from tests.tiny_gguf import TinyLlama
 
@@ -61,6 +63,17 @@ async def test_a_gguf_file_becomes_a_model_and_is_reused(tmp_path: Path) -> None
         assert made == await run_import(tmp_path / "home", GgufImport(source), reports.append)
     assert [] == reports
     assert weights.st_ino == (made / "model.safetensors").stat().st_ino
+
+
+async def test_a_gguf_file_is_converted_for_mlx_on_demand(tmp_path: Path) -> None:
+    """The backend ``mlx`` makes a file an MLX directory, which is then found again."""
+    source = TinyLlama().write(tmp_path / "tiny.gguf")
+    spec = parse_spec(str(source), "mlx")
+    with trio.fail_after(PATIENCE_S):
+        made = await find_source(spec, tmp_path / "home")
+        assert made == await find_source(spec, tmp_path / "home")
+    assert "mlx" == made.engine
+    assert (Path(made.path) / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize(

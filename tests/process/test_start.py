@@ -30,6 +30,7 @@ def _serve(home: Path, *arguments: str, **environment: str) -> "subprocess.Compl
         ("LMX_SERVER__DRAIN_S", "long", "server.drain_s"),
         ("LMX_MODELS__MAX_SEQUENCES", "0", "models.max_sequences"),
         ("LMX_MODELS__DIALECTS", "{x: klingon}", "klingon"),
+        ("LMX_MODELS__BACKEND", "cuda", "models.backend"),
         ("LMX_LOGGING__LEVEL", "loud", "logging.level"),
     ],
 )
@@ -39,6 +40,13 @@ def test_a_bad_setting_is_named(tmp_path: Path, variable: str, value: str, said:
     assert EXIT_CONFIG == ended.returncode
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_an_unknown_backend_is_named(tmp_path: Path) -> None:
+    """What the command line says wrongly is told like a setting."""
+    ended = _serve(tmp_path, "--port", "0", "--backend", "cuda")
+    assert EXIT_CONFIG == ended.returncode
+    assert "models.backend" in ended.stderr
 
 
 def test_a_file_that_is_no_configuration_is_named(tmp_path: Path) -> None:

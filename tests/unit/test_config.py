@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmx.config import (
+    GgufSettings,
     LoggingSettings,
     ModelSettings,
     ServerSettings,
@@ -32,6 +33,7 @@ def test_defaults(tmp_path: Path) -> None:
         home=tmp_path,
         server=ServerSettings(),
         models=ModelSettings(),
+        gguf=GgufSettings(),
         worker=WorkerSettings(),
         logging=LoggingSettings(),
     )
@@ -74,6 +76,11 @@ def test_empty_files_and_sections_are_fine(tmp_path: Path, text: str) -> None:
         ("server: {drain_s: .nan}", "drain_s"),
         ("models: {default_temperature: 3}", "default_temperature"),
         ("models: {load: demo}", "load"),
+        ("models: {backend: cuda}", "backend"),
+        ("gguf: {gpu_layers: -2}", "gpu_layers"),
+        ("gguf: {threads: 0}", "threads"),
+        ("gguf: {kv_cache_gb: 0}", "kv_cache_gb"),
+        ("gguf: {kv_cache_gb: .inf}", "kv_cache_gb"),
         ("logging: {level: loud}", "level"),
         ("server: [1]", "sections"),
         ("server", "sections"),
@@ -132,8 +139,10 @@ def test_variables_may_hold_lists_and_numbers(tmp_path: Path) -> None:
             LMX_MODELS__LOAD="[demo, org/x]",
             LMX_models__default_temperature="0.25",
             LMX_LOGGING__LEVEL="error",
+            LMX_GGUF__MMAP="false",
         )
     )
+    assert not settings.gguf.mmap
     models = settings.models
     assert (("demo", "org/x"), 0.25) == (models.load, models.default_temperature)
     assert "error" == settings.logging.level

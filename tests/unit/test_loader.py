@@ -9,9 +9,10 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from lmx.catalog.specs import ModelSpec, parse_spec
-from lmx.config import Settings
-from lmx.daemon.loader import STABLE_AFTER_S, Loader
+from lmx.config import GgufSettings, ModelSettings, Settings
+from lmx.daemon.loader import STABLE_AFTER_S, Loader, load_command
 from lmx.daemon.model_state import ModelState
+from lmx.daemon.sources import Source
 from lmx.daemon.telemetry import Telemetry
 from lmx.errors import (
     CorruptModel,
@@ -22,6 +23,8 @@ from lmx.errors import (
     NoModelLoaded,
     WorkerBroken,
 )
+from lmx.protocol.messages import Load
+from lmx.protocol.values import GgufOptions
 from tests.fakes import Life, ScriptedLoader
 
 FOREVER = float("inf")
@@ -270,3 +273,17 @@ async def test_a_model_that_is_nowhere(text: str) -> None:
         ):
             await loader.wait_routable("auto", wait_s=5)
         nursery.cancel_scope.cancel()
+
+
+def test_a_worker_is_told_the_settings() -> None:
+    """The limits, the model's own dialect and the GGUF options travel with the load."""
+    settings = Settings(
+        home=HOME,
+        models=ModelSettings(max_sequences=3, context_tokens=99, dialects={"m": "hermes"}),
+        gguf=GgufSettings(gpu_layers=0, threads=2, mmap=False, kv_cache_gb=1.5),
+    )
+    options = GgufOptions(gpu_layers=0, threads=2, use_mmap=False, kv_cache_bytes=1_500_000_000)
+    expected = Load("llama", "/m.gguf", 3, 99, "hermes", options)
+    assert expected == load_command(settings, "m", Source("llama", "/m.gguf"))
+    plain = load_command(Settings(home=HOME), "m", Source("mlx", "/m"))
+    assert Load("mlx", "/m", 32) == plain

@@ -49,6 +49,13 @@ def test_two_candidates_resolve_nothing() -> None:
     assert "a/Qwen3-8bit" == resolve_name("qwen3-8BIT", models)
 
 
+@pytest.mark.parametrize("name", ["org/qwen3", "Qwen3:q4_k_m", "org/Qwen3@Q4_K_M", "qwen3-4bit"])
+def test_a_chosen_quantisation_may_be_left_out(name: str) -> None:
+    """What follows ``@`` or ``:`` is a quantisation like any other."""
+    for model_id in ("org/Qwen3@q4_k_m", "org/Qwen3@ud_q4_k_xl"):
+        assert model_id == resolve_name(name, {model_id: (), "org/other": ()})
+
+
 def test_an_exact_alias_beats_a_close_id() -> None:
     """What somebody named on purpose comes before what looks alike."""
     models = {"The-Model": (), "other": ("the-model",)}

@@ -1,0 +1,52 @@
+"""GGUF files that no worker should see: the model fails with the reason, the daemon goes on."""
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.chat_client import ChatClient, wait_until, worker_processes
+from tests.daemon_process import open_daemon
+from tests.tiny_gguf import TinyLlama
+
+LIMIT_S = 30
+
+
+@pytest.mark.parametrize(
+    ("kept_bytes", "said"),
+    [(2, "does not fit"), (4000, "does not fit"), (-100, "bytes shorter than its header says")],
+)
+async def test_a_damaged_file_fails_its_model_alone(
+    tmp_path: Path, kept_bytes: int, said: str
+) -> None:
+    """The reason is logged, no worker is started for the file, and the other model answers."""
+    path = TinyLlama().write(tmp_path / "tiny.gguf")
+    path.write_bytes(path.read_bytes()[:kept_bytes])
+    async with open_daemon(tmp_path / "home", str(path), "fake:x?tokens=3") as daemon:
+        with trio.fail_after(LIMIT_S):
+            await daemon.wait_ready()
+            await wait_until(lambda: bool(daemon.events("model failed")))
+            failures = daemon.events("model failed")
+            async with ChatClient(daemon) as client:
+                answer = await client.ask(max_tokens=3)
+        assert 200 == answer.status_code
+        assert ["corrupt-model"] == [failure["code"] for failure in failures]
+        assert said in failures[0]["reason"]
+        assert str(path) in failures[0]["reason"]
+        assert 1 == len(worker_processes(daemon))
+        assert 0 == await daemon.stop()
+
+
+async def test_the_backend_setting_reaches_every_model(tmp_path: Path) -> None:
+    """With the backend ``gguf`` an MLX directory is not taken."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").touch()
+    (model / "model.safetensors").touch()
+    settings = {"LMX_MODELS__BACKEND": "gguf"}
+    async with open_daemon(tmp_path / "home", str(model), settings=settings) as daemon:
+        with trio.fail_after(LIMIT_S):
+            await wait_until(lambda: bool(daemon.events("model failed")))
+        (failure,) = daemon.events("model failed")
+        assert "model-not-found" == failure["code"]
+        assert f"as GGUF file, but as {model}" in failure["reason"]
