@@ -7,6 +7,8 @@
     │   ├── ContextTooLong          prompt does not fit the model's context
     │   ├── BodyTooLarge            request body over the limit
     │   ├── BodyTimeout             request body did not arrive in time
+    │   ├── PoisonRequest           this very request has ended workers before
+    │   ├── ModelInUse              what was asked for cannot be done to a loaded model
     │   └── ModelNotFound           no routable model has that name, but another one is loaded
     ├── CapacityError           right request, wrong moment; retry or load something
     │   ├── QueueFull               too many requests wait already
@@ -19,6 +21,7 @@
     │   ├── CorruptModel            files damaged, incomplete or unreadable
     │   ├── UnsupportedModel        architecture or format no engine knows
     │   ├── DoesNotFit              memory would not suffice
+    │   ├── ModelQuarantined        it failed too often in a row; only an explicit load tries again
     │   └── ImportFailed            fetching or converting a model did not succeed
     ├── WorkerError             the process that holds the model failed
     │   ├── WorkerBroken            it died; `message` says how
@@ -94,6 +97,18 @@ class ModelNotFound(RequestError):
     code = "model-not-found"
 
 
+class PoisonRequest(RequestError):
+    """This very request was running each time when workers died; it is refused for a while."""
+
+    code = "poison-request"
+
+
+class ModelInUse(RequestError):
+    """What was asked for cannot be done to a loaded model."""
+
+    code = "model_in_use"
+
+
 class CapacityError(LmxError):
     """Right request, wrong moment. Not raised itself."""
 
@@ -156,6 +171,12 @@ class DoesNotFit(LoadError):
     """Memory would not suffice; the message holds the arithmetic."""
 
     code = "insufficient_memory"
+
+
+class ModelQuarantined(LoadError):
+    """It failed too often in a row; only an explicit load tries again."""
+
+    code = "model_unstable"
 
 
 class ImportFailed(LoadError):
