@@ -1,4 +1,4 @@
-"""A random llama of 2 layers and width 64 as a GGUF file, for tests that need a real model fast.
+"""Random tiny models as GGUF files, for tests that need a real one fast: a llama of 2 layers.
 
 `TinyLlama` keeps the weights as Hugging Face orders them, so that a test can compare what a
 converter gives back with what went in.
@@ -97,7 +97,7 @@ class TinyLlama:
         return path
 
     def _add_metadata(self, writer: GGUFWriter) -> None:
-        writer.add_context_length(256)
+        writer.add_context_length(512)
         writer.add_embedding_length(WIDTH)
         writer.add_block_count(LAYERS)
         writer.add_feed_forward_length(WIDE)
@@ -121,3 +121,37 @@ def _interleave(values: Array, heads: int) -> Array:
     rows, columns = values.shape
     halves = values.reshape(heads, 2, rows // heads // 2, columns)
     return halves.swapaxes(1, 2).reshape(rows, columns)
+
+
+# A SentencePiece vocabulary with a byte for everything and scores that join these words.
+PIECES = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+WORDS = ["▁", "h", "e", "l", "o", "w", "he", "ll", "hell", "hello", "▁hello", "▁w", "<tool>"]
+
+
+def write_sentencepiece(path: Path, **metadata: str | bool) -> Path:
+    """A vocabulary without weights, tokenizer model "llama", and further keys of its header.
+
+    Args:
+        path: Where to write it.
+        metadata: Keys below ``tokenizer.``, with ``__`` for each dot.
+    """
+    writer = GGUFWriter(path, "llama")
+    kinds = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL, *[TokenType.BYTE] * 256]
+    kinds += [TokenType.NORMAL] * (len(WORDS) - 1) + [TokenType.USER_DEFINED]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([*PIECES, *WORDS])
+    writer.add_token_scores([0.0] * len(PIECES) + [-1.0 / len(word) for word in WORDS])
+    writer.add_token_types(kinds)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    for name, value in metadata.items():
+        key = "tokenizer." + name.replace("__", ".")
+        if isinstance(value, bool):
+            writer.add_bool(key, value)
+        else:
+            writer.add_string(key, value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

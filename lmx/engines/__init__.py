@@ -3,9 +3,17 @@
 `load_engine` imports the one engine that was asked for, so that a worker pays for no other.
 """
 
+from importlib.util import find_spec
+
 from lmx.engines.base import Engine, LoadedEngine
 from lmx.errors import UnsupportedModel
 from lmx.protocol.messages import Load
+
+NO_LLAMA_CPP = (
+    "GGUF files need llama-cpp-python, which is not installed. Run scripts/install-gguf, or "
+    "pip install 'opta-lmx[gguf]'; it compiles for some minutes. Files of the Llama architecture "
+    "can also be converted for MLX: --backend mlx"
+)
 
 
 def load_engine(load: Load) -> LoadedEngine:
@@ -26,6 +34,12 @@ def load_engine(load: Load) -> LoadedEngine:
         from lmx.engines.mlx import loading
 
         return loading.load_engine(load, found)
+    if load.engine == "llama":
+        if find_spec("llama_cpp") is None:
+            raise UnsupportedModel(NO_LLAMA_CPP)
+        from lmx.engines.llama import loading as llama_loading
+
+        return llama_loading.load_engine(load)
     raise UnsupportedModel(f"there is no engine called {load.engine!r}")
 
 

@@ -1,8 +1,9 @@
 """The engine contract: what a worker needs from any engine, and nothing about text protocols.
 
 An engine knows token ids, not requests, clients or stop strings. One thread, the one that loaded
-it, calls every method of `Engine`; `Tokenizer` and `GrammarCompiler` alone may be used from the
-intake thread. The checks in `tests/conformance` are this contract in executable form.
+it, calls every method of `Engine` but `interrupt`; that one, `Tokenizer` and `GrammarCompiler`
+alone may be used from the intake thread. The checks in `tests/conformance` are this contract in
+executable form.
 """
 
 from collections.abc import Sequence
@@ -84,6 +85,26 @@ class Choice(NamedTuple):
     sequence_id: int
     sampling: Sampling
     constraint: Constraint | None = None
+
+
+def accept_token(
+    token_id: int, constraint: Constraint | None, *, is_end: bool, is_full: bool
+) -> EngineFinish | None:
+    """Advance the constraint, and say whether this token is its sequence's last.
+
+    Args:
+        token_id: Just sampled.
+        constraint: The sequence's.
+        is_end: It is an end token, and those count.
+        is_full: As many tokens as were asked for are there.
+    """
+    if constraint is not None:
+        constraint.consume(token_id)
+    if is_end:
+        return "stop"
+    if constraint is not None and constraint.is_finished:
+        return "complete"
+    return "length" if is_full else None
 
 
 class Detokenizer(Protocol):
@@ -175,6 +196,13 @@ class Engine(Protocol):
 
         At most one token for every decoding sequence and one prefill chunk. Cancel latency is one
         step. With no sequence added it returns an empty list at once.
+        """
+
+    def interrupt(self, sequence_id: int) -> None:
+        """A hint from any thread: the sequence is about to be removed.
+
+        A running step may end early for it, with no results; nothing of others is lost. Unknown
+        ids are ignored.
         """
 
     def remove(self, sequence_id: int) -> None:

@@ -37,10 +37,10 @@ from msgspec import Meta
 from lmx.engines.base import (
     Choice,
     Constraint,
-    EngineFinish,
     LoadedEngine,
     StepResult,
     TokenLogprobs,
+    accept_token,
     check_room,
 )
 from lmx.engines.grammar import LlgGrammarCompiler
@@ -232,6 +232,9 @@ class FakeEngine:
         self._prefill_chunk()
         return results
 
+    def interrupt(self, sequence_id: int) -> None:
+        """Steps last as long as they were told to."""
+
     def remove(self, sequence_id: int) -> None:
         """Free a slot; unknown ids are ignored."""
         self._live.pop(sequence_id, None)
@@ -251,7 +254,12 @@ class FakeEngine:
         count = reply.sampling.top_logprobs
         logprobs = None if count is None else invent_logprobs(token_id, reply.given, count)
         reply.given += 1
-        finish = _finish(reply, token_id)
+        finish = accept_token(
+            token_id,
+            reply.constraint,
+            is_end=token_id == END_ID and not reply.sampling.ignore_eos,
+            is_full=reply.given >= reply.sampling.max_tokens,
+        )
         if finish is not None:
             del self._live[sequence_id]
         prompt_logprobs, reply.prompt.logprobs = reply.prompt.logprobs, None
@@ -304,16 +312,6 @@ def choose_allowed(constraint: Constraint, own: int) -> int:
     allowed = [i for i, bit in enumerate(bits) if bit]
     printable = [i for i in allowed if i > ord(" ")]
     return (printable or allowed or [END_ID])[0]
-
-
-def _finish(reply: _Reply, token_id: int) -> EngineFinish | None:
-    if reply.constraint is not None:
-        reply.constraint.consume(token_id)
-    if token_id == END_ID and not reply.sampling.ignore_eos:
-        return "stop"
-    if reply.constraint is not None and reply.constraint.is_finished:
-        return "complete"
-    return "length" if reply.given >= reply.sampling.max_tokens else None
 
 
 class _ByteVocabulary:

@@ -8,7 +8,7 @@ hits a limit and is a client's error, and a matcher that gives up while it runs 
 import json
 import re
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
@@ -38,6 +38,8 @@ LIMITS = LLParserLimits(
 WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
 SILENT = 0
 MAX_REASON_CHARS = 300
+
+VocabularySource = str | TokenizerWrapper | Callable[[], TokenizerWrapper]
 
 
 class LlgConstraint:
@@ -83,19 +85,20 @@ class LlgGrammarCompiler:
     """Makes constraints for one vocabulary.
 
     Args:
-        vocabulary: The text of ``tokenizer.json``, or a table of bytes per token.
+        vocabulary: The text of ``tokenizer.json``, a table of bytes per token, or what makes one;
+            that is called at the first grammar.
         vocabulary_size: Ids the model gives logits for; ids without a token are never allowed.
         end_ids: Ids that end an answer, allowed where the grammar may end.
     """
 
     def __init__(
         self,
-        vocabulary: str | TokenizerWrapper,
+        vocabulary: VocabularySource,
         *,
         vocabulary_size: int,
         end_ids: Collection[int],
     ) -> None:
-        self._vocabulary: str | TokenizerWrapper | None = vocabulary
+        self._vocabulary: VocabularySource | None = vocabulary
         self._vocabulary_size = vocabulary_size
         self._end_ids = sorted(end_ids)
         # Made at the first grammar: most models never see one, and it takes 0.7 s.
@@ -132,7 +135,8 @@ class LlgGrammarCompiler:
                 raise _refusal(grammar, "llguidance cannot read this model's vocabulary")
             return self._tokenizer
 
-    def _build(self, vocabulary: str | TokenizerWrapper) -> LLTokenizer | None:
+    def _build(self, source: VocabularySource) -> LLTokenizer | None:
+        vocabulary = source if isinstance(source, str | TokenizerWrapper) else source()
         ends = self._end_ids or None
         try:
             return LLTokenizer(vocabulary, n_vocab=self._vocabulary_size, eos_token=ends)

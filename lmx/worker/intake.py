@@ -115,6 +115,9 @@ class Intake:
             self._inspect(command)
         else:
             self.work.put(command)
+        if isinstance(command, Cancel) and self._served is not None:
+            # After the command is queued, so that the step that ends early finds it.
+            self._served.interrupt(command.sequence)
 
     def _tokenise(self, generate: Generate) -> None:
         if self._served is None:
@@ -196,6 +199,10 @@ class Served:
             ready_at_s=time.monotonic(),
         )
         return rendered, ready
+
+    def interrupt(self, sequence: int) -> None:
+        """Tell the engine that a sequence is about to be cancelled."""
+        self._loaded.engine.interrupt(sequence)
 
     def inspect(self, command: Inspect) -> Inspected:
         """A prompt as text and as token ids.

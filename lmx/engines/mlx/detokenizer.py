@@ -5,7 +5,6 @@ decode a short window and hand out what became final. `tokenizers.DecodeStream` 
 but raises a bare `Exception` on byte runs that turn out not to be UTF-8, which models do sample.
 """
 
-import codecs
 import json
 import re
 from collections import ChainMap
@@ -14,6 +13,7 @@ from collections.abc import Collection, Mapping
 from tokenizers import Tokenizer
 
 from lmx.engines.base import Detokenizer
+from lmx.engines.detokenizer import ByteDetokenizer
 
 REPLACEMENT = "\ufffd"
 # A character has at most four bytes, so a longer hold is no unfinished character.
@@ -21,22 +21,6 @@ MAX_HELD_TOKENS = 8
 # How SentencePiece vocabularies spell a space and a lone byte.
 SPACE_MARK = "\u2581"
 BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
-
-
-class ByteLevelDetokenizer:
-    """For vocabularies whose tokens spell bytes, GPT-2 style."""
-
-    def __init__(self, bytes_by_id: Mapping[int, bytes]) -> None:
-        self._bytes_by_id = bytes_by_id
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def feed(self, token_id: int) -> str:
-        """Text that became final with this id."""
-        return self._decoder.decode(self._bytes_by_id.get(token_id, b""))
-
-    def flush(self) -> str:
-        """What is still held, as U+FFFD."""
-        return self._decoder.decode(b"", final=True)
 
 
 class WindowDetokenizer:
@@ -101,9 +85,9 @@ class DetokenizerFactory:
         if self._bytes_by_id is None:
             return WindowDetokenizer(self._tokenizer, shown)
         if not shown:
-            return ByteLevelDetokenizer(self._bytes_by_id)
+            return ByteDetokenizer(self._bytes_by_id)
         spelled = {token_id: text.encode() for token_id, text in shown.items()}
-        return ByteLevelDetokenizer(ChainMap(spelled, self._bytes_by_id))
+        return ByteDetokenizer(ChainMap(spelled, self._bytes_by_id))
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token; special tokens as their text, unknown ids as nothing."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from lmx.engines.base import Choice, EngineFinish, StepResult, check_room
+from lmx.engines.base import Choice, EngineFinish, StepResult, accept_token, check_room
 from lmx.engines.mlx.batch import DecodeBatch, Launched
 from lmx.engines.mlx.prefill import Prefill, PrefillLimits
 from lmx.engines.mlx.sequence import LivePrompt, LiveSequence, PromptLogprobs, make_sequence
@@ -107,6 +107,9 @@ class MlxEngine:
                 raise OutOfMemory(f"the device ran out of memory: {error}") from error
             raise
 
+    def interrupt(self, sequence_id: int) -> None:
+        """Submitted work cannot be called back; passes are short."""
+
     def remove(self, sequence_id: int) -> None:
         """Free a sequence's slot now and its memory before the next launch. Idempotent."""
         sequence = self._live.pop(sequence_id, None)
@@ -168,16 +171,12 @@ class MlxEngine:
 
     def _finish(self, sequence: LiveSequence, token_id: int) -> EngineFinish | None:
         sequence.delivered += 1
-        constraint = sequence.constraint
-        if constraint is not None:
-            constraint.consume(token_id)
-        finish: EngineFinish | None = None
-        if token_id in self._end_ids and not sequence.ignores_ends:
-            finish = "stop"
-        elif constraint is not None and constraint.is_finished:
-            finish = "complete"
-        elif sequence.delivered >= sequence.max_tokens:
-            finish = "length"
+        finish = accept_token(
+            token_id,
+            sequence.constraint,
+            is_end=token_id in self._end_ids and not sequence.ignores_ends,
+            is_full=sequence.delivered >= sequence.max_tokens,
+        )
         if finish is not None:
             sequence.is_live = False
             del self._live[sequence.sequence_id]

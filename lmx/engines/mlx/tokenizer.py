@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from lmx.engines.base import Detokenizer
 from lmx.engines.mlx.detokenizer import DetokenizerFactory
-from lmx.engines.mlx.template import CHATML, PLAIN, ChatTemplate, find_template
+from lmx.engines.template import ChatTemplate, fallback_template, find_template
 from lmx.errors import CorruptModel, UnsupportedModel
 from lmx.protocol.messages import ChatPrompt
 
@@ -27,7 +27,6 @@ SPECIAL_TOKENS = (
     "cls_token",
     "mask_token",
 )
-NO_TEMPLATE = "The model has no chat template; prompts are {} instead, so answers may ramble."
 
 
 class MlxTokenizer:
@@ -126,8 +125,8 @@ def load_tokenizer(
     notes = []
     if source is None:
         is_chatml = encoder.token_to_id("<|im_start|>") is not None
-        source = CHATML if is_chatml else PLAIN
-        notes.append(NO_TEMPLATE.format("ChatML" if is_chatml else "lines of `role: content`"))
+        source, note = fallback_template(is_chatml=is_chatml)
+        notes.append(note)
     template = ChatTemplate(source, variables)
     end_token = variables.get("eos_token")
     tokenizer = MlxTokenizer(

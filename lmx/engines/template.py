@@ -29,6 +29,7 @@ PLAIN = (
     "{% for message in messages %}{{ message['role'] }}: {{ message['content'] or '' }}\n"
     "{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
 )
+NO_TEMPLATE = "The model has no chat template; prompts are {} instead, so answers may ramble."
 # What Python raises under a template's operators, beside Jinja's own errors.
 TEMPLATE_FAULTS = (
     TemplateError,
@@ -94,6 +95,17 @@ def find_template(directory: Path, tokenizer_config: dict[str, Any]) -> str | No
         named = {entry["name"]: entry["template"] for entry in found if "name" in entry}
         found = named.get("default") or next(iter(named.values()), None)
     return found if isinstance(found, str) else None
+
+
+def fallback_template(*, is_chatml: bool) -> tuple[str, str]:
+    """What serves a model without a template, and a remark for the log.
+
+    Args:
+        is_chatml: The vocabulary has ChatML's markers.
+    """
+    if is_chatml:
+        return CHATML, NO_TEMPLATE.format("ChatML")
+    return PLAIN, NO_TEMPLATE.format("lines of `role: content`")
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

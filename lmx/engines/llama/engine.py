@@ -1,0 +1,334 @@
+"""Continuous batching on llama.cpp: the engine contract over slots of one unified cache.
+
+Knows token ids and slots, nothing about text, clients or files. A step is one pass: a row for each
+sequence that lacks one token, then prompts, oldest first, until the pass is full. When the cache is
+full, idle prefixes go first, then the youngest sequence gives up its cells and computes its tokens
+again later; the oldest always goes on, so every sequence ends.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmx.engines.base import Choice, StepResult, check_room
+from lmx.engines.llama.batch import RowBatch
+from lmx.engines.llama.library import ABORTED, NO_FREE_CELLS, LlamaContext, LlamaModel
+from lmx.engines.llama.logprobs import describe, describe_rows
+from lmx.engines.llama.sequence import LiveSequence, make_sequence
+from lmx.engines.llama.slots import Slot, SlotTable
+from lmx.errors import InvalidRequest, OutOfMemory
+from lmx.protocol.values import Memory, ModelInfo
+
+# While others decode, a prompt may hold them up by this share of a full pass.
+BUSY_SHARE = 2
+# A sequence that was put off comes back only when there is room for it and this many tokens more
+# for everybody who runs, or it would be preempted again at once.
+HEADROOM_TOKENS = 32
+# Logits of a whole prompt, for its log-probabilities, are vocabulary-sized rows: in small pieces.
+SCORED_CHUNK_TOKENS = 64
+
+
+class Part(NamedTuple):
+    """What one sequence has in a pass.
+
+    Attributes:
+        sequence: The sequence.
+        computed: Tokens that the pass computes for it.
+        rows: Its rows of logits.
+        is_last: Nothing is missing afterwards: its next token can be sampled.
+    """
+
+    sequence: LiveSequence
+    computed: int
+    rows: range
+    is_last: bool
+
+
+class LlamaEngine:
+    """Decodes up to `info.max_sequences` sequences of one model together.
+
+    Args:
+        model: Closed with the engine.
+        context: Closed with the engine.
+        info: What the daemon is told.
+        end_ids: Ids that end a generation.
+        fixed_bytes: What weights and cache take; it does not change.
+
+    Attributes:
+        preemption_count: How often a sequence gave up its cells so far.
+    """
+
+    def __init__(
+        self,
+        model: LlamaModel,
+        context: LlamaContext,
+        info: ModelInfo,
+        *,
+        end_ids: frozenset[int],
+        fixed_bytes: int,
+    ) -> None:
+        self._model = model
+        self._context = context
+        self._info = info
+        self._end_ids = end_ids
+        self._memory = Memory(fixed_bytes, 0, fixed_bytes)
+        self._slots = SlotTable(info.max_sequences, can_rewind=model.can_rewind)
+        self._live: dict[int, LiveSequence] = {}  # in order of arrival
+        self._batch = RowBatch(context.size.batch_tokens)
+        words = (model.vocabulary_size + 31) // 32
+        self._mask: NDArray[np.int32] = np.empty(words, dtype=np.int32)
+        # Written by the engine thread, read by `interrupt`: who waits for which prompt of the
+        # running pass, and who of them is about to be removed.
+        self._prefilling: tuple[frozenset[int], ...] = ()
+        self._unwanted: set[int] = set()
+        self.preemption_count = 0
+
+    @property
+    def info(self) -> ModelInfo:
+        """Frozen at load."""
+        return self._info
+
+    @property
+    def free_slots(self) -> int:
+        """How many more sequences `add` takes now."""
+        return self._slots.free_count
+
+    def add(
+        self,
+        choices: Sequence[Choice],
+        token_ids: Sequence[int],
+        *,
+        wants_prompt_logprobs: bool = False,
+    ) -> int:
+        """Reserve slots, and skip what some slot has computed already.
+
+        Returns:
+            Leading prompt tokens whose prefill is skipped.
+
+        Raises:
+            ContextTooLong: Prompt plus ``max_tokens`` exceed the context.
+            InvalidRequest: The prompt is empty or holds an id the model does not know.
+            NoFreeSlot: Fewer than ``len(choices)`` slots are free.
+        """
+        check_room(self._info, free_slots=self.free_slots, token_ids=token_ids, choices=choices)
+        size = self._model.vocabulary_size
+        if not 0 <= min(token_ids) <= max(token_ids) < size:
+            raise InvalidRequest(f"token ids of this model are 0 to {size - 1}", param="prompt")
+        prompt_ids = list(token_ids)
+        leader = self._admit(choices[0], prompt_ids, may_reuse=not wants_prompt_logprobs)
+        if wants_prompt_logprobs:
+            leader.prompt_logprobs = [None]
+        for choice in choices[1:]:
+            self._admit(choice, prompt_ids, leader=leader)
+        return len(leader.slot.resident)
+
+    def step(self) -> list[StepResult]:
+        """One pass.
+
+        Raises:
+            OutOfMemory: The device has no room. The engine's state is lost: close it.
+        """
+        if not self._live:
+            return []
+        parts = self._run_pass()
+        logits = self._context.logits(self._batch.outputs) if self._batch.outputs else None
+        for part in parts:
+            slot, token_ids = part.sequence.slot, part.sequence.token_ids
+            start = len(slot.resident)
+            slot.resident += token_ids[start : start + part.computed]
+        results: list[StepResult] = []
+        for part in parts:
+            if logits is not None and part.rows:
+                results += self._read(part, logits[part.rows.start : part.rows.stop])
+        return results
+
+    def interrupt(self, sequence_id: int) -> None:
+        """End the running pass if it computes a prompt nobody else waits for. From any thread."""
+        if sequence_id in self._live:
+            self._unwanted.add(sequence_id)
+            if self._is_pass_unwanted():
+                self._context.abort()
+
+    def remove(self, sequence_id: int) -> None:
+        """Free a sequence's slot; the tokens in it stay for a prompt that begins alike."""
+        sequence = self._live.pop(sequence_id, None)
+        self._unwanted.discard(sequence_id)
+        if sequence is None:
+            return
+        followers = self._followers(sequence)
+        if followers:
+            heir = followers[0]
+            heir.slot, sequence.slot = sequence.slot, heir.slot
+            heir.leader = None
+            for follower in followers[1:]:
+                follower.leader = heir
+        self._slots.give_back(sequence.slot)
+
+    def memory(self) -> Memory:
+        """What was allocated at load; nothing is allocated later."""
+        return self._memory
+
+    def close(self) -> None:
+        """Free context and model. Idempotent."""
+        self._live.clear()
+        self._context.close()
+        self._model.close()
+
+    def _admit(
+        self,
+        choice: Choice,
+        prompt_ids: list[int],
+        *,
+        may_reuse: bool = False,
+        leader: LiveSequence | None = None,
+    ) -> LiveSequence:
+        slot, source, length = self._slots.take(prompt_ids, may_reuse=may_reuse)
+        if source is slot:
+            self._cut(slot, length)
+        else:
+            self._cut(slot, 0)
+            if source is not None:
+                self._context.share(source.number, slot.number, length)
+                slot.resident = prompt_ids[:length]
+        sequence = make_sequence(
+            choice,
+            prompt_ids,
+            slot,
+            end_ids=self._end_ids,
+            vocabulary_size=self._model.vocabulary_size,
+        )
+        sequence.leader = leader
+        self._live[choice.sequence_id] = sequence
+        return sequence
+
+    def _followers(self, leader: LiveSequence) -> list[LiveSequence]:
+        return [sequence for sequence in self._live.values() if sequence.leader is leader]
+
+    def _run_pass(self) -> list[Part]:
+        """Compute what fits; an interrupted pass has no parts."""
+        while True:
+            parts = self._plan()
+            self._context.allow()
+            self._prefilling = tuple(
+                frozenset({s.sequence_id, *(f.sequence_id for f in self._followers(s))})
+                for s, count, *_ in parts
+                if count > 1
+            )
+            # Whoever interrupted before this line was not heard; after it, the pass ends early.
+            code = ABORTED if self._is_pass_unwanted() else self._context.decode(self._batch)
+            self._prefilling = ()
+            if code == NO_FREE_CELLS:
+                self._make_room()
+                continue
+            if code == ABORTED:
+                for part in parts:
+                    self._cut(part.sequence.slot, len(part.sequence.slot.resident))
+                self._batch.clear()
+                return []
+            return parts
+
+    def _is_pass_unwanted(self) -> bool:
+        return any(group <= self._unwanted for group in self._prefilling)
+
+    def _plan(self) -> list[Part]:
+        """Fill the batch: decode rows first, so that nobody who runs ever waits for a prompt."""
+        self._batch.clear()
+        able = [sequence for sequence in self._live.values() if sequence.leader is None]
+        parts = [self._append(sequence, 1) for sequence in able if sequence.missing == 1]
+        budget = self._batch.capacity // BUSY_SHARE if parts else self._batch.capacity
+        for sequence in able:
+            limit = min(budget, self._batch.room)
+            if sequence.missing == 1:
+                continue
+            if limit < 1 or not self._has_cells_for(sequence, able):
+                break  # in order of arrival: a short prompt does not overtake a long one
+            if sequence.prompt_logprobs is not None:
+                limit = min(limit, SCORED_CHUNK_TOKENS)
+            count = min(limit, sequence.missing)
+            parts.append(self._append(sequence, count))
+            budget -= count
+        return parts
+
+    def _append(self, sequence: LiveSequence, count: int) -> Part:
+        start = len(sequence.slot.resident)
+        is_last = count == sequence.missing
+        wanted_from = count - is_last if sequence.prompt_logprobs is None else 0
+        rows = self._batch.append(
+            sequence.slot.number,
+            sequence.token_ids[start : start + count],
+            start,
+            wanted_from=wanted_from,
+        )
+        return Part(sequence, count, rows, is_last=is_last)
+
+    def _has_cells_for(self, sequence: LiveSequence, able: list[LiveSequence]) -> bool:
+        """Whether a prompt may begin; one that has begun goes on."""
+        running = [other for other in able if other.slot.resident]
+        if sequence.slot.resident or not running:
+            return True
+        held = sum(len(other.token_ids) for other in running)
+        headroom = HEADROOM_TOKENS * (len(running) + 1)
+        return held + len(sequence.token_ids) + headroom <= self._context.size.cells
+
+    def _make_room(self) -> None:
+        idle = self._slots.oldest_idle()
+        if idle is not None:
+            self._cut(idle, 0)
+            return
+        running = [s for s in self._live.values() if s.slot.resident]
+        if len(running) < 2:  # noqa: PLR2004  # the context was made for one sequence at least
+            raise OutOfMemory("llama.cpp has no cells for a single sequence")
+        self._cut(running[-1].slot, 0)
+        self.preemption_count += 1
+
+    def _cut(self, slot: Slot, length: int) -> None:
+        """Keep the first `length` tokens of a slot, or none where the model cannot do that."""
+        is_cut = length > 0 and self._context.cut(slot.number, length)
+        if is_cut and self._context.length(slot.number) == length:
+            del slot.resident[length:]
+            return
+        self._context.cut(slot.number, 0)
+        slot.resident.clear()
+
+    def _read(self, part: Part, logits: NDArray[np.float32]) -> list[StepResult]:
+        """What a part's rows mean. Shapes: logits (rows of the part, V)."""
+        leader = part.sequence
+        if leader.prompt_logprobs is not None:
+            self._score(part, logits)
+        if not part.is_last:
+            return []
+        followers = self._followers(leader)
+        for follower in followers:
+            self._context.share(leader.slot.number, follower.slot.number, len(leader.slot.resident))
+            follower.slot.resident = list(leader.slot.resident)
+            follower.leader = None
+        return [self._sample(sequence, logits[-1]) for sequence in (leader, *followers)]
+
+    def _score(self, part: Part, logits: NDArray[np.float32]) -> None:
+        sequence = part.sequence
+        end = len(sequence.slot.resident)
+        following = sequence.token_ids[end - part.computed + 1 : end + 1]
+        found = describe_rows(logits[: len(following)], following, sequence.top_logprobs or 0)
+        sequence.prompt_logprobs = [*(sequence.prompt_logprobs or [None]), *found]
+
+    def _sample(self, sequence: LiveSequence, logits: NDArray[np.float32]) -> StepResult:
+        mask = None
+        if sequence.constraint is not None and sequence.constraint.fill_mask(self._mask):
+            mask = self._mask
+        token_id = sequence.sampler.choose(logits, mask)
+        logprobs = None
+        if sequence.top_logprobs is not None:
+            logprobs = describe(logits, token_id, sequence.top_logprobs)
+        finish = sequence.accept(token_id, self._end_ids)
+        prompt_logprobs, sequence.prompt_logprobs = sequence.prompt_logprobs, None
+        if finish is not None:
+            self.remove(sequence.sequence_id)
+        return StepResult(
+            sequence.sequence_id,
+            token_id,
+            finish,
+            logprobs,
+            None if prompt_logprobs is None else tuple(prompt_logprobs),
+        )

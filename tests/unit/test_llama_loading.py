@@ -1,0 +1,115 @@
+"""How large a cache llama.cpp gets, and how many threads."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("llama_cpp", exc_type=ImportError)
+pytestmark = pytest.mark.gguf
+
+from lmx.engines import load_engine  # noqa: E402
+from lmx.engines.llama.loading import choose_cells, choose_context  # noqa: E402
+from lmx.engines.llama.threads import choose_threads, physical_cores, quota_cores  # noqa: E402
+from lmx.errors import CorruptModel  # noqa: E402
+from lmx.protocol.messages import Load  # noqa: E402
+from lmx.protocol.values import GgufOptions  # noqa: E402
+from tests.tiny_gguf import TinyLlama  # noqa: E402
+
+MB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("asked", "trained", "expected"),
+    [(None, 8192, 8192), (2048, 8192, 2048), (9000, 8192, 8192), (None, 0, 4096), (512, 0, 512)],
+)
+def test_a_sequence_has_the_models_context_or_less(
+    asked: int | None, trained: int, expected: int
+) -> None:
+    """A setting shortens the context and never lengthens it."""
+    assert choose_context(asked, trained) == expected
+
+
+@pytest.mark.parametrize(
+    ("context", "sequences", "expected"),
+    [
+        (8192, 1, (8192, 8192)),  # one whole context
+        (2048, 32, (2048, 32 * 1024)),  # many of the usual length
+        (300, 4, (300, 1280)),  # short contexts fit all at once, in whole steps
+    ],
+)
+def test_cells_within_the_budget(context: int, sequences: int, expected: tuple[int, int]) -> None:
+    """With room enough, everything usual fits."""
+    assert choose_cells(context, sequences, 1024, budget=1024 * MB, is_fixed=False) == expected
+
+
+def test_a_budget_shortens_the_context_unless_somebody_asked_for_it() -> None:
+    """10 MB at 10 kB a token: 1,024 cells; a context that was asked for goes before the budget."""
+    assert choose_cells(8192, 8, 10240, budget=10 * MB, is_fixed=False) == (1024, 1024)
+    assert choose_cells(8192, 8, 10240, budget=10 * MB, is_fixed=True) == (8192, 8192)
+
+
+def test_state_that_does_not_grow_needs_no_budget() -> None:
+    """Recurrent models have room for every sequence."""
+    assert choose_cells(4096, 4, 0, budget=1, is_fixed=False) == (4096, 4096)
+
+
+def test_a_load_reports_what_it_made(tmp_path: Path) -> None:
+    """Cache growth is measured: two layers of two heads of 16, keys and values, half precision."""
+    path = TinyLlama().write(tmp_path / "tiny.gguf")
+    options = GgufOptions(kv_cache_bytes=4096 * 300, use_mmap=False, threads=1)
+    loaded = load_engine(Load("llama", str(path), 8, gguf=options))
+    info = loaded.engine.info
+    memory = loaded.engine.memory()
+    loaded.engine.close()
+    assert 256 <= info.kv_bytes_per_token <= 300
+    assert info.context_tokens == 512
+    assert info.engine == "llama"
+    assert memory.active_bytes > info.weight_bytes > 0
+
+
+def test_a_context_that_does_not_fit_is_shortened_and_said(tmp_path: Path) -> None:
+    """The note names the setting that would raise it."""
+    path = TinyLlama().write(tmp_path / "tiny.gguf")
+    loaded = load_engine(Load("llama", str(path), 1, gguf=GgufOptions(kv_cache_bytes=1)))
+    loaded.engine.close()
+    assert loaded.engine.info.context_tokens == 256
+    assert any("gguf.kv_cache_gb" in note for note in loaded.notes)
+
+
+def test_weights_cut_short_are_corrupt(tmp_path: Path) -> None:
+    """llama.cpp's own reason is in the message."""
+    path = TinyLlama().write(tmp_path / "tiny.gguf")
+    path.write_bytes(path.read_bytes()[:-5000])
+    with pytest.raises(CorruptModel, match="llama"):
+        load_engine(Load("llama", str(path), 1))
+
+
+def test_one_thread_per_physical_core(tmp_path: Path) -> None:
+    """Two hyper-threads of one core count once; without a topology each number counts."""
+    for cpu, core in enumerate((0, 0, 1, 1)):
+        topology = tmp_path / f"cpu{cpu}" / "topology"
+        topology.mkdir(parents=True)
+        (topology / "physical_package_id").write_text("0\n")
+        (topology / "core_id").write_text(f"{core}\n")
+    assert physical_cores({0, 1, 2, 3}, tmp_path) == 2
+    assert physical_cores({0, 2}, tmp_path) == 2
+    assert physical_cores({0, 1, 2}, tmp_path / "nothing") == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("150000 100000", 2), ("100000 100000", 1), ("max 100000", sys.maxsize), ("", sys.maxsize)],
+)
+def test_a_quota_bounds_the_threads(tmp_path: Path, text: str, expected: int) -> None:
+    """A control group's share of the machine, rounded up."""
+    path = tmp_path / "cpu.max"
+    path.write_text(text)
+    assert quota_cores(path) == expected
+    assert quota_cores(tmp_path / "none") == sys.maxsize
+
+
+def test_a_setting_goes_before_what_is_found() -> None:
+    """Somebody who asks for three threads gets them."""
+    assert choose_threads(3) == 3
+    assert choose_threads(None) >= 1
