@@ -22,7 +22,7 @@ if __package__ in {None, ""}:
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from scripts.bench.load import LoadResult, chat_body, run_streams
-from scripts.bench.servers import BareEngine, Server, bare_engine, lmx_server, mlx_lm_server
+from scripts.bench.servers import PipedEngine, Server, lmx_server, mlx_lm_server, piped_engine
 
 SUBJECTS = ("rivers", "bread", "clocks", "trains", "gardens", "stars", "bridges", "tea")
 FAKE_MODEL = "fake:paced{n}?step_ms={step_ms}&tokens={tokens}&max_sequences={n}"
@@ -99,7 +99,7 @@ def measure_model(home: Path, model: Path, *, tokens: int, repeats: int, with_pe
     """The serving ratio at 1, 8 and 32 streams."""
     rows = [Row(streams) for streams in (1, 8, 32)]
     with ExitStack() as stack:
-        bare = stack.enter_context(bare_engine(model))
+        bare = stack.enter_context(piped_engine("bare", str(model)))
         lmx = stack.enter_context(lmx_server(home, [str(model)]))
         peer = stack.enter_context(mlx_lm_server(model)) if with_peer else None
         _warm_up(bare, lmx, peer, model)
@@ -111,7 +111,7 @@ def measure_model(home: Path, model: Path, *, tokens: int, repeats: int, with_pe
     print(f"\nDaemon RSS with one model: {rss_mb:.0f} MB\n")
 
 
-def _warm_up(bare: BareEngine, lmx: Server, peer: Server | None, model: Path) -> None:
+def _warm_up(bare: PipedEngine, lmx: Server, peer: Server | None, model: Path) -> None:
     bare.run(prompts(2), 4)
     for server in (lmx, peer):
         if server is not None:
@@ -126,7 +126,7 @@ def _name(server: Server, lmx: Server, model: Path) -> str:
 
 
 def _measure_row(
-    row: Row, tokens: int, *, bare: BareEngine, lmx: Server, peer: Server | None, model: Path
+    row: Row, tokens: int, *, bare: PipedEngine, lmx: Server, peer: Server | None, model: Path
 ) -> None:
     texts = prompts(row.streams, run=1 + len(row.bare))
     answer = bare.run(texts, tokens)

@@ -8,13 +8,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from scripts.bench.gguf import Setup
 
 # `python -m scripts.bench...` finds this package from here.
 ROOT = Path(__file__).parent.parent.parent
@@ -39,12 +41,14 @@ class Server:
 
 
 @contextmanager
-def lmx_server(home: Path, models: Sequence[str]) -> Iterator[Server]:
-    """An LMX daemon with these models, ready."""
+def lmx_server(
+    home: Path, models: Sequence[str], settings: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """An LMX daemon with these models, ready; `settings` are environment variables."""
     port = free_port()
     arguments = [argument for model in models for argument in ("--model", model)]
     command = [sys.executable, "-m", "lmx", "serve", "--host", "127.0.0.1", "--port", str(port)]
-    environment = {**os.environ, "LMX_HOME": str(home)}
+    environment = {**os.environ, **(settings or {}), "LMX_HOME": str(home)}
     with _running([*command, "--log-level", "warning", *arguments], environment) as process:
         _wait_http(port, "/readyz")
         yield Server(port, process)
@@ -62,16 +66,26 @@ def mlx_lm_server(model: Path) -> Iterator[Server]:
         yield Server(port, process)
 
 
-class BareEngine:
-    """The bare engine loop behind a pipe."""
+@contextmanager
+def xllamacpp_server(setup: Setup, folder: Path) -> Iterator[Server]:
+    """The peer for GGUF, installed in the folder, with the model loaded."""
+    port = free_port()
+    command = [sys.executable, "-m", "scripts.bench.peer_llama", setup.as_argument()]
+    with _running([*command, str(folder.absolute()), str(port)], dict(os.environ)) as process:
+        _wait_http(port, "/health")
+        yield Server(port, process)
+
+
+class PipedEngine:
+    """An engine's own loop behind a pipe."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
 
     def run(self, prompts: list[str], max_tokens: int) -> dict[str, Any]:
-        """Generate for all prompts in one batch; returns tokens and seconds."""
+        """Generate for all prompts; returns tokens and seconds."""
         if self._process.stdin is None or self._process.stdout is None:
-            raise RuntimeError("the bare engine has no pipes")
+            raise RuntimeError("the engine has no pipes")
         self._process.stdin.write(json.dumps({"prompts": prompts, "max_tokens": max_tokens}) + "\n")
         self._process.stdin.flush()
         answer: dict[str, Any] = json.loads(self._process.stdout.readline())
@@ -79,11 +93,11 @@ class BareEngine:
 
 
 @contextmanager
-def bare_engine(model: Path) -> Iterator[BareEngine]:
-    """mlx-lm's `BatchGenerator` in a process of its own."""
+def piped_engine(module: str, *arguments: str) -> Iterator[PipedEngine]:
+    """A module of `scripts.bench` in a process of its own; the arguments say which model."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(  # noqa: S603  # our own script
-        [sys.executable, "-m", "scripts.bench.bare", str(model)],
+        [sys.executable, "-m", f"scripts.bench.{module}", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -91,7 +105,7 @@ def bare_engine(model: Path) -> Iterator[BareEngine]:
         cwd=ROOT,
     )
     try:
-        yield BareEngine(process)
+        yield PipedEngine(process)
     finally:
         process.kill()
         process.wait()
