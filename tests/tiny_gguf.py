@@ -1,4 +1,4 @@
-"""Random tiny models as GGUF files, for tests that need a real one fast: a llama of 2 layers.
+"""Tiny GGUF files for tests: a random llama of 2 layers and width 64, and a vocabulary alone.
 
 `TinyLlama` keeps the weights as Hugging Face orders them, so that a test can compare what a
 converter gives back with what went in.

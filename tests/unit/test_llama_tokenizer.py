@@ -118,6 +118,21 @@ def test_the_space_before_a_text(sentencepiece: LlamaTokenizer) -> None:
     assert "hello hello" == spell(sentencepiece, [BEGIN, BARE_HELLO, HELLO])
 
 
+def test_text_inside_an_answer(sentencepiece: LlamaTokenizer) -> None:
+    """No space comes before it, nor after a special token, and an end in it is plain text."""
+
+    def inside(text: str) -> list[int]:
+        return sentencepiece.encode_inside(text, ends=[END])
+
+    assert [BARE_HELLO] == inside("hello")
+    assert [HELLO, TOOL] == inside(" hello<tool>")
+    assert [BARE_HELLO, BEGIN] == inside("hello<s>")
+    for text in ("<s>hello", "hello</s>", "hello</s>" * 2000, "<s>hello" * 2000):
+        ids = inside(text)
+        assert END not in ids
+        assert text.encode() == b"".join(map(sentencepiece.token_bytes, ids))
+
+
 def test_no_space_where_the_file_says_so(tmp_path: Path) -> None:
     """Gemma's kind spells the first word as it stands."""
     tokenizer = load(write(tmp_path / "m.gguf", ggml__add_space_prefix=False))

@@ -163,7 +163,6 @@ class LlamaTokenizer:
                 ids += part_ids[self._sentinel_count :]
             else:
                 ids += self._tokenize(part.text, parses_special=parses_special)
-            is_inside = False
         return ids
 
     def _tokenize(self, text: str, *, parses_special: bool) -> list[int]:
@@ -256,7 +255,7 @@ class _GrammarVocabulary:
         # Added tokens that look like tags can be named in a grammar and occur in no plain text, as
         # llguidance has it with Hugging Face's vocabularies.
         tags = [i for i in vocabulary.added if _is_tag(vocabulary.shown[i])]
-        self.special_token_ids = sorted({*vocabulary.special})
+        self.special_token_ids = sorted({*vocabulary.special, *tags})
         # Only for its kind; the compiler names all of them.
         self.eos_token_id = min(ends, default=0)
         self._tokenizer = tokenizer
