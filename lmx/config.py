@@ -20,7 +20,9 @@ ENVIRONMENT_PREFIX = "LMX_"
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0)]
+Percent = Annotated[float, Meta(gt=0, le=100)]
 Backend = Literal["auto", "mlx", "gguf"]
+LeaseMode = Literal["auto", "exclusive", "shared"]
 
 
 class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,6 +53,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     Attributes:
         load: Models to load at start, in the forms `--model` takes. Empty means ``demo``.
+        folders: Further folders in which models are looked for.
         backend: The format to load at start where a model is there in several; ``auto`` prefers
             MLX, and loads a GGUF file as it is. ``mlx`` converts GGUF files.
         max_sequences: Most sequences one model decodes together.
@@ -63,9 +66,16 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             the name of a tool family, and after a slash the name of its reasoning markers.
         inline_reasoning: Keep reasoning inside the content, between ``<think>`` tags, when a
             request does not say.
+        on_demand: Load a model that is on disk when a request names it.
+        keep_alive_s: Idle time after which a model is unloaded; `None` for never.
+        pinned: Ids of models that are never unloaded to make room or for being idle.
+        min_residency_s: How long a model that just came up is not unloaded to make room.
+        drain_s: How long running requests may go on when their model is to leave.
+        restore: Load again what was loaded before the daemon stopped uncleanly.
     """
 
     load: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
     backend: Backend = "auto"
     max_sequences: Count = 32
     max_waiting: Annotated[int, Meta(ge=0)] = 512
@@ -75,6 +85,12 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     default_temperature: Annotated[float, Meta(ge=0, le=2)] = 0.7
     dialects: dict[str, str] = {}
     inline_reasoning: bool = False
+    on_demand: bool = True
+    keep_alive_s: Seconds | None = None
+    pinned: tuple[str, ...] = ()
+    min_residency_s: Seconds = 5.0
+    drain_s: Seconds = 30.0
+    restore: bool = True
 
 
 class GgufSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -95,17 +111,58 @@ class GgufSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class WorkerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Worker processes: how they are stopped and restarted.
+    """Worker processes: how they are stopped, restarted and renewed.
 
     Attributes:
         stop_grace_s: Time between SIGTERM and SIGKILL.
         restart_delay_s: Pause before the first restart; doubles with each failure in a row.
-        restart_delay_limit_s: The longest such pause. Restarting never gives up.
+        restart_delay_limit_s: The longest such pause.
+        quarantine_after: Failures in a row, with no answered request between them, after which
+            only an explicit load tries again.
+        stall_s: Time without a token or a piece of prefill, while work is in flight, after which a
+            worker counts as hung. Four times as long where the CPU computes.
+        load_limit_s: The longest a load may take.
+        recycle_tokens: Generated tokens after which a worker is renewed; 0 for never.
+        recycle_growth_gb: Growth of its memory beyond the load after which a worker is renewed; 0
+            for never.
+        has_spare: Keep a started worker at hand, so that the next load need not start one.
+        lease: Whether workers compute one at a time; ``auto`` is ``exclusive`` on macOS, where two
+            processes on the GPU can bring the system down, and ``shared`` elsewhere.
+        lease_slice_s: How long a worker computes before it hands over to one that waits.
     """
 
     stop_grace_s: Seconds = 2.0
-    restart_delay_s: Seconds = 0.5
+    restart_delay_s: Seconds = 0.1
     restart_delay_limit_s: Seconds = 30.0
+    quarantine_after: Count = 3
+    stall_s: Annotated[float, Meta(gt=0)] = 30.0
+    load_limit_s: Annotated[float, Meta(gt=0)] = 900.0
+    recycle_tokens: Annotated[int, Meta(ge=0)] = 100_000_000
+    recycle_growth_gb: Annotated[float, Meta(ge=0)] = 8.0
+    has_spare: bool = True
+    lease: LeaseMode = "auto"
+    lease_slice_s: Annotated[float, Meta(gt=0, le=10)] = 0.05
+
+
+class MemorySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much memory LMX may use and when it makes room.
+
+    Attributes:
+        budget_gb: Memory of the daemon and its workers together, in 10^9 bytes, or `None` to go by
+            what the machine has and what everybody on it uses.
+        warning_percent: Use of memory that is warned of.
+        critical_percent: Use of memory at which room is made, in the end by unloading models.
+        period_s: Time between two readings.
+    """
+
+    budget_gb: Annotated[float, Meta(gt=0, le=100_000)] | None = None
+    warning_percent: Percent = 85.0
+    critical_percent: Percent = 90.0
+    period_s: Annotated[float, Meta(gt=0, le=60)] = 1.0
+
+    def __post_init__(self) -> None:
+        if self.warning_percent >= self.critical_percent:
+            raise ValueError("`warning_percent` must be below `critical_percent`")
 
 
 class LoggingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -122,10 +179,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     models: ModelSettings = ModelSettings()
     gguf: GgufSettings = GgufSettings()
     worker: WorkerSettings = WorkerSettings()
+    memory: MemorySettings = MemorySettings()
     logging: LoggingSettings = LoggingSettings()
 
 
-SECTIONS = ("server", "models", "gguf", "worker", "logging")
+SECTIONS = ("server", "models", "gguf", "worker", "memory", "logging")
 
 
 def home_directory(environment: Mapping[str, str]) -> Path:

@@ -9,6 +9,7 @@
     │   ├── BodyTimeout             request body did not arrive in time
     │   ├── PoisonRequest           this very request has ended workers before
     │   ├── ModelInUse              what was asked for cannot be done to a loaded model
+    │   ├── NotDeletable            a model's files are not LMX's to delete
     │   └── ModelNotFound           no routable model has that name, but another one is loaded
     ├── CapacityError           right request, wrong moment; retry or load something
     │   ├── QueueFull               too many requests wait already
@@ -22,6 +23,8 @@
     │   ├── UnsupportedModel        architecture or format no engine knows
     │   ├── DoesNotFit              memory would not suffice
     │   ├── ModelQuarantined        it failed too often in a row; only an explicit load tries again
+    │   ├── LoadCrashed             the process that was loading it died
+    │   ├── LoadCancelled           somebody unloaded it before it was ready
     │   └── ImportFailed            fetching or converting a model did not succeed
     ├── WorkerError             the process that holds the model failed
     │   ├── WorkerBroken            it died; `message` says how
@@ -109,6 +112,12 @@ class ModelInUse(RequestError):
     code = "model_in_use"
 
 
+class NotDeletable(RequestError):
+    """A model's files are outside the folders in which LMX deletes."""
+
+    code = "not_deletable"
+
+
 class CapacityError(LmxError):
     """Right request, wrong moment. Not raised itself."""
 
@@ -177,6 +186,18 @@ class ModelQuarantined(LoadError):
     """It failed too often in a row; only an explicit load tries again."""
 
     code = "model_unstable"
+
+
+class LoadCrashed(LoadError):
+    """The process that was loading it died, as who asked for the load is told."""
+
+    code = "loader_crashed"
+
+
+class LoadCancelled(LoadError):
+    """It was unloaded on purpose before it was ready, as who asked for the load is told."""
+
+    code = "load_cancelled"
 
 
 class ImportFailed(LoadError):

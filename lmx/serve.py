@@ -10,15 +10,21 @@ import signal
 from collections.abc import Sequence
 from functools import partial
 
+import msgspec
 import structlog
 import trio
 
 from lmx import __version__
 from lmx.catalog.specs import ModelSpec
 from lmx.config import Settings
+from lmx.daemon.admin import ModelAdmin
 from lmx.daemon.dispatch import Dispatch
+from lmx.daemon.guardian import Guardian
 from lmx.daemon.loader import Loader
+from lmx.daemon.meters import find_budget, make_meter
+from lmx.daemon.relief import ModelRelief
 from lmx.daemon.restarts import keep_running
+from lmx.daemon.restorer import Restorer
 from lmx.daemon.telemetry import Telemetry
 from lmx.web.app import Dispatcher
 from lmx.web.server import HttpServer, bind_sockets
@@ -53,24 +59,35 @@ async def serve(
     settings.home.mkdir(parents=True, exist_ok=True)
     sockets = bind_sockets(settings.server.host, settings.server.port)
     telemetry = Telemetry()
-    loader = Loader(settings, telemetry)
+    meter = make_meter()
+    budget = await trio.to_thread.run_sync(find_budget, settings.memory, meter)
+    loader = Loader(settings, telemetry, budget_bytes=budget)
     dispatch = Dispatch(loader, telemetry, settings.models)
-    server = HttpServer(Dispatcher(loader, dispatch, settings), settings.server, sockets)
+    guardian = Guardian(settings.memory, meter, ModelRelief(loader, dispatch), telemetry=telemetry)
+    loader.last_reading = lambda: guardian.reading
+    restorer = Restorer(loader, settings)
+    admin = ModelAdmin(loader)
+    dispatcher = Dispatcher(loader, dispatch, settings, admin=admin)
+    server = HttpServer(dispatcher, settings.server, sockets)
     stop_requested = trio.Event()
     async with trio.open_nursery() as siblings:
         await siblings.start(partial(_watch_signals, stop_requested))
         siblings.start_soon(partial(keep_running, telemetry.run, name="telemetry"))
         await siblings.start(loader.run)
+        siblings.start_soon(partial(keep_running, guardian.run, name="memory guardian"))
+        siblings.start_soon(partial(keep_running, admin.run, name="model administration"))
         async with trio.open_nursery() as http:
             urls = await http.start(server.run)
             log.info("listening", version=__version__, urls=urls, pid=os.getpid())
             for spec in specs:
                 loader.load(spec)
+            siblings.start_soon(partial(keep_running, restorer.run, name="loaded set"))
             task_status.started(urls)
             await stop_requested.wait()
+            await restorer.close()
             await _drain(server, dispatch, drain_s=settings.server.drain_s)
         siblings.cancel_scope.cancel()
-    log.info("stopped")
+    log.info("stopped", **msgspec.structs.asdict(telemetry.statistics()))
 
 
 async def _drain(server: HttpServer, dispatch: Dispatch, *, drain_s: float) -> None:

@@ -1,25 +1,24 @@
-"""Stand-ins for what the daemon talks to: a worker played by the test, and loaders without files.
+"""Stand-ins for what the daemon talks to: a worker played by the test, and a loader of one model.
 
 The link, the socket pair and the frames are the real ones; only the process is missing.
 """
 
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import NamedTuple
 
 import trio
 
 from lmx.catalog.specs import ModelSpec
-from lmx.config import ModelSettings, Settings
+from lmx.config import ModelSettings
+from lmx.daemon.admission import Admission
 from lmx.daemon.dispatch import Dispatch
 from lmx.daemon.link import WorkerLink
-from lmx.daemon.loader import Loader
-from lmx.daemon.model import Model
+from lmx.daemon.model import Model, ReadyModel
 from lmx.daemon.model_state import ModelEvent
-from lmx.daemon.sources import Source
 from lmx.daemon.telemetry import Telemetry
-from lmx.errors import FrameError, LmxError, WorkerBroken
+from lmx.daemon.worker import ExitKind, WorkerExit
+from lmx.errors import FrameError, WorkerBroken
 from lmx.protocol.codec import command_decoder, encode_events
 from lmx.protocol.messages import (
     ChatPrompt,
@@ -33,17 +32,20 @@ from lmx.protocol.messages import (
 from lmx.protocol.values import FinishReason, Memory, ModelInfo, Sampling, Timings, Usage
 
 USAGE = Usage(3, 4)
-PROMPT = ChatPrompt([{"role": "user", "content": "Hi"}])
 
 
-def loaded_event(max_sequences: int = 4) -> Loaded:
+def loaded_event(max_sequences: int = 4, *, weight_bytes: int = 0) -> Loaded:
     """What a worker says when its model is up."""
-    return Loaded(ModelInfo(context_tokens=100, max_sequences=max_sequences), Memory(), [])
+    info = ModelInfo(
+        context_tokens=100, max_sequences=max_sequences, weight_bytes=weight_bytes, engine="fake"
+    )
+    return Loaded(info, Memory(active_bytes=weight_bytes), [])
 
 
-def generate(count: int = 1) -> Generate:
+def generate(count: int = 1, *, text: str = "Hi") -> Generate:
     """Any request for so many choices."""
-    return Generate(0, PROMPT, [Sampling(10)] * count, [])
+    prompt = ChatPrompt([{"role": "user", "content": text}])
+    return Generate(0, prompt, [Sampling(10)] * count, [])
 
 
 def finished(sequence: int, reason: FinishReason = "stop") -> Finished:
@@ -61,13 +63,35 @@ class ScriptedWorker:
 
     Attributes:
         link: The daemon's end.
+        pid: Of no process.
+        ended: How it ended, once it did.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pid: int = 0) -> None:
         ours, self._socket = socket.socketpair()
         self._socket.settimeout(0)
         self._decoder = command_decoder()
+        self._has_ended = trio.Event()
         self.link = WorkerLink(ours)
+        self.pid = pid
+        self.ended: WorkerExit | None = None
+
+    async def wait_ended(self) -> WorkerExit:
+        """Wait for its end."""
+        await self._has_ended.wait()
+        assert self.ended is not None
+        return self.ended
+
+    def condemn(self, kind: ExitKind, reason: str) -> None:
+        """End it, as a kill would."""
+        self.finish(reason, kind)
+
+    def finish(self, reason: str, kind: ExitKind = "exit") -> None:
+        """End with a reason; everybody who waits hears of it."""
+        if self.ended is None:
+            self.ended = WorkerExit(pid=self.pid, kind=kind, status=1, reason=reason, output="")
+            self.link.end(self.ended.error())
+            self._has_ended.set()
 
     async def run(self) -> None:
         """Pump the link, as `Worker.run` does, and fail what is left when it ends."""
@@ -88,6 +112,11 @@ class ScriptedWorker:
             pass
         return commands
 
+    async def listen(self) -> list[Command]:
+        """Wait for commands; none once the pipe has ended."""
+        await trio.lowlevel.wait_readable(self._socket)
+        return self.commands()
+
     def send(self, *events: Event) -> None:
         """Send events as one frame, as one engine step would."""
         self.send_bytes(encode_events(events))
@@ -102,10 +131,11 @@ class ScriptedWorker:
 
 
 def ready_model(worker: ScriptedWorker, *, slots: int = 4, max_waiting: int = 4) -> Model:
-    """A model that is ready on this worker."""
+    """A model that is ready on this worker; only while Trio runs."""
     model = Model(ModelSpec("m", "fake", ""))
     model.apply(ModelEvent.LOAD)
-    model.become_ready(worker, loaded_event(slots), max_waiting=max_waiting)
+    admission = Admission(slot_count=slots, max_waiting=max_waiting)
+    model.become_ready(ReadyModel(worker, loaded_event(slots), admission))
     return model
 
 
@@ -120,47 +150,6 @@ class OneModel:
     async def wait_routable(self, name: str, *, wait_s: float) -> Model:
         await self.may_route.wait()
         return self.model
-
-
-class Life(NamedTuple):
-    """What one attempt at a worker comes to.
-
-    Attributes:
-        load_s: How long the load takes.
-        serve_s: How long the worker then serves; `None` if the load fails.
-        error: Why it ended. Anything but an `LmxError` is raised, as a fault of the loader.
-    """
-
-    load_s: float
-    serve_s: float | None = None
-    error: Exception = WorkerBroken("as scripted")
-
-
-class ScriptedLoader(Loader):
-    """The real loader with its real supervisors, whose workers exist on paper only.
-
-    Attributes:
-        attempts: Model id and time of every attempt so far.
-    """
-
-    def __init__(
-        self, settings: Settings, telemetry: Telemetry, lives: Mapping[str, Sequence[Life]]
-    ) -> None:
-        super().__init__(settings, telemetry)
-        self.attempts: list[tuple[str, float]] = []
-        self._lives = {model_id: list(script) for model_id, script in lives.items()}
-
-    async def _run_worker(self, model: Model, source: Source) -> LmxError:
-        self.attempts.append((model.id, trio.current_time()))
-        script = self._lives[model.id]
-        life = script.pop(0) if script else Life(float("inf"))
-        await trio.sleep(life.load_s)
-        if life.serve_s is not None:
-            model.become_ready(ScriptedWorker(), loaded_event(), max_waiting=1)
-            await trio.sleep(life.serve_s)
-        if isinstance(life.error, LmxError):
-            return life.error
-        raise life.error
 
 
 class Bench:

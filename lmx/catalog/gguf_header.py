@@ -10,7 +10,14 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from lmx.catalog.gguf_layout import Layout, NeedMore, Tensor, Value, read_layout
+from lmx.catalog.gguf_layout import (
+    Layout,
+    NeedMore,
+    Tensor,
+    Value,
+    read_first_values,
+    read_layout,
+)
 from lmx.catalog.gguf_types import FILE_TYPE_GUESSED, FILE_TYPES
 from lmx.errors import CorruptModel
 
@@ -42,7 +49,15 @@ KV_BYTES_PER_VALUE = 2  # F16, llama.cpp's default
 
 MAX_UINT32 = 2**32 - 1
 
-__all__ = ["GgufHeader", "NeedMore", "Pooling", "Purpose", "merge_parts", "read_header"]
+__all__ = [
+    "GgufHeader",
+    "NeedMore",
+    "Pooling",
+    "Purpose",
+    "merge_parts",
+    "read_beginning",
+    "read_header",
+]
 
 
 class GgufHeader(Struct, frozen=True, kw_only=True):
@@ -57,6 +72,8 @@ class GgufHeader(Struct, frozen=True, kw_only=True):
         context_tokens: Context the model was trained with, or `None`.
         block_count: Layers.
         embedding_length: Width of the hidden state.
+        feed_forward_length: Width inside the feed-forward layers, the widest one's; 0 if not told.
+        vocabulary_size: Tokens that the model can choose from; 0 without an embedding tensor.
         kv_bytes_per_token: Upper bound of what a token costs in a KV cache of F16 values.
         chat_template: Jinja source, or `None`.
         tokenizer: ``tokenizer.ggml.model``, such as ``gpt2``, or empty.
@@ -79,6 +96,8 @@ class GgufHeader(Struct, frozen=True, kw_only=True):
     context_tokens: int | None
     block_count: int
     embedding_length: int
+    feed_forward_length: int
+    vocabulary_size: int
     kv_bytes_per_token: int
     chat_template: str | None
     tokenizer: str
@@ -133,6 +152,24 @@ def read_header(data: bytes | bytearray, file_bytes: int | None = None) -> GgufH
     return _interpret(layout)
 
 
+def read_beginning(data: bytes | bytearray) -> GgufHeader | None:
+    """What the first bytes of a file say, before the vocabulary that makes most of a header.
+
+    Of the tensors, which stand last, it has the number only. `None` if not even the architecture is
+    there.
+
+    Raises:
+        NeedMore: `data` ends before the first value.
+        CorruptModel: As `read_header`, of the bytes that are there.
+        UnsupportedModel: As `read_header`.
+    """
+    with memoryview(data) as view:
+        values, tensor_count = read_first_values(view)
+    if "general.architecture" not in values:
+        return None
+    return replace(_interpret(Layout(values, [], 0, 0)), tensor_count=tensor_count)
+
+
 def merge_parts(headers: Sequence[GgufHeader]) -> GgufHeader:
     """The header of a split file as if it were whole: the first part's facts, all parts' sums."""
     by_type: dict[str, int] = {}
@@ -143,6 +180,7 @@ def merge_parts(headers: Sequence[GgufHeader]) -> GgufHeader:
         headers[0],
         tensor_count=sum(header.tensor_count for header in headers),
         parameter_count=sum(header.parameter_count for header in headers),
+        vocabulary_size=max(header.vocabulary_size for header in headers),
         bytes_by_type=by_type,
         has_classifier=any(header.has_classifier for header in headers),
         file_bytes=sum(header.file_bytes for header in headers),
@@ -160,6 +198,7 @@ def _interpret(layout: Layout) -> GgufHeader:
     if not architecture and kind == "model" and split_index == 0:
         raise CorruptModel("the header does not name an architecture")
     file_type = facts.count("general.file_type", missing=MAX_UINT32) & ~FILE_TYPE_GUESSED
+    width = facts.count(f"{architecture}.embedding_length")
     return GgufHeader(
         architecture=architecture,
         kind=kind,
@@ -168,7 +207,9 @@ def _interpret(layout: Layout) -> GgufHeader:
         file_type=FILE_TYPES.get(file_type, ""),
         context_tokens=facts.count(f"{architecture}.context_length") or None,
         block_count=facts.count(f"{architecture}.block_count"),
-        embedding_length=facts.count(f"{architecture}.embedding_length"),
+        embedding_length=width,
+        feed_forward_length=_feed_forward_length(facts, architecture),
+        vocabulary_size=_vocabulary_size(layout.tensors, width),
         kv_bytes_per_token=_kv_bytes_per_token(facts, architecture),
         chat_template=facts.text("tokenizer.chat_template") or None,
         tokenizer=facts.text("tokenizer.ggml.model"),
@@ -232,6 +273,17 @@ def _kv_bytes_per_token(facts: _Facts, architecture: str) -> int:
     value_length = facts.count(f"{architecture}.attention.value_length", missing=head_length)
     all_heads = kv_heads * layers if isinstance(kv_heads, int) else sum(kv_heads)
     return all_heads * (key_length + value_length) * KV_BYTES_PER_VALUE
+
+
+def _feed_forward_length(facts: _Facts, architecture: str) -> int:
+    layers = facts.count(f"{architecture}.block_count")
+    lengths = facts.counts(f"{architecture}.feed_forward_length", layers)
+    return lengths if isinstance(lengths, int) else max(lengths, default=0)
+
+
+def _vocabulary_size(tensors: Sequence[Tensor], width: int) -> int:
+    values = next((t.values_count for t in tensors if t.name == "token_embd.weight"), 0)
+    return values // width if width else 0
 
 
 def _pooling(facts: _Facts, architecture: str) -> Pooling | None:

@@ -7,6 +7,7 @@ Source: docs/gguf.md of ggml, versions 2 and 3, little-endian.
 """
 
 import struct
+from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
 from lmx.catalog.gguf_types import TENSOR_TYPES
@@ -109,7 +110,8 @@ def read_layout(data: memoryview, file_bytes: int | None = None) -> Layout:
     _read_magic(cursor)
     tensor_count = cursor.count(MAX_TENSORS, "tensors")
     key_count = cursor.count(MAX_KEYS, "keys")
-    values, alignment = _read_values(cursor, key_count)
+    values: dict[str, Value] = {}
+    alignment = _read_values(cursor, key_count, values)
     tensors = _read_tensors(cursor, tensor_count)
     end = _check_tensors(tensors, alignment)
     header_bytes = cursor.offset
@@ -120,6 +122,24 @@ def read_layout(data: memoryview, file_bytes: int | None = None) -> Layout:
         missing = total - file_bytes
         raise CorruptModel(f"the file is {missing} bytes shorter than its header says")
     return Layout(values, tensors, header_bytes, total)
+
+
+def read_first_values(data: memoryview) -> tuple[dict[str, Value], int]:
+    """The values that stand in the first bytes of a file, and how many tensors follow later.
+
+    Raises:
+        NeedMore: Not even their numbers are there.
+        CorruptModel: As `read_layout`.
+        UnsupportedModel: As `read_layout`.
+    """
+    cursor = _Cursor(data, None)
+    _read_magic(cursor)
+    tensor_count = cursor.count(MAX_TENSORS, "tensors")
+    key_count = cursor.count(MAX_KEYS, "keys")
+    values: dict[str, Value] = {}
+    with suppress(NeedMore):
+        _read_values(cursor, key_count, values)
+    return values, tensor_count
 
 
 class _Cursor:
@@ -227,9 +247,8 @@ def _read_magic(cursor: _Cursor) -> None:
         raise UnsupportedModel(f"the GGUF file is of version {version}; 2 and 3 are read")
 
 
-def _read_values(cursor: _Cursor, count: int) -> tuple[dict[str, Value], int]:
-    """The values by key, and the alignment of the tensors, a power of two."""
-    values: dict[str, Value] = {}
+def _read_values(cursor: _Cursor, count: int, values: dict[str, Value]) -> int:
+    """Put the values into `values` by key; returns the alignment of tensors, a power of two."""
     seen: set[str] = set()
     alignment = DEFAULT_ALIGNMENT
     for _ in range(count):
@@ -243,7 +262,7 @@ def _read_values(cursor: _Cursor, count: int) -> tuple[dict[str, Value], int]:
             values[key] = value
         if key == "general.alignment":
             alignment = _check_alignment(kind, value)
-    return values, alignment
+    return alignment
 
 
 def _read_value(cursor: _Cursor, key: str, kind: int) -> Value | None:

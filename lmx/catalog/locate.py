@@ -1,25 +1,25 @@
 """Where on disk a model is, and in which format. Looks at directories: it runs off the event loop.
 
-Ids are looked for below ``LMX_HOME/models``, ``~/models`` and the Hugging Face cache, in that
-order; an MLX directory in any of them comes before a GGUF file. Nothing is opened: whether the
-files are sound is for `lmx.catalog.gguf_files` and the engines to say.
+Ids are looked for in the places of `lmx.catalog.folders`, in that order; an MLX directory in any of
+them comes before a GGUF file. Nothing is opened: whether the files are sound is for
+`lmx.catalog.gguf_files` and the engines to say.
 """
 
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
 
+from lmx.catalog.folders import Root, hub_name, model_roots
 from lmx.catalog.gguf_files import choose_gguf
 from lmx.catalog.gguf_names import SUFFIX
+from lmx.catalog.mlx_files import CONFIG_FILE, WEIGHTS_SUFFIX
 from lmx.catalog.specs import ModelSpec
 from lmx.errors import CorruptModel, ModelNotFound
 
-CONFIG_FILE = "config.json"
-WEIGHTS = "*.safetensors"
+WEIGHTS = "*" + WEIGHTS_SUFFIX
 # Publishers keep the GGUF files of a model in a repository of this name beside it.
 GGUF_REPOSITORY = "-GGUF"
 
@@ -36,11 +36,16 @@ class Located(Struct, frozen=True):
     path: Path
 
 
-def locate(spec: ModelSpec, home: Path) -> Located:
+def locate(spec: ModelSpec, home: Path, folders: Sequence[str] = ()) -> Located:
     """Find what a spec of the kinds ``gguf``, ``directory`` and ``id`` means.
 
     A GGUF file is found whatever the backend: it can be converted. Elsewhere a backend that is
     asked for restricts the search to its format.
+
+    Args:
+        spec: What somebody asked for.
+        home: ``LMX_HOME``.
+        folders: Configured folders in which ids are looked for, too.
 
     Raises:
         ModelNotFound: It is nowhere, or nowhere in the format asked for.
@@ -51,7 +56,20 @@ def locate(spec: ModelSpec, home: Path) -> Located:
             return _locate_file(_absolute(spec.source))
         if spec.kind == "directory":
             return _locate_directory(_absolute(spec.source), spec)
-        return _locate_id(spec, home)
+        return _locate_id(spec, model_roots(home, folders))
+
+
+def find_snapshot(repository: Path) -> Path | None:
+    """The revision of a repository in the Hugging Face cache that is its main one, if it has one.
+
+    Raises:
+        OSError: The system refuses to look.
+    """
+    try:
+        revision = (repository / "refs/main").read_text("utf-8", "replace").strip()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    return repository / "snapshots" / revision
 
 
 def _locate_file(path: Path) -> Located:
@@ -72,33 +90,34 @@ def _locate_directory(path: Path, spec: ModelSpec) -> Located:
     )
 
 
-def _locate_id(spec: ModelSpec, home: Path) -> Located:
-    if found := _search(spec, home):
+def _locate_id(spec: ModelSpec, roots: Sequence[Root]) -> Located:
+    if found := _search(spec, roots):
         return found
-    if other := _search(_anyhow(spec), home):
+    if other := _search(_anyhow(spec), roots):
         raise _not_as(spec, other)
-    incomplete = [place for place in _places(spec.source, home) if (place / CONFIG_FILE).is_file()]
+    incomplete = [place for place in _places(spec.source, roots) if (place / CONFIG_FILE).is_file()]
     if incomplete:
         raise CorruptModel(
             f"{incomplete[0]} has {CONFIG_FILE}, but neither {WEIGHTS} nor GGUF files"
         )
     raise ModelNotFound(
-        f"{spec.source} is not on disk: it is neither a directory, nor below {home / 'models'} or "
-        "~/models, nor in the Hugging Face cache",
+        f"{spec.source} is not on disk: it is neither a directory, nor below any of "
+        f"{', '.join(str(root.path) for root in roots if root.layout == 'plain')}, nor in the "
+        "Hugging Face cache",
         param="model",
     )
 
 
-def _search(spec: ModelSpec, home: Path) -> Located | None:
+def _search(spec: ModelSpec, roots: Sequence[Root]) -> Located | None:
     """The first place with the id as an MLX directory, else with GGUF files, else a GGUF file."""
-    places = list(_places(spec.source, home))
+    places = list(_places(spec.source, roots))
     if _wants_mlx(spec):
         for place in places:
             if _is_mlx(place):
                 return Located("mlx", place)
     if spec.backend == "mlx":
         return None
-    for place in (*places, *_places(spec.source + GGUF_REPOSITORY, home)):
+    for place in (*places, *_places(spec.source + GGUF_REPOSITORY, roots)):
         if file := choose_gguf(place, spec.variant):
             return Located("gguf", file)
     for place in places:
@@ -155,15 +174,15 @@ def _reading(source: Path | str) -> Iterator[None]:
         raise CorruptModel(f"{source} cannot be read: {error.strerror}") from error
 
 
-def _places(model_id: str, home: Path) -> Iterator[Path]:
+def _places(model_id: str, roots: Sequence[Root]) -> Iterator[Path]:
     """Where an id may be. The working directory comes last: an id may be a relative path."""
     # An id is never a way out of the folders it is looked for in.
-    if not model_id.startswith("/") and ".." not in Path(model_id).parts:
-        yield home / "models" / model_id
-        yield Path.home() / "models" / model_id
-    cache = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser() / "hub"
-    repository = cache / ("models--" + model_id.replace("/", "--"))
-    reference = repository / "refs" / "main"
-    if reference.is_file():
-        yield repository / "snapshots" / reference.read_text().strip()
+    is_inside = not model_id.startswith("/") and ".." not in Path(model_id).parts
+    for root in roots:
+        if root.layout == "plain" and is_inside:
+            yield root.path / model_id
+        elif root.layout == "hub":
+            repository = root.path / hub_name(model_id)
+            if snapshot := find_snapshot(repository):
+                yield snapshot
     yield Path(model_id).absolute()

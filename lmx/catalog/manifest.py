@@ -12,6 +12,8 @@ import msgspec
 
 DEMO_NAME = "SmolLM2-135M-Instruct"
 MANIFEST_NAME = "lmx-import.json"
+# In the names of directories that are still being written.
+PARTIAL = ".partial-"
 # Raised when the converter's output changes meaning; an older import is then made again.
 CONVERTER_VERSION = 1
 

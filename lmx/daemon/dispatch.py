@@ -16,9 +16,18 @@ from lmx.config import ModelSettings
 from lmx.daemon.admission import Admission
 from lmx.daemon.loader import Loader
 from lmx.daemon.model import Model, ReadyModel
+from lmx.daemon.poison import PoisonList, fingerprint
 from lmx.daemon.reply import ReplyStream
 from lmx.daemon.telemetry import Telemetry
-from lmx.errors import Draining, LmxError, WorkerClosed, from_code
+from lmx.errors import (
+    Draining,
+    LmxError,
+    QueueFull,
+    WorkerBroken,
+    WorkerClosed,
+    WorkerStalled,
+    from_code,
+)
 from lmx.protocol.messages import Finished, Generate, Inspected, Prompt, Started
 from lmx.protocol.values import Usage
 
@@ -26,6 +35,8 @@ log = structlog.get_logger("lmx.requests")
 
 DRAINING = "the server is stopping"
 RETRY_AFTER_STOP_S = 5.0
+SHORT_OF_MEMORY = "the machine is short of memory; running requests go on, new ones have to wait"
+RETRY_AFTER_SHORTAGE_S = 5.0
 
 
 class Reply:
@@ -86,7 +97,9 @@ class Dispatch:
         self._telemetry = telemetry
         self._settings = settings
         self._open: set[ReplyStream] = set()
+        self._poison = PoisonList()
         self._is_draining = False
+        self._is_short_of_memory = False
         self._became_idle = trio.Event()
 
     @property
@@ -117,8 +130,12 @@ class Dispatch:
         model = await self._loader.wait_routable(model_name, wait_s=self._settings.load_wait_s)
         self._refuse_if_draining()
         ready = _require_ready(model)
+        self._refuse_if_short_of_memory()
+        if self._poison:
+            self._poison.check(_mark(generate, model), trio.current_time())
         ready.admission.enter(len(generate.samplings))
         places = [_Place(ready.admission) for _ in generate.samplings]
+        ready.enter()
         self._telemetry.admitted += 1
         choices: list[ReplyStream] = []
         try:
@@ -131,7 +148,9 @@ class Dispatch:
         finally:
             for place in places:
                 place.leave()
-            self._settle(choices, ready, model.id)
+            ready.leave()
+            self._settle(choices, ready, model)
+            self._judge(generate, choices, model=model, ready=ready)
 
     async def inspect(self, prompt: Prompt, *, model_name: str) -> tuple[str, Inspected]:
         """What a prompt is for a model, as text and as token ids.
@@ -144,7 +163,12 @@ class Dispatch:
         """
         self._refuse_if_draining()
         model = await self._loader.wait_routable(model_name, wait_s=self._settings.load_wait_s)
-        return model.id, await _require_ready(model).worker.link.inspect(prompt)
+        ready = _require_ready(model)
+        ready.enter()
+        try:
+            return model.id, await ready.worker.link.inspect(prompt)
+        finally:
+            ready.leave()
 
     def drain(self) -> None:
         """Refuse new requests from now on."""
@@ -160,11 +184,31 @@ class Dispatch:
         for stream in list(self._open):
             stream.fail(Draining(DRAINING, retry_after_s=RETRY_AFTER_STOP_S))
 
+    def set_admitting(self, *, is_admitting: bool) -> None:
+        """Refuse new requests while memory is short, or take them again."""
+        self._is_short_of_memory = not is_admitting
+
+    def _refuse_if_short_of_memory(self) -> None:
+        if self._is_short_of_memory:
+            raise QueueFull(SHORT_OF_MEMORY, retry_after_s=RETRY_AFTER_SHORTAGE_S)
+
+    def _judge(
+        self, generate: Generate, choices: Sequence[ReplyStream], *, model: Model, ready: ReadyModel
+    ) -> None:
+        """Remember a request that was running when its worker died of something it computed."""
+        if self._poison and choices and all(choice.end is not None for choice in choices):
+            self._poison.absolve(_mark(generate, model))
+        ended = ready.worker.ended
+        if ended is None or not ended.may_be_a_request:
+            return
+        if any(isinstance(choice.error, WorkerBroken | WorkerStalled) for choice in choices):
+            self._poison.blame([_mark(generate, model)], trio.current_time(), death=ended.pid)
+
     def _refuse_if_draining(self) -> None:
         if self._is_draining:
             raise Draining(DRAINING, retry_after_s=RETRY_AFTER_STOP_S)
 
-    def _settle(self, choices: Sequence[ReplyStream], ready: ReadyModel, model_id: str) -> None:
+    def _settle(self, choices: Sequence[ReplyStream], ready: ReadyModel, model: Model) -> None:
         """Close the books on one request. Never waits."""
         self._open.difference_update(choices)
         outcomes = {_outcome(choice) for choice in choices}
@@ -177,20 +221,23 @@ class Dispatch:
         else:
             self._telemetry.completed += 1
         if ends := [choice.end for choice in choices if choice.end is not None]:
-            self._record(ends, model_id)
+            self._record(ends, ready, model)
         self._check_idle()
 
-    def _record(self, ends: Sequence[Finished], model_id: str) -> None:
+    def _record(self, ends: Sequence[Finished], ready: ReadyModel, model: Model) -> None:
         prompt_tokens = ends[0].usage.prompt_tokens
         completion_tokens = sum(end.usage.completion_tokens for end in ends)
+        decode_s = max(end.timings.decode_s for end in ends)
+        ready.generated_tokens += completion_tokens
+        model.count(tokens=completion_tokens, decode_s=decode_s)
         self._telemetry.count_tokens(prompt=prompt_tokens, completion=completion_tokens)
         log.info(
             "request ended",
-            model=model_id,
+            model=model.id,
             reason=ends[0].reason,
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
-            decode_s=round(max(end.timings.decode_s for end in ends), 3),
+            decode_s=round(decode_s, 3),
         )
 
     def _check_idle(self) -> None:
@@ -203,6 +250,11 @@ def _require_ready(model: Model) -> ReadyModel:
     if model.ready is None:
         raise WorkerClosed(f"{model.id} was unloaded this moment")
     return model.ready
+
+
+def _mark(generate: Generate, model: Model) -> bytes:
+    """What a request is remembered by: what ends one model's worker may be fine with another."""
+    return model.id.encode() + fingerprint(generate)
 
 
 def _outcome(choice: ReplyStream) -> str:

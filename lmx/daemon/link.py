@@ -9,12 +9,13 @@ knows nothing of processes, models on disk or HTTP.
 
 import os
 import socket
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
 
 from lmx.daemon.reply import ReplyStream
-from lmx.errors import LmxError, WorkerClosed, from_code
+from lmx.errors import FrameError, LmxError, WorkerClosed, from_code
 from lmx.protocol.codec import encode_command, event_decoder
 from lmx.protocol.messages import (
     Cancel,
@@ -24,11 +25,18 @@ from lmx.protocol.messages import (
     Generate,
     Inspect,
     Inspected,
+    LeaseEvent,
     Loaded,
     LoadFailed,
     Prompt,
     Rejected,
+    Vitals,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lmx.protocol.values import Memory
 
 RECEIVE_BYTES = 256 * 1024
 
@@ -45,7 +53,9 @@ class WorkerLink:
     """Speaks the protocol over one connected stream socket, which it owns.
 
     Attributes:
-        delivered_count: Request events handed over so far; the sign of life that counts.
+        memory: What the worker last said of its device memory, once it did.
+        on_lease: Takes what the worker says of the device lease. May raise `FrameError`.
+        sign_count: Frames so far that show work being done, delivered or not.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -59,7 +69,14 @@ class WorkerLink:
         self._loaded: Loaded | LmxError | None = None
         self._load_answered = trio.Event()
         self._closed_by: LmxError | None = None
-        self.delivered_count = 0
+        self.memory: Memory | None = None
+        self.sign_count = 0
+        self.on_lease: Callable[[LeaseEvent], None] = _refuse_lease
+
+    @property
+    def has_work(self) -> bool:
+        """Whether the worker owes somebody an event."""
+        return bool(self._replies or self._inspections)
 
     async def run(self) -> None:
         """Pump both directions. Returns when the worker closes its end.
@@ -179,6 +196,11 @@ class WorkerLink:
             self._answer_load(from_code(event.code, event.message))
         elif isinstance(event, Inspected):
             self._answer_inspection(event.sequence, event)
+        elif isinstance(event, Vitals):
+            self.sign_count += 1
+            self.memory = event.memory
+        elif isinstance(event, LeaseEvent):
+            self.on_lease(event)
         elif isinstance(event, Rejected) and event.sequence in self._inspections:
             error = from_code(event.code, event.message, param=event.param)
             self._answer_inspection(event.sequence, error)
@@ -186,7 +208,7 @@ class WorkerLink:
             reply = self._replies.get(event.sequence)
             if reply is None:
                 return  # closed here: the daemon told the worker and stopped listening
-            self.delivered_count += 1
+            self.sign_count += 1
             reply.deliver(event)  # before it is forgotten: a bad event must fail this reply too
             if isinstance(event, Finished | Rejected):
                 self._replies.pop(event.sequence, None)
@@ -219,3 +241,7 @@ class WorkerLink:
             return 0
         except OSError:
             return len(data)  # the worker is gone; the reader task finds out and says why
+
+
+def _refuse_lease(event: LeaseEvent) -> None:
+    raise FrameError(f"{type(event).__name__} from a worker that has no seat at the lease")

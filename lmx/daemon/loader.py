@@ -1,14 +1,12 @@
-"""The model loader: which models there are, and the supervisor that keeps each one alive.
+"""The model loader: which models there are, who keeps each one, and which one a request means.
 
-Theory of operation. Every model has one supervisor task in the loader's nursery. It finds the
-files, starts a worker, sends the load and waits for the worker to end; a worker that ends by itself
-is replaced after a growing pause that never gives up. Leaving the supervisor's cancel scope
-unloads: the process is gone, and so is its memory. Loads live here and not in request handlers, so
-a client that hangs up ends none.
+Theory of operation. Every wanted model has one supervisor task in the loader's nursery. Loads live
+here and not in request handlers, so a client that hangs up ends none; asking twice joins the first.
+A request for a model that is on its way waits in line for it; one that names a model on disk that
+nobody has loaded starts its load, if settings allow that.
 """
 
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import NoReturn
 
@@ -18,56 +16,33 @@ import trio
 from lmx.catalog.names import resolve_name
 from lmx.catalog.specs import ModelSpec
 from lmx.config import Settings
-from lmx.daemon.model import Model
-from lmx.daemon.model_state import ModelEvent, ModelState
-from lmx.daemon.restarts import keep_running, restart_delay_s
-from lmx.daemon.sources import Source, find_source
+from lmx.daemon.estimates import Estimates
+from lmx.daemon.lease import Lease
+from lmx.daemon.ledger import Ledger
+from lmx.daemon.meter import Reading
+from lmx.daemon.model import Leaving, LoadOptions, Model
+from lmx.daemon.model_state import ModelState
+from lmx.daemon.restarts import keep_running
+from lmx.daemon.room import Room
+from lmx.daemon.shelf import Shelf
+from lmx.daemon.spares import Workshop
+from lmx.daemon.supervisor import Supervisor
 from lmx.daemon.telemetry import Telemetry
-from lmx.daemon.worker import open_worker
 from lmx.errors import (
-    ImportFailed,
+    DoesNotFit,
     LmxError,
-    LoadError,
     ModelLoading,
     ModelNotFound,
+    ModelQuarantined,
     NoModelLoaded,
-    RequestError,
-    WorkerError,
+    OutOfMemory,
 )
-from lmx.protocol.messages import Load, Loaded
-from lmx.protocol.values import GgufOptions
 
-# A worker that lived this long was no crash loop: the next pause starts small again.
-STABLE_AFTER_S = 60.0
-STARTABLE = frozenset({ModelState.ABSENT, ModelState.FAILED})
-WORKER_ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",  # a wrong path must never become a download
-    "TOKENIZERS_PARALLELISM": "false",
-    "OMP_WAIT_POLICY": "passive",  # spinning threads collapse on a shared machine
-    "PYTHONFAULTHANDLER": "1",
-    "PYTHONUNBUFFERED": "1",
-}
+RETRY_LOADING_S = 5.0
+# What a request for the model itself is told rather than that the model is not loaded.
+BARRED = (OutOfMemory, ModelQuarantined, DoesNotFit)
 
 log = structlog.get_logger("lmx.loader")
-
-
-def load_command(settings: Settings, model_id: str, source: Source) -> Load:
-    """What a worker is told to load, and how."""
-    limits, gguf = settings.models, settings.gguf
-    size_gb = gguf.kv_cache_gb
-    return Load(
-        source.engine,
-        source.path,
-        limits.max_sequences,
-        limits.context_tokens,
-        limits.dialects.get(model_id, ""),
-        GgufOptions(
-            gguf.gpu_layers,
-            gguf.threads,
-            gguf.mmap,
-            None if size_gb is None else round(size_gb * 1e9),
-        ),
-    )
 
 
 class Loader:
@@ -76,17 +51,32 @@ class Loader:
     Args:
         settings: The daemon's settings.
         telemetry: Told about loads and exits.
+        budget_bytes: Memory that models may take together.
+
+    Attributes:
+        last_reading: Where the last reading of memory comes from.
     """
 
-    def __init__(self, settings: Settings, telemetry: Telemetry) -> None:
-        self._settings = settings
-        self._telemetry = telemetry
+    def __init__(self, settings: Settings, telemetry: Telemetry, *, budget_bytes: int) -> None:
         self._models: dict[str, Model] = {}
+        self.settings = settings
+        self.telemetry = telemetry
+        self.room = Room(
+            Ledger(budget_bytes),
+            self._models.values,
+            min_residency_s=settings.models.min_residency_s,
+        )
+        self.lease = Lease(settings.worker.lease, slice_s=settings.worker.lease_slice_s)
+        self.workshop = Workshop(settings.worker)
+        self.estimates = Estimates(settings, budget_bytes=budget_bytes)
+        self.shelf = Shelf(settings)
+        self.last_reading: Callable[[], Reading | None] = lambda: None
+        self._supervised: set[str] = set()
         self._nursery: trio.Nursery | None = None
 
     @property
     def models(self) -> Mapping[str, Model]:
-        """Canonical id to model, in order of the loads."""
+        """Canonical id to model, in order of the first loads."""
         return self._models
 
     @property
@@ -94,58 +84,168 @@ class Loader:
         """Models that answer now."""
         return [model for model in self._models.values() if model.state is ModelState.READY]
 
+    @property
+    def reading(self) -> Reading | None:
+        """Memory as last measured."""
+        return self.last_reading()
+
+    def footprint(self, pid: int) -> int | None:
+        """Bytes of a process as last measured."""
+        reading = self.reading
+        return None if reading is None else reading.worker_bytes.get(pid)
+
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> NoReturn:
         """Own the supervisors. Cancelling it unloads everything."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(partial(keep_running, self.workshop.run, name="spare worker"))
             task_status.started()
             await trio.sleep_forever()
         raise AssertionError("unreachable: sleep_forever only ends by cancellation")
 
-    def load(self, spec: ModelSpec) -> Model:
-        """Start loading; a model that is known already is returned as it is."""
-        known = self._models.get(spec.id)
-        if known is not None:
-            return known
+    def load(self, spec: ModelSpec, options: LoadOptions | None = None) -> Model:
+        """Have a model loaded; one that is loaded or loading is returned as it is.
+
+        Args:
+            spec: What to load.
+            options: How; `None` for as before, or as the settings say.
+        """
         if self._nursery is None:
             raise RuntimeError("the loader is not running")
-        model = self._models[spec.id] = Model(spec)
-        self._nursery.start_soon(
-            partial(keep_running, partial(self._supervise, model), name=f"model {spec.id}")
-        )
+        model = self._models.get(spec.id)
+        if model is None:
+            is_pinned = spec.id in self.settings.models.pinned
+            model = Model(spec, options or LoadOptions(is_pinned=is_pinned))
+            self._models[spec.id] = model
+        elif options is not None and model.state is not ModelState.READY:
+            model.spec, model.options = spec, options
+        self._want(model, self._nursery)
         return model
 
+    def unload(self, model: Model, leaving: Leaving) -> None:
+        """Tell a model to go; `wait_gone` waits for it."""
+        model.leave(leaving)
+        if model.id not in self._supervised and model.leaving is not None:
+            # Failed for good or in quarantine: there is no process, only what is known of it.
+            model.be_gone()
+            model.error = None
+
+    async def wait_gone(self, model: Model) -> None:
+        """Wait until nothing of a model is left that was told to go."""
+        while model.leaving is not None:
+            await model.wait_change()
+
+    def forget(self, model: Model) -> None:
+        """Drop a model that is gone from the list; on demand it may come back."""
+        if model.state is ModelState.ABSENT and not model.is_wanted:
+            self._models.pop(model.id, None)
+
+    async def wait_loaded(self, model: Model) -> None:
+        """Wait for the outcome of a load.
+
+        Raises:
+            LmxError: Why it failed.
+        """
+        while model.state is not ModelState.READY:
+            if not model.is_wanted or (model.error is not None and model.failures):
+                raise model.error or ModelNotFound(f"{model.id} was unloaded", param="model")
+            await model.wait_change()
+
     async def wait_routable(self, name: str, *, wait_s: float) -> Model:
-        """The model a client means, waiting for one that is on its way.
+        """The model a client means, waiting in line for one that is on its way.
 
         Raises:
             ModelNotFound: Another model is loaded, but none by that name.
             NoModelLoaded: Nothing is loaded and nothing by that name is loading.
             ModelLoading: It was not ready within `wait_s`.
+            LmxError: Why it cannot be loaded.
         """
-        coming = [m for m in self._models.values() if m.is_on_its_way]
-        # A model asked for exactly is waited for, though another's name may be close enough.
-        is_exact = any(name == m.id or name in m.spec.aliases for m in coming)
-        model = None if is_exact else self._find(name, self.routable)
-        if model is not None:
-            return model
-        pending = self._find(name, coming)
-        if pending is None:
+        model = self._find_known(name) or await self._find_on_shelf(name)
+        if model is None:
             raise self._refusal(name)
+        if model.state is ModelState.READY and not model.waiting_count:
+            return model
+        self._want_on_demand(model)
         with trio.move_on_after(wait_s):
-            while pending.is_on_its_way:
-                await pending.wait_change()
-        if pending.state is ModelState.READY:
-            return pending
-        if pending.is_on_its_way:
-            raise ModelLoading(f"No model loaded yet: {pending.id} is loading", retry_after_s=5)
-        raise self._refusal(name)
+            await model.wait_until_ready()
+            while _left_for_another(model) and self._want_on_demand(model):
+                await model.wait_until_ready()  # it was there, but not until this one's turn
+        if model.state is ModelState.READY:
+            return model
+        if model.is_on_its_way:
+            raise ModelLoading(
+                f"No model loaded yet: {model.id} is {model.state.value}",
+                retry_after_s=RETRY_LOADING_S,
+            )
+        raise self._why_not(model) or self._refusal(name)
 
-    def _find(self, name: str, among: list[Model]) -> Model | None:
+    def _want(self, model: Model, nursery: trio.Nursery) -> None:
+        """Start or wake the supervisor of a model; an explicit wish clears what went before."""
+        model.is_wanted = True
+        model.failures = 0
+        model.wake()
+        if model.id not in self._supervised:
+            self._supervised.add(model.id)
+            nursery.start_soon(self._supervise, model)
+
+    async def _supervise(self, model: Model) -> None:
+        supervisor = Supervisor(model, self)
+        try:
+            is_wanted = True  # once at least: it may have been told to go before this task began
+            while is_wanted:
+                await keep_running(supervisor.run, name=f"model {model.id}")
+                is_wanted = model.is_wanted
+        finally:
+            self._supervised.discard(model.id)
+
+    def _want_on_demand(self, model: Model) -> bool:
+        """A request brings a model back that left by itself, but none that failed or was barred.
+
+        Returns:
+            Whether it is on its way.
+        """
+        has_left = model.state in {ModelState.ABSENT, ModelState.DRAINING}
+        may_come = self.settings.models.on_demand and self._why_not(model) is None
+        if has_left and not model.is_wanted and may_come:
+            self.load(model.spec)
+        return model.is_on_its_way
+
+    def _find_known(self, name: str) -> Model | None:
+        """Ready models first, then those on their way, then those that left by themselves.
+
+        A model asked for exactly goes before another whose name is close enough.
+        """
+        known = self._models.values()
+        coming = [model for model in known if model.is_on_its_way]
+        left = [model for model in known if not model.is_wanted]
+        for model in known:
+            if name == model.id or name in model.spec.aliases:
+                return model
+        return (
+            self._resolve(name, self.routable)
+            or self._resolve(name, coming)
+            or self._resolve(name, sorted(left, key=self._reluctance))
+        )
+
+    async def _find_on_shelf(self, name: str) -> Model | None:
+        if not self.settings.models.on_demand:
+            return None
+        spec = await self.shelf.find(name)
+        return None if spec is None else self.load(spec)
+
+    def _resolve(self, name: str, among: Iterable[Model]) -> Model | None:
         found = resolve_name(name, {model.id: model.spec.aliases for model in among})
         return None if found is None else self._models[found]
+
+    def _reluctance(self, model: Model) -> tuple[bool, float]:
+        """What models that are gone are sorted by: barred ones last, the last used ones first."""
+        return self._why_not(model) is not None, -model.statistics.last_used_at
+
+    def _why_not(self, model: Model) -> LmxError | None:
+        """Why a model that is not on its way will not come by being asked for."""
+        return model.error if isinstance(model.error, BARRED) else None
 
     def _refusal(self, name: str) -> LmxError:
         loaded = [model.id for model in self.routable]
@@ -153,83 +253,13 @@ class Loader:
             return ModelNotFound(
                 f"The model {name!r} is not loaded. Loaded: {', '.join(loaded)}", param="model"
             )
-        failed = [m for m in self._models.values() if m.error is not None]
-        why = f" ({failed[0].id}: {failed[0].error})" if failed else ""
+        errors = [(m.id, m.error) for m in self._models.values() if m.error is not None]
+        for _, error in errors:
+            if isinstance(error, OutOfMemory):
+                return error
+        why = f" ({errors[0][0]}: {errors[0][1]})" if errors else ""
         return NoModelLoaded(f"No model loaded{why}")
 
-    async def _supervise(self, model: Model) -> None:
-        failures = 0
-        if model.state not in STARTABLE:  # this task failed half-way and was started again
-            self._fail(model, LmxError("the loader failed"))
-        while True:
-            model.apply(ModelEvent.LOAD)
-            started_at = trio.current_time()
-            error = await self._run_once(model)
-            if _is_permanent(error):
-                return
-            failures = 1 if trio.current_time() - started_at > STABLE_AFTER_S else failures + 1
-            worker = self._settings.worker
-            delay_s = restart_delay_s(
-                failures, first_s=worker.restart_delay_s, limit_s=worker.restart_delay_limit_s
-            )
-            log.warning("model restarts", model=model.id, delay_s=round(delay_s, 2))
-            await trio.sleep(delay_s)
 
-    async def _run_once(self, model: Model) -> LmxError:
-        """One worker's life, or the failed attempt at one; returns why it ended."""
-        try:
-            source = await find_source(model.spec, self._settings.home)
-            failure = await self._run_worker(model, source)
-        except (LoadError, RequestError, WorkerError) as error:
-            failure = error
-        self._fail(model, failure)
-        return failure
-
-    def _fail(self, model: Model, failure: LmxError) -> None:
-        event = ModelEvent.DIED if model.state is ModelState.READY else ModelEvent.LOAD_FAILED
-        model.fail(event, failure, is_permanent=_is_permanent(failure))
-        log.error("model failed", model=model.id, code=failure.code, reason=failure.message)
-        self._telemetry.publish(
-            "model_failed", model_id=model.id, code=failure.code, reason=failure.message
-        )
-
-    async def _run_worker(self, model: Model, source: Source) -> LmxError:
-        command = load_command(self._settings, model.id, source)
-        environment = {**os.environ, **WORKER_ENVIRONMENT}
-        grace_s = self._settings.worker.stop_grace_s
-        async with open_worker(environment=environment, stop_grace_s=grace_s) as worker:
-            started_at = trio.current_time()
-            try:
-                loaded = await worker.link.load(command)
-            except LmxError as error:
-                failure = error
-            else:
-                model.become_ready(worker, loaded, max_waiting=self._settings.models.max_waiting)
-                self._announce(model, loaded, trio.current_time() - started_at)
-                ended = await worker.wait_ended()
-                failure = ended.error()
-                log.warning("worker ended", model=model.id, pid=ended.pid, reason=ended.reason)
-        if worker.ended is not None and worker.ended.output:
-            log.warning("worker said", model=model.id, output=worker.ended.output[-2000:])
-        return failure
-
-    def _announce(self, model: Model, loaded: Loaded, duration_s: float) -> None:
-        """The line users look for, and what the model asked to have said."""
-        gigabytes = loaded.memory.active_bytes / 1e9
-        line = f"Model loaded: {model.id} ({gigabytes:.1f} GB, {duration_s:.1f} s)"
-        log.info(
-            line,
-            engine=loaded.info.engine,
-            device=loaded.info.device,
-            context_tokens=loaded.info.context_tokens,
-        )
-        for note in loaded.notes:
-            log.warning(note, model=model.id)
-        self._telemetry.publish(
-            "model_loaded", model_id=model.id, memory_gb=gigabytes, duration_sec=duration_s
-        )
-
-
-def _is_permanent(error: LmxError) -> bool:
-    """Whether trying again cannot help: the files are what they are. A download may yet work."""
-    return isinstance(error, LoadError | RequestError) and not isinstance(error, ImportFailed)
+def _left_for_another(model: Model) -> bool:
+    return model.leaving is not None and model.leaving.reason == "lru"

@@ -4,10 +4,14 @@
                        │  ▲                │ died             │ died
                        │  └────load────┐   ▼                  ▼
                        └──load_failed──► Failed             Absent
+                                           │ quarantine
+                                           ▼
+                                       Quarantined ──load──► Loading
 
 `Failed` is where a model waits for its next attempt, or for a person when the failure is one that
-trying again cannot mend. Every transition that is not in the table is a programming error: it
-raises and changes nothing.
+trying again cannot mend; `Quarantined` is where it waits for a person because it failed too often
+in a row. From any state `gone` leads back to `Absent`. Every transition that is not
+in the table is a programming error: it raises and changes nothing.
 """
 
 from enum import Enum
@@ -21,6 +25,7 @@ class ModelState(Enum):
     READY = "ready"
     DRAINING = "draining"
     FAILED = "failed"
+    QUARANTINED = "quarantined"
 
 
 class ModelEvent(Enum):
@@ -32,10 +37,14 @@ class ModelEvent(Enum):
     DIED = "died"
     DRAIN = "drain"
     GONE = "gone"
+    QUARANTINE = "quarantine"
 
 
 TRANSITIONS: dict[ModelState, dict[ModelEvent, ModelState]] = {
-    ModelState.ABSENT: {ModelEvent.LOAD: ModelState.LOADING},
+    ModelState.ABSENT: {
+        ModelEvent.LOAD: ModelState.LOADING,
+        ModelEvent.GONE: ModelState.ABSENT,
+    },
     ModelState.LOADING: {
         ModelEvent.LOADED: ModelState.READY,
         ModelEvent.LOAD_FAILED: ModelState.FAILED,
@@ -51,6 +60,11 @@ TRANSITIONS: dict[ModelState, dict[ModelEvent, ModelState]] = {
         ModelEvent.GONE: ModelState.ABSENT,
     },
     ModelState.FAILED: {
+        ModelEvent.LOAD: ModelState.LOADING,
+        ModelEvent.GONE: ModelState.ABSENT,
+        ModelEvent.QUARANTINE: ModelState.QUARANTINED,
+    },
+    ModelState.QUARANTINED: {
         ModelEvent.LOAD: ModelState.LOADING,
         ModelEvent.GONE: ModelState.ABSENT,
     },

@@ -5,7 +5,7 @@ is to serve; afterwards they are found on disk and no network is asked. Any othe
 here as far as its header, so that no worker starts for one that is damaged or of no use.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
@@ -36,8 +36,13 @@ class Source(Struct, frozen=True):
     path: str
 
 
-async def find_source(spec: ModelSpec, home: Path) -> Source:
+async def find_source(spec: ModelSpec, home: Path, folders: Sequence[str] = ()) -> Source:
     """Locate a model, importing it first where needed.
+
+    Args:
+        spec: What somebody asked for.
+        home: ``LMX_HOME``.
+        folders: More places to look in.
 
     Raises:
         LoadError: It cannot be imported, is damaged, or is of no use.
@@ -50,7 +55,7 @@ async def find_source(spec: ModelSpec, home: Path) -> Source:
         return Source("fake", spec.source)
     if spec.kind == "demo":
         return Source("mlx", str(await _find_demo(spec, home)))
-    found = await trio.to_thread.run_sync(locate, spec, home)
+    found = await trio.to_thread.run_sync(locate, spec, home, folders)
     if found.format == "mlx":
         return Source("mlx", str(found.path))
     if spec.backend == "mlx":

@@ -14,13 +14,21 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from typing import Literal
 
 import structlog
 import trio
 from msgspec import Struct
 
 from lmx.daemon.link import WorkerLink
-from lmx.errors import FrameError, LmxError, OutOfMemory, WorkerBroken
+from lmx.errors import (
+    FrameError,
+    LmxError,
+    OutOfMemory,
+    WorkerBroken,
+    WorkerClosed,
+    WorkerStalled,
+)
 from lmx.protocol.messages import EXIT_OUT_OF_MEMORY
 
 WORKER_MODULE = "lmx.worker"
@@ -33,24 +41,42 @@ KILL_WAIT_S = 5.0
 log = structlog.get_logger("lmx.worker")
 
 
+ExitKind = Literal["exit", "signal", "abort", "killed", "out_of_memory", "bad_frame", "stall"]
+CRASH_SIGNALS = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
+
+
 class WorkerExit(Struct, frozen=True, kw_only=True):
     """How a worker ended.
 
     Attributes:
         pid: Its process id.
+        kind: What it was, for events and for whoever counts.
         status: As `subprocess` gives it: negative for a signal, `None` if it did not end by itself.
         reason: One sentence.
         output: The last of what it printed.
     """
 
     pid: int
+    kind: ExitKind
     status: int | None
     reason: str
     output: str
 
+    @property
+    def may_be_a_request(self) -> bool:
+        """Whether something the worker computed may have ended it; a plain kill comes from outside.
+
+        The kernel's out-of-memory killer is told from such a kill by whoever watches memory.
+        """
+        if self.kind == "exit":
+            return self.status not in {None, 0}
+        return self.kind != "killed"
+
     def error(self) -> LmxError:
         """What its requests are told."""
-        if self.status == EXIT_OUT_OF_MEMORY:
+        if self.kind == "stall":
+            return WorkerStalled(f"the model's worker delivered nothing any more: {self.reason}")
+        if self.kind == "out_of_memory":
             return OutOfMemory("No model loaded: the device ran out of memory, the model reloads")
         return WorkerBroken(f"the model's worker ended: {self.reason}")
 
@@ -67,6 +93,7 @@ class Worker:
         self._process = process
         self._output = bytearray()
         self._has_ended = trio.Event()
+        self._condemned: tuple[ExitKind, str] | None = None
         self.link = link
         self.ended: WorkerExit | None = None
 
@@ -81,21 +108,26 @@ class Worker:
             await self._has_ended.wait()
         return self.ended
 
+    def condemn(self, kind: ExitKind, reason: str) -> None:
+        """Kill it, for a reason that its exit status would not show."""
+        self._condemned = (kind, reason)
+        _signal_group(self.pid, signal.SIGKILL)
+
     async def run(self) -> None:
         """Pump the link until the worker ends, then fail what it left undone."""
-        reason = ""
         try:
             await self.link.run()
         except* FrameError as group:
-            reason = f"it sent a bad frame ({group.exceptions[0]})"
-            _signal_group(self.pid, signal.SIGKILL)
+            self.condemn("bad_frame", f"it sent a bad frame ({group.exceptions[0]})")
         with trio.move_on_after(EXIT_STATUS_WAIT_S):
             await self._process.wait()
         status = self._process.returncode
+        kind, reason = self._condemned or (classify_status(status), describe_status(status))
         self.ended = WorkerExit(
             pid=self.pid,
+            kind=kind,
             status=status,
-            reason=reason or describe_status(status),
+            reason=reason,
             output=self._output.decode(errors="replace"),
         )
         self.link.end(self.ended.error())
@@ -106,11 +138,12 @@ class Worker:
         stdout = self._process.stdout
         if stdout is None:
             return
-        async for data in stdout:
-            self._output += data
-            del self._output[:-OUTPUT_TAIL_BYTES]
-            for line in bytes(data).decode(errors="replace").splitlines():
-                log.debug("worker output", pid=self.pid, line=line)
+        async with stdout:  # closed here and now, whoever still holds on to the process
+            async for data in stdout:
+                self._output += data
+                del self._output[:-OUTPUT_TAIL_BYTES]
+                for line in bytes(data).decode(errors="replace").splitlines():
+                    log.debug("worker output", pid=self.pid, line=line)
 
     async def stop(self, grace_s: float) -> None:
         """End the process and everything it started, and reap it."""
@@ -138,7 +171,10 @@ async def open_worker(
     Cancellation:
         The process group is killed and the process reaped, shielded, before this returns.
     """
-    ours, theirs = socket.socketpair()
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError as error:
+        raise WorkerBroken(f"a worker process cannot be started: {error}") from error
     with theirs:
         try:
             # Shielded: cancelled in the middle, the child would exist and nobody know its id.
@@ -156,7 +192,7 @@ async def open_worker(
         finally:
             with trio.CancelScope(shield=True):
                 await worker.stop(stop_grace_s)
-            worker.link.end(WorkerBroken("the model's worker was stopped"))
+            worker.link.end(WorkerClosed("the model's worker was stopped"))
             nursery.cancel_scope.cancel()
 
 
@@ -173,6 +209,17 @@ async def _spawn(theirs: socket.socket, environment: Mapping[str, str]) -> trio.
         env=dict(environment),
     )
     return await spawn()
+
+
+def classify_status(status: int | None) -> ExitKind:
+    """What an exit status says of how a process ended."""
+    if status == EXIT_OUT_OF_MEMORY:
+        return "out_of_memory"
+    if status is None or status >= 0:
+        return "exit"
+    if status == -signal.SIGABRT:
+        return "abort"
+    return "signal" if -status in CRASH_SIGNALS else "killed"
 
 
 def describe_status(status: int | None) -> str:

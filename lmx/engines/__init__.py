@@ -3,6 +3,8 @@
 `load_engine` imports the one engine that was asked for, so that a worker pays for no other.
 """
 
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 
 from lmx.engines.base import Engine, LoadedEngine
@@ -22,25 +24,34 @@ def load_engine(load: Load) -> LoadedEngine:
     Raises:
         LoadError: The model cannot be brought up.
     """
-    if load.engine == "fake":
+    return import_engine(load.engine)(load)
+
+
+def import_engine(name: str) -> Callable[[Load], LoadedEngine]:
+    """Import an engine, which takes up to seconds; returns what loads its models.
+
+    Raises:
+        UnsupportedModel: There is no such engine, or its library is not installed.
+    """
+    if name == "fake":
         from lmx.engines import fake
 
-        return fake.load(load)
-    if load.engine == "mlx":
+        return fake.load
+    if name == "mlx":
         # OpenBLAS must be in the process before MLX is.
         from lmx.engines.mlx import blas
 
         found = blas.prepare()
         from lmx.engines.mlx import loading
 
-        return loading.load_engine(load, found)
-    if load.engine == "llama":
+        return partial(loading.load_engine, blas=found)
+    if name == "llama":
         if find_spec("llama_cpp") is None:
             raise UnsupportedModel(NO_LLAMA_CPP)
         from lmx.engines.llama import loading as llama_loading
 
-        return llama_loading.load_engine(load)
-    raise UnsupportedModel(f"there is no engine called {load.engine!r}")
+        return llama_loading.load_engine
+    raise UnsupportedModel(f"there is no engine called {name!r}")
 
 
-__all__ = ["Engine", "LoadedEngine", "load_engine"]
+__all__ = ["Engine", "LoadedEngine", "import_engine", "load_engine"]

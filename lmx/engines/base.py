@@ -198,6 +198,15 @@ class Engine(Protocol):
         step. With no sequence added it returns an empty list at once.
         """
 
+    def quiesce(self) -> None:
+        """Wait until the device has nothing of this engine left to do. Changes no result.
+
+        The next `step` goes on as if nothing had happened. `remove` gives the device no work.
+
+        Raises:
+            OutOfMemory: The device ran out in what was left of the last step.
+        """
+
     def interrupt(self, sequence_id: int) -> None:
         """A hint from any thread: the sequence is about to be removed.
 
@@ -207,6 +216,9 @@ class Engine(Protocol):
 
     def remove(self, sequence_id: int) -> None:
         """Free a sequence's slot and memory. Idempotent; unknown ids are ignored."""
+
+    def shrink(self) -> None:
+        """Give back memory that is only kept for speed. Running sequences are not touched."""
 
     def memory(self) -> Memory:
         """Bytes as the device library counts them."""

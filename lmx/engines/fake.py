@@ -17,12 +17,14 @@ constraint.
 | max_sequences | the server's | slots |
 | context | 4096 | context in tokens |
 | weight_bytes | 0 | what the model claims to weigh |
-| fail | | ``abort``, ``exit``, ``hang``, ``oom`` or ``raise``, at step number `fail_step` |
+| fail | | ``abort``, ``exit``, ``hang``, ``oom`` or ``raise``, at step number `fail_step`; or \
+``asked``: a prompt that says ``fail:abort:3`` does that once it has three tokens |
 | fail_step | 0 | counted from 1; 0 means while loading |
 """
 
 import codecs
 import os
+import re
 import time
 from collections.abc import Sequence
 from typing import Annotated
@@ -59,6 +61,8 @@ VOCABULARY_SIZE = FIRST_WORD_ID + len(WORDS)
 # What ends a JSON value soonest, so that constrained replies are short.
 CLOSING_IDS: tuple[int, ...] = (END_ID, *b'"}]0')
 KV_BYTES_PER_TOKEN = 1024
+ASKED = "asked"
+ASKED_FAILURE = re.compile(r"fail:(abort|exit|hang|oom|raise):(\d+)")
 END_TEXT = "<end>"
 TOKENS = {
     **{byte: bytes((byte,)) for byte in range(256)},
@@ -157,14 +161,15 @@ class _Prompt:
 class _Reply:
     """One live sequence: its prompt, its settings and how far its reply is."""
 
-    __slots__ = ("constraint", "given", "prompt", "sampling", "start")
+    __slots__ = ("constraint", "failure", "given", "prompt", "sampling", "start")
 
-    def __init__(self, prompt: _Prompt, choice: Choice) -> None:
+    def __init__(self, prompt: _Prompt, choice: Choice, failure: tuple[str, int] | None) -> None:
         seed = choice.sampling.seed if choice.sampling.temperature > 0 else 0
         self.start = crc32(repr((prompt.token_ids, seed)).encode())
         self.prompt = prompt
         self.sampling = choice.sampling
         self.constraint = choice.constraint
+        self.failure = failure
         self.given = 0
 
     @property
@@ -209,8 +214,9 @@ class FakeEngine:
         """Reserve a slot per choice. Nothing is ever cached, so it returns 0."""
         check_room(self._info, free_slots=self.free_slots, token_ids=token_ids, choices=choices)
         prompt = _Prompt(token_ids, prefills=self._settings.prefill_ms > 0)
+        failure = find_failure(token_ids) if self._settings.fail == ASKED else None
         for choice in choices:
-            self._live[choice.sequence_id] = _Reply(prompt, choice)
+            self._live[choice.sequence_id] = _Reply(prompt, choice, failure)
         if wants_prompt_logprobs:
             count = choices[0].sampling.top_logprobs or 0
             pairs = enumerate(prompt.token_ids[1:])
@@ -224,7 +230,10 @@ class FakeEngine:
         if not self._live:
             return []
         self._steps += 1
-        _fail_if_asked(self._settings, self._steps)
+        if self._settings.fail_step == self._steps:
+            fail_as(self._settings.fail)
+        if self._settings.fail == ASKED:
+            self._fail_as_prompts_ask()
         decoding = [(key, r) for key, r in self._live.items() if not r.prompt.pending_tokens]
         if decoding and self._settings.step_ms:
             time.sleep(self._settings.step_ms / 1000)
@@ -232,12 +241,18 @@ class FakeEngine:
         self._prefill_chunk()
         return results
 
+    def quiesce(self) -> None:
+        """A step leaves nothing behind that runs."""
+
     def interrupt(self, sequence_id: int) -> None:
         """Steps last as long as they were told to."""
 
     def remove(self, sequence_id: int) -> None:
         """Free a slot; unknown ids are ignored."""
         self._live.pop(sequence_id, None)
+
+    def shrink(self) -> None:
+        """Nothing is kept."""
 
     def memory(self) -> Memory:
         """Weights plus a fixed price per live token."""
@@ -248,6 +263,11 @@ class FakeEngine:
     def close(self) -> None:
         """Drop every sequence."""
         self._live.clear()
+
+    def _fail_as_prompts_ask(self) -> None:
+        for reply in self._live.values():
+            if reply.failure is not None and reply.given >= reply.failure[1]:
+                fail_as(reply.failure[0])
 
     def _sample(self, sequence_id: int, reply: _Reply) -> StepResult:
         token_id = self._token_at(reply)
@@ -326,16 +346,24 @@ class _ByteVocabulary:
         return list(text.encode() if isinstance(text, str) else text)
 
 
-def _fail_if_asked(settings: FakeSettings, step: int) -> None:
-    if not settings.fail or step != settings.fail_step:
+def find_failure(token_ids: Sequence[int]) -> tuple[str, int] | None:
+    """The failure that a prompt asks for, and after how many tokens of its reply."""
+    text = bytes(token_id for token_id in token_ids if token_id < END_ID).decode(errors="replace")
+    found = ASKED_FAILURE.search(text)
+    return None if found is None else (found[1], int(found[2]))
+
+
+def fail_as(kind: str) -> None:
+    """Fail in one of the ways that the settings name; ``asked`` and nothing are none."""
+    if kind in {"", ASKED}:
         return
-    if settings.fail == "abort":
+    if kind == "abort":
         os.abort()
-    if settings.fail == "exit":
+    if kind == "exit":
         os._exit(7)
-    if settings.fail == "hang":
+    if kind == "hang":
         time.sleep(3600)
-    if settings.fail == "oom":
+    if kind == "oom":
         raise OutOfMemory("the fake device ran out of memory, as its settings ask")
     raise RuntimeError("the fake engine fails, as its settings ask")
 
@@ -348,7 +376,8 @@ def load(load: Load) -> LoadedEngine:
     """
     settings = parse_settings(load.source)
     time.sleep(settings.load_ms / 1000)
-    _fail_if_asked(settings, 0)
+    if settings.fail_step == 0:
+        fail_as(settings.fail)
     info = ModelInfo(
         context_tokens=min(settings.context, load.context_tokens or settings.context),
         max_sequences=settings.max_sequences or load.max_sequences,

@@ -36,6 +36,9 @@ class Load(Struct, frozen=True, array_like=True, tag=0):
         context_tokens: Upper bound of the context, or `None` for the model's own.
         dialect: Spelling of tools and reasoning, as settings name it; empty to find it out.
         gguf: How a GGUF file is loaded; the other engines do not read it.
+        kv_cache_bytes: What the keys and values of all running requests together may take, or
+            `None` for no limit but the device's.
+        lease: Whether the worker may compute only while it holds the device lease.
     """
 
     engine: str
@@ -44,6 +47,8 @@ class Load(Struct, frozen=True, array_like=True, tag=0):
     context_tokens: int | None = None
     dialect: str = ""
     gguf: GgufOptions = GgufOptions()
+    kv_cache_bytes: int | None = None
+    lease: bool = False
 
 
 class ChatPrompt(Struct, frozen=True, array_like=True, tag=0):
@@ -127,7 +132,34 @@ class Inspect(Struct, frozen=True, array_like=True, tag=4):
     prompt: Prompt
 
 
-Command = Load | Generate | Cancel | Shutdown | Inspect
+class Prepare(Struct, frozen=True, array_like=True, tag=5):
+    """Import an engine now, so that a later `Load` need not."""
+
+    engine: str
+
+
+class Shrink(Struct, frozen=True, array_like=True, tag=6):
+    """Give back memory that is only kept for speed."""
+
+
+class LeaseGranted(Struct, frozen=True, array_like=True, tag=7):
+    """The worker may compute from now on.
+
+    Attributes:
+        slice_s: Seconds that it may keep the lease for after somebody else wants it.
+        is_wanted_back: Somebody else wants it already.
+    """
+
+    slice_s: float
+    is_wanted_back: bool
+
+
+class LeaseWantedBack(Struct, frozen=True, array_like=True, tag=8):
+    """Somebody else wants the lease: release it once the slice is over or nothing is to do."""
+
+
+LeaseCommand = LeaseGranted | LeaseWantedBack
+Command = Load | Generate | Cancel | Shutdown | Inspect | Prepare | Shrink | LeaseCommand
 
 
 class Loaded(Struct, frozen=True, array_like=True, tag=0):
@@ -202,5 +234,26 @@ class Inspected(Struct, frozen=True, array_like=True, tag=6):
     tokens: list[str]
 
 
-Event = Loaded | LoadFailed | Started | Rejected | Delta | Finished | Inspected
+class Vitals(Struct, frozen=True, array_like=True, tag=7):
+    """A step that delivered nothing went by, as in a long prefill; at most two in a second."""
+
+    memory: Memory
+
+
+class LeaseWanted(Struct, frozen=True, array_like=True, tag=8):
+    """There is work and no lease. Sent once; answered by `LeaseGranted`."""
+
+
+class LeaseReleased(Struct, frozen=True, array_like=True, tag=9):
+    """The device has nothing of this worker to do, and gets nothing without another grant.
+
+    Attributes:
+        wants_more: The same as a `LeaseWanted` right after it.
+    """
+
+    wants_more: bool
+
+
+LeaseEvent = LeaseWanted | LeaseReleased
 RequestEvent = Started | Rejected | Delta | Finished
+Event = Loaded | LoadFailed | RequestEvent | Inspected | Vitals | LeaseEvent

@@ -34,7 +34,7 @@ def decode_body(body: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
     try:
         value = decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise _explain(str(error)) from error
+        raise explain_mismatch(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}", param=BODY) from error
     except RecursionError as error:
@@ -43,7 +43,9 @@ def decode_body(body: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
     return value
 
 
-def _explain(text: str) -> InvalidRequest:
+def explain_mismatch(error: msgspec.ValidationError) -> InvalidRequest:
+    """What msgspec found wrong, with the field at fault as `param`."""
+    text = str(error)
     location = _LOCATION.search(text)
     path = location["path"].partition(_ANY_KEY)[0] if location else ""
     missing = _MISSING.search(text)

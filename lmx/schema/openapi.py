@@ -10,21 +10,14 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from lmx.errors import (
-    BodyTimeout,
-    BodyTooLarge,
-    CapacityError,
-    InvalidRequest,
-    LmxError,
-    ModelNotFound,
-    QueueFull,
-    WorkerError,
-)
+from lmx.errors import CapacityError, LmxError, ModelNotFound, QueueFull, WorkerError
+from lmx.schema.admin_routes import ADMIN_ROUTES
 from lmx.schema.chat_documents import ChatChunk, ChatCompletion
 from lmx.schema.chat_request import ChatRequest
 from lmx.schema.completion_reply import TextCompletion
 from lmx.schema.completion_request import CompletionRequest
 from lmx.schema.problems import TABLE, ErrorDocument
+from lmx.schema.route import BODY_ERRORS, Errors, Route
 from lmx.schema.status import Health, Index, ModelList, ModelRow, Ready, Unready
 from lmx.schema.tokens import (
     ApplyTemplateReply,
@@ -38,39 +31,7 @@ from lmx.schema.tokens import (
 OPENAPI_VERSION = "3.1.0"
 REF_TEMPLATE = "#/components/schemas/{name}"
 
-Errors = tuple[type[LmxError], ...]
-BODY_ERRORS: Errors = (InvalidRequest, BodyTooLarge, BodyTimeout)
 MODEL_ERRORS: Errors = (ModelNotFound, QueueFull, CapacityError, WorkerError, LmxError)
-
-
-class Route(Struct, frozen=True):
-    """One operation.
-
-    Attributes:
-        method: In lower case.
-        path: With parameters in braces.
-        summary: What it does.
-        reply: The answer's type.
-        request: The body's type, if it takes one.
-        event: The type of a stream's events, if it can stream.
-        errors: What may be answered instead.
-        others: Answers that are no errors, by their status.
-    """
-
-    method: str
-    path: str
-    summary: str
-    reply: type[Struct]
-    request: type[Struct] | None = None
-    event: type[Struct] | None = None
-    errors: Errors = ()
-    others: dict[int, type[Struct]] = {}
-
-    @property
-    def replies(self) -> list[type[Struct] | None]:
-        """The types of all answers that are no errors."""
-        return [self.reply, self.event, *self.others.values()]
-
 
 ROUTES: tuple[Route, ...] = (
     Route(
@@ -121,6 +82,7 @@ ROUTES: tuple[Route, ...] = (
     Route("get", "/health", "Whether the server lives", Health),
     Route("get", "/readyz", "Whether a model can answer", Ready, others={503: Unready}),
     Route("get", "/", "What this server is", Index),
+    *ADMIN_ROUTES,
 )
 
 
@@ -170,7 +132,10 @@ def _paths() -> dict[str, Any]:
 
 
 def _operation(route: Route) -> dict[str, Any]:
-    answers = {"application/json": {"schema": _reference(route.reply)}}
+    reply: dict[str, Any] = _reference(route.reply)
+    if route.is_list:
+        reply = {"type": "array", "items": reply}
+    answers = {"application/json": {"schema": reply}}
     if route.event is not None:
         answers["text/event-stream"] = {"schema": _reference(route.event)}
     responses: dict[str, Any] = {"200": {"description": route.summary, "content": answers}}
@@ -183,8 +148,19 @@ def _operation(route: Route) -> dict[str, Any]:
         "summary": route.summary,
         "responses": responses,
     }
+    if parameters := _parameters(route):
+        operation["parameters"] = parameters
+    if route.request is not None:
+        content = {"application/json": {"schema": _reference(route.request)}}
+        operation["requestBody"] = {"required": route.needs_body, "content": content}
+    return operation
+
+
+def _parameters(route: Route) -> list[dict[str, Any]]:
+    """What stands in the path and in the query string."""
+    parameters: list[dict[str, Any]] = []
     if "{model}" in route.path:
-        operation["parameters"] = [
+        parameters.append(
             {
                 "name": "model",
                 "in": "path",
@@ -192,11 +168,14 @@ def _operation(route: Route) -> dict[str, Any]:
                 "description": "A model's name; slashes in it may stand as they are.",
                 "schema": {"type": "string"},
             }
+        )
+    if route.query is not None:
+        fields = _components([route.query])[route.query.__name__]["properties"]
+        parameters += [
+            {"name": name, "in": "query", "required": False, "schema": schema}
+            for name, schema in fields.items()
         ]
-    if route.request is not None:
-        content = {"application/json": {"schema": _reference(route.request)}}
-        operation["requestBody"] = {"required": True, "content": content}
-    return operation
+    return parameters
 
 
 def _error_statuses(errors: Sequence[type[LmxError]]) -> dict[int, str]:

@@ -16,10 +16,12 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from lmx.config import Settings
+from lmx.daemon.admin import ModelAdmin
 from lmx.daemon.dispatch import Dispatch
 from lmx.daemon.loader import Loader
 from lmx.errors import LmxError
 from lmx.schema.problems import ProblemReply, encode_http_problem, encode_problem
+from lmx.web.admin import CONVERTERS, admin_routes
 from lmx.web.chat import ChatRoute
 from lmx.web.completions import CompletionRoute
 from lmx.web.docs import show_docs, show_openapi
@@ -47,14 +49,18 @@ class SafeHTTPConnection(TrioASGIHTTPConnection):
         await super().__call__(receive, send_whole)
 
 
-def make_quart(loader: Loader, settings: Settings) -> QuartTrio:
+def make_quart(
+    loader: Loader, dispatch: Dispatch, settings: Settings, *, admin: ModelAdmin
+) -> QuartTrio:
     """The routes that need no speed."""
     app = QuartTrio("lmx")
     app.asgi_http_class = SafeHTTPConnection
     app.config["RESPONSE_TIMEOUT"] = None  # 60 s by default, which cuts long answers off
     app.config["BODY_TIMEOUT"] = settings.server.body_timeout_s
     app.config["MAX_CONTENT_LENGTH"] = settings.server.max_body_bytes
+    app.url_map.converters.update(CONVERTERS)
     app.register_blueprint(model_routes(loader))
+    app.register_blueprint(admin_routes(admin, dispatch))
 
     @app.errorhandler(LmxError)
     async def refuse(error: LmxError) -> Response:
@@ -93,9 +99,12 @@ class Dispatcher:
         loader: Knows the models.
         dispatch: Opens replies.
         settings: Limits.
+        admin: Manages the models.
     """
 
-    def __init__(self, loader: Loader, dispatch: Dispatch, settings: Settings) -> None:
+    def __init__(
+        self, loader: Loader, dispatch: Dispatch, settings: Settings, *, admin: ModelAdmin
+    ) -> None:
         self._body_limit = settings.server.max_body_bytes
         health = HealthRoutes(loader, dispatch)
         tokens = TokenRoutes(dispatch, loader, settings)
@@ -112,7 +121,7 @@ class Dispatcher:
             ("POST", "/detokenize"): tokens.detokenize,
             ("POST", "/apply-template"): tokens.apply_template,
         }
-        self._quart = make_quart(loader, settings)
+        self._quart = make_quart(loader, dispatch, settings, admin=admin)
         _declare(self._quart, self._raw)
 
     async def __call__(

@@ -21,8 +21,11 @@ from lmx.protocol.messages import (
     Generate,
     Inspect,
     Inspected,
+    LeaseCommand,
     Load,
+    Prepare,
     Rejected,
+    Shrink,
     Shutdown,
     Started,
 )
@@ -33,7 +36,7 @@ from lmx.worker.dialect import ModelDialect
 from lmx.worker.prompt import Rendered, render_prompt
 from lmx.worker.scheduler import Ready
 
-Work = Ready | Cancel | Shutdown
+Work = Ready | Cancel | Shutdown | Shrink | LeaseCommand
 # EX_PROTOCOL of sysexits.h: the daemon spoke something else.
 EXIT_BAD_FRAME = 76
 
@@ -83,7 +86,7 @@ class Intake:
     """
 
     def __init__(self, channel: Channel) -> None:
-        self.loads: queue.SimpleQueue[Load] = queue.SimpleQueue()
+        self.loads: queue.SimpleQueue[Load | Prepare] = queue.SimpleQueue()
         self.work: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self._channel = channel
         self._served: Served | None = None  # set before the daemon hears `Loaded`
@@ -107,7 +110,7 @@ class Intake:
         return 0
 
     def _take(self, command: Command) -> None:
-        if isinstance(command, Load):
+        if isinstance(command, Load | Prepare):
             self.loads.put(command)
         elif isinstance(command, Generate):
             self._tokenise(command)

@@ -1,6 +1,7 @@
 """The engine thread: load, then step until told to stop. Ignores Ctrl-C; the daemon decides.
 
-It owns the engine from load to exit and blocks on its inbox only when there is nothing to compute.
+It owns the engine from load to exit and blocks on its inbox only when there is nothing to compute,
+or when another worker has the device: then it waits for the lease there, and hears cancels.
 An error inside a step ends the process: a batch after a failed step cannot be trusted, and process
 exit is what returns all memory. The daemon reads why from the exit status and standard error.
 """
@@ -13,12 +14,27 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
-from lmx.engines import LoadedEngine, load_engine
-from lmx.errors import LmxError, OutOfMemory
-from lmx.protocol.messages import EXIT_OUT_OF_MEMORY, Cancel, Load, Loaded, LoadFailed
+from lmx.engines import LoadedEngine, import_engine, load_engine
+from lmx.errors import LmxError, OutOfMemory, UnsupportedModel
+from lmx.protocol.messages import (
+    EXIT_OUT_OF_MEMORY,
+    Cancel,
+    Event,
+    LeaseCommand,
+    Load,
+    Loaded,
+    LoadFailed,
+    Prepare,
+    Shrink,
+)
+from lmx.protocol.values import ModelInfo
 from lmx.worker.channel import Channel
 from lmx.worker.intake import Intake, Served, Work
+from lmx.worker.intervals import VARIABLE, IntervalLog
+from lmx.worker.lease import WorkerLease
 from lmx.worker.scheduler import Ready, Scheduler
 
 EXIT_LOAD_FAILED = 65  # EX_DATAERR: the daemon already has the typed reason
@@ -37,18 +53,29 @@ def run_worker(connection: socket.socket) -> int:
     channel = Channel(connection)
     intake = Intake(channel)
     threading.Thread(target=_run_intake, args=(intake,), name="intake", daemon=True).start()
-    load = intake.loads.get()
-    loaded = _load(load, channel)
+    while isinstance(load := intake.loads.get(), Prepare):
+        with suppress(UnsupportedModel):  # the load will say so
+            import_engine(load.engine)
+    log = IntervalLog(os.environ.get(VARIABLE))
+    with log.interval("load"):
+        loaded = _load(load, channel)
     if loaded is None:
         return EXIT_LOAD_FAILED
     served = Served(loaded, load.dialect)
     intake.serve(served)
     engine = loaded.engine
     visible = served.dialect.visible
-    scheduler = Scheduler(engine, loaded.tokenizer, visible=visible, clock=time.monotonic)
+    scheduler = Scheduler(
+        engine,
+        loaded.tokenizer,
+        visible=visible,
+        clock=time.monotonic,
+        cache_tokens=_cache_tokens(load, engine.info),
+    )
     channel.send([Loaded(engine.info, engine.memory(), loaded.notes)])
+    lease = WorkerLease(is_needed=load.lease, quiesce=engine.quiesce, clock=time.monotonic)
     try:
-        _run_steps(intake.work, scheduler, channel)
+        run_steps(intake.work, scheduler, channel.send, lease=lease, log=log)
     except OutOfMemory as error:
         sys.stderr.write(f"lmx worker: {error.message}\n")
         return EXIT_OUT_OF_MEMORY
@@ -56,14 +83,24 @@ def run_worker(connection: socket.socket) -> int:
     return 0
 
 
+def _cache_tokens(load: Load, info: ModelInfo) -> int | None:
+    """How many tokens the granted cache holds; llama.cpp keeps to its own cache by itself."""
+    if load.kv_cache_bytes is None or not info.kv_bytes_per_token or info.engine == "llama":
+        return None
+    return load.kv_cache_bytes // info.kv_bytes_per_token
+
+
 def _load(load: Load, channel: Channel) -> LoadedEngine | None:
     try:
-        return load_engine(load)
+        loaded = load_engine(load)
+        loaded.engine.quiesce()  # before the daemon lends the device to somebody else
     except LmxError as error:
         channel.send([LoadFailed(error.code, error.message)])
     except Exception as error:  # noqa: BLE001  # any library may raise anything while loading
         traceback.print_exc()
         channel.send([LoadFailed("load-failed", f"{type(error).__name__}: {error}")])
+    else:
+        return loaded
     return None
 
 
@@ -78,20 +115,47 @@ def _run_intake(intake: Intake) -> None:
         exit_now(status)
 
 
-def _run_steps(work: queue.SimpleQueue[Work], scheduler: Scheduler, channel: Channel) -> None:
-    """Step until `Shutdown`. Commands take effect between steps."""
+def run_steps(
+    work: queue.SimpleQueue[Work],
+    scheduler: Scheduler,
+    send: Callable[[Sequence[Event]], None],
+    *,
+    lease: WorkerLease,
+    log: IntervalLog,
+) -> None:
+    """Step until `Shutdown`. Commands take effect between steps.
+
+    Args:
+        work: The inbox.
+        scheduler: Over a loaded engine.
+        send: Takes events for the daemon.
+        lease: Says when a step may be made.
+        log: Of the steps.
+
+    Raises:
+        OutOfMemory: The device ran out in a step.
+    """
     while True:
-        while not (scheduler.has_work and work.empty()):
-            item = work.get()
-            if isinstance(item, Ready):
-                scheduler.submit(item)
-            elif isinstance(item, Cancel):
-                if events := scheduler.cancel(item.sequence):
-                    channel.send(events)
-            else:
-                return
-        if events := scheduler.step():
-            channel.send(events)
+        if turn := lease.turn(has_work=scheduler.has_work):
+            send(turn)
+        if scheduler.has_work and lease.is_held and work.empty():
+            with log.interval("step"):
+                events = scheduler.step()
+            if events:
+                send(events)
+            continue
+        item = work.get()
+        if isinstance(item, Ready):
+            scheduler.submit(item)
+        elif isinstance(item, Cancel):
+            if answers := scheduler.cancel(item.sequence):
+                send(answers)
+        elif isinstance(item, LeaseCommand):
+            lease.take(item)
+        elif isinstance(item, Shrink):
+            scheduler.shrink()
+        else:
+            return
 
 
 def exit_now(status: int) -> None:

@@ -2,9 +2,10 @@
 
 Theory of operation. A request is *waiting* (tokenised, no slots), then its choices are *running*
 (in the engine), then gone; each choice leaves by exactly one `Finished`, also when it is cancelled,
-so that the daemon can close its books. Waiting requests enter in order of arrival as slots come
-free, all choices of one at once, because they share a prefill. The scheduler knows token ids and
-text deltas; it knows no socket, no thread and no template.
+so that the daemon can close its books. Waiting requests enter in order of arrival as slots and
+cache come free, all choices of one at once, because they share a prefill. The sum of what running
+requests may come to need never exceeds the cache that was granted at load. The scheduler knows
+token ids and text deltas; it knows no socket, no thread and no template.
 """
 
 from collections import deque
@@ -12,10 +13,13 @@ from collections.abc import Callable, Sequence
 
 from lmx.engines.base import Choice, Engine, StepResult, Tokenizer
 from lmx.errors import OutOfMemory
-from lmx.protocol.messages import Delta, Finished, RequestEvent
+from lmx.protocol.messages import Delta, Finished, RequestEvent, Vitals
 from lmx.protocol.values import FinishReason, Timings, Usage
 from lmx.worker.logprobs import describe_prompt, describe_token
 from lmx.worker.output import SequenceOutput
+
+# How often the daemon hears of work that delivers nothing, such as a long prefill.
+VITALS_PERIOD_S = 0.5
 
 
 class Ready:
@@ -45,6 +49,12 @@ class Ready:
         self.stop = stop
         self.ready_at_s = ready_at_s
         self.wants_prompt_logprobs = wants_prompt_logprobs
+
+    @property
+    def cache_tokens(self) -> int:
+        """Tokens of cache that all its choices may come to need together."""
+        longest = max(choice.sampling.max_tokens for choice in self.choices)
+        return len(self.choices) * (len(self.token_ids) + longest)
 
 
 class _Running:
@@ -93,6 +103,8 @@ class Scheduler:
         tokenizer: Makes a detokenizer per sequence.
         visible: Special tokens that stay in the text.
         clock: Seconds, monotonic.
+        cache_tokens: Tokens that running requests may hold together; `None` for no limit but the
+            engine's own.
     """
 
     def __init__(
@@ -102,13 +114,16 @@ class Scheduler:
         *,
         visible: frozenset[str],
         clock: Callable[[], float],
+        cache_tokens: int | None = None,
     ) -> None:
+        self._cache_tokens = cache_tokens
         self._engine = engine
         self._tokenizer = tokenizer
         self._visible = visible
         self._clock = clock
         self._waiting: deque[Ready] = deque()
         self._running: dict[int, _Running] = {}
+        self._told_at_s = clock()
 
     @property
     def has_work(self) -> bool:
@@ -134,7 +149,7 @@ class Scheduler:
                 return [_never_started(ready, sequence, self._clock())]
         return []
 
-    def step(self) -> list[RequestEvent]:
+    def step(self) -> list[RequestEvent | Vitals]:
         """Fill free slots, run one engine step, and say what came of it.
 
         Raises:
@@ -145,11 +160,20 @@ class Scheduler:
         now_s = self._clock()
         for result in results:
             self._account(result, events, now_s)
-        return events
+        told: list[RequestEvent | Vitals] = [*events]
+        if not told and now_s - self._told_at_s >= VITALS_PERIOD_S:
+            told.append(Vitals(self._engine.memory()))
+        if told:
+            self._told_at_s = now_s
+        return told
+
+    def shrink(self) -> None:
+        """Give back memory that is only kept for speed."""
+        self._engine.shrink()
 
     def _fill_slots(self) -> list[RequestEvent]:
         events: list[RequestEvent] = []
-        while self._waiting and self._engine.free_slots >= len(self._waiting[0].choices):
+        while self._waiting and self._has_room_for(self._waiting[0]):
             ready = self._waiting.popleft()
             now_s = self._clock()
             try:
@@ -173,6 +197,14 @@ class Scheduler:
                     cached_tokens=cached,
                 )
         return events
+
+    def _has_room_for(self, ready: Ready) -> bool:
+        if self._engine.free_slots < len(ready.choices):
+            return False
+        if self._cache_tokens is None or not self._running:
+            return True  # alone it runs, whatever it needs: nothing else could be waited for
+        share = {id(r.ready): r.ready.cache_tokens for r in self._running.values()}
+        return sum(share.values()) + ready.cache_tokens <= self._cache_tokens
 
     def _account(self, result: StepResult, events: list[RequestEvent], now_s: float) -> None:
         number = result.sequence_id

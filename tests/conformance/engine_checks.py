@@ -153,6 +153,22 @@ def check_join_and_leave(maker: Maker) -> None:
         assert found[1] == alone[1][: len(found[1])]
 
 
+def check_quiesce(maker: Maker) -> None:
+    """Waiting for the device between steps changes no token, with and without work."""
+    with opened(maker) as (engine, tokenizer):
+        engine.quiesce()
+        requests = {i: (tokenizer.encode(text), greedy(12)) for i, text in enumerate(TEXTS)}
+        expected = run(engine, requests)
+        for sequence_id, request in requests.items():
+            add(engine, sequence_id, request)
+        found: dict[int, list[StepResult]] = {}
+        while engine.free_slots < engine.info.max_sequences:
+            collect(found, engine.step())
+            engine.quiesce()
+            engine.quiesce()
+        assert found == expected
+
+
 def check_long_prompt_beside_others(maker: Maker) -> None:
     """A prompt longer than a prefill chunk neither disturbs its neighbours nor is disturbed."""
     with opened(maker) as (engine, tokenizer):
@@ -232,6 +248,7 @@ CHECKS = (
     check_greedy_is_deterministic,
     check_batch_equals_alone,
     check_join_and_leave,
+    check_quiesce,
     check_long_prompt_beside_others,
     check_seeds,
     check_seeds_differ,

@@ -14,6 +14,7 @@ from tests.daemon_process import Daemon, open_daemon
 
 STREAMS = 16
 FAST_RESTART = {"LMX_WORKER__RESTART_DELAY_S": "0.1", "LMX_WORKER__RESTART_DELAY_LIMIT_S": "0.2"}
+PATIENT = {"LMX_WORKER__QUARANTINE_AFTER": "1000"}
 
 
 async def _probe_health(client: ChatClient, durations_s: list[float]) -> None:
@@ -122,7 +123,7 @@ async def test_a_worker_that_dies_while_loading_is_tried_again_and_again(
 ) -> None:
     """The daemon stays up, says that the model is loading, and keeps trying."""
     model = f"fake:dies?fail={failure}&fail_step=0"
-    settings = {**FAST_RESTART, "LMX_MODELS__LOAD_WAIT_S": "0.2"}
+    settings = {**FAST_RESTART, **PATIENT, "LMX_MODELS__LOAD_WAIT_S": "0.2"}
     async with open_daemon(tmp_path, model, settings=settings) as daemon:
         async with ChatClient(daemon) as client:
             with trio.fail_after(20):
@@ -134,6 +135,37 @@ async def test_a_worker_that_dies_while_loading_is_tried_again_and_again(
         assert "model-loading" == refused.json()["error"]["code"]
         assert "No model loaded" in refused.json()["error"]["message"]
         assert daemon.is_alive
+
+
+async def test_a_model_that_keeps_dying_is_quarantined(tmp_path: Path) -> None:
+    """After three failures in a row nobody tries again by himself, and requests hear why."""
+    model = "fake:dies?fail=abort&fail_step=0"
+    async with open_daemon(tmp_path, model, settings=FAST_RESTART) as daemon:
+        async with ChatClient(daemon) as client:
+            with trio.fail_after(20):
+                await wait_until(lambda: len(daemon.events("model failed")) >= 3)
+                refused = await client.ask()
+        assert 409 == refused.status_code
+        assert "model_unstable" == refused.json()["code"]
+        assert "3 times in a row" in refused.json()["error"]["message"]
+        assert len(daemon.events("model restarts")) == 2
+
+
+async def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
+    """Work in flight and nothing delivered: its request ends with a reason, the next is answered."""
+    model = "fake:hangs?tokens=5&fail=hang&fail_step=3"
+    settings = {**FAST_RESTART, "LMX_WORKER__STALL_S": "0.5"}
+    async with open_daemon(tmp_path, model, settings=settings) as daemon:
+        await daemon.wait_ready()
+        (worker,) = worker_processes(daemon)
+        async with ChatClient(daemon) as client:
+            with trio.fail_after(20):
+                broken = await client.stream()
+                assert broken.error is not None
+                assert "worker-stalled" == broken.error["code"]
+                await wait_gone(worker)
+                await daemon.wait_ready()
+        assert ["stall"] == [line["kind"] for line in daemon.events("worker ended")]
 
 
 async def test_a_model_that_cannot_load_is_not_tried_again(tmp_path: Path) -> None:
@@ -165,7 +197,11 @@ async def test_a_worker_dies_with_its_daemon(tmp_path: Path, step_ms: int) -> No
 
 async def test_crashes_leak_no_descriptor(tmp_path: Path) -> None:
     """Ten deaths and restarts leave the daemon with as many descriptors as before."""
-    settings = {"LMX_WORKER__RESTART_DELAY_S": "0", "LMX_WORKER__RESTART_DELAY_LIMIT_S": "0"}
+    settings = {
+        **PATIENT,
+        "LMX_WORKER__RESTART_DELAY_S": "0",
+        "LMX_WORKER__RESTART_DELAY_LIMIT_S": "0",
+    }
     async with open_daemon(tmp_path, "fake:mortal?tokens=5", settings=settings) as daemon:
         await daemon.wait_ready()
         process = psutil.Process(daemon.pid)

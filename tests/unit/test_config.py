@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from lmx.config import (
     GgufSettings,
     LoggingSettings,
+    MemorySettings,
     ModelSettings,
     ServerSettings,
     Settings,
@@ -35,6 +36,7 @@ def test_defaults(tmp_path: Path) -> None:
         models=ModelSettings(),
         gguf=GgufSettings(),
         worker=WorkerSettings(),
+        memory=MemorySettings(),
         logging=LoggingSettings(),
     )
     assert expected == load_settings(**in_home(tmp_path))
@@ -76,11 +78,20 @@ def test_empty_files_and_sections_are_fine(tmp_path: Path, text: str) -> None:
         ("server: {drain_s: .nan}", "drain_s"),
         ("models: {default_temperature: 3}", "default_temperature"),
         ("models: {load: demo}", "load"),
+        ("models: {folders: ~/x}", "folders"),
         ("models: {backend: cuda}", "backend"),
         ("gguf: {gpu_layers: -2}", "gpu_layers"),
         ("gguf: {threads: 0}", "threads"),
         ("gguf: {kv_cache_gb: 0}", "kv_cache_gb"),
         ("gguf: {kv_cache_gb: .inf}", "kv_cache_gb"),
+        ("memory: {budget_gb: 0}", "budget_gb"),
+        ("memory: {budget_gb: .inf}", "budget_gb"),
+        ("memory: {critical_percent: 101}", "critical_percent"),
+        ("memory: {warning_percent: 90}", "warning_percent"),
+        ("memory: {critical_percent: 85}", "critical_percent"),
+        ("memory: {period_s: 0}", "period_s"),
+        ("worker: {lease: sometimes}", "lease"),
+        ("worker: {lease_slice_s: 0}", "lease_slice_s"),
         ("logging: {level: loud}", "level"),
         ("server: [1]", "sections"),
         ("server", "sections"),
@@ -140,10 +151,14 @@ def test_variables_may_hold_lists_and_numbers(tmp_path: Path) -> None:
             LMX_models__default_temperature="0.25",
             LMX_LOGGING__LEVEL="error",
             LMX_GGUF__MMAP="false",
+            LMX_MEMORY__BUDGET_GB="12.5",
+            LMX_MODELS__FOLDERS="[/srv/models, ~/more]",
         )
     )
     assert not settings.gguf.mmap
+    assert 12.5 == settings.memory.budget_gb
     models = settings.models
+    assert ("/srv/models", "~/more") == models.folders
     assert (("demo", "org/x"), 0.25) == (models.load, models.default_temperature)
     assert "error" == settings.logging.level
 

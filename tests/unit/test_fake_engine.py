@@ -192,6 +192,19 @@ def test_failures_at_a_step(fail: str, kind: type[Exception]) -> None:
         engine.step()
 
 
+def test_a_prompt_can_ask_for_a_failure_where_settings_let_it() -> None:
+    """It comes once the reply has as many tokens as asked for; elsewhere the words mean nothing."""
+    prompt = list(b"please fail:raise:2 now")
+    deaf, obedient = load("fail=raise&fail_step=99").engine, load("fail=asked").engine
+    for engine in (deaf, obedient):
+        engine.add([Choice(1, Sampling(50))], prompt)
+        engine.step()
+        engine.step()
+    deaf.step()
+    with pytest.raises(RuntimeError):
+        obedient.step()
+
+
 def test_a_failure_while_loading() -> None:
     """Step 0 means the load."""
     with pytest.raises(RuntimeError):

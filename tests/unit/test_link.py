@@ -66,7 +66,7 @@ async def test_events_reach_their_requests() -> None:
         worker.send(delta(2, "b"), delta(1, "c"), finished(2))
         assert [("ac", False), ("b", True)] == await settled(worker, one, two)
         assert (Started(1, 4), Started(2, 5)) == (one.started, two.started)
-        assert 6 == worker.link.delivered_count
+        assert 6 == worker.link.sign_count
 
 
 async def test_closing_a_running_reply_cancels_it_once() -> None:
@@ -252,4 +252,4 @@ async def test_events_of_nobody_are_ignored() -> None:
         other = open_one(worker)
         worker.send(Started(2, 4))
         assert [("", False)] == await settled(worker, other)
-        assert 1 == worker.link.delivered_count
+        assert 1 == worker.link.sign_count

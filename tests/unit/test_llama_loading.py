@@ -9,49 +9,11 @@ pytest.importorskip("llama_cpp", exc_type=ImportError)
 pytestmark = pytest.mark.gguf
 
 from lmx.engines import load_engine  # noqa: E402
-from lmx.engines.llama.loading import choose_cells, choose_context  # noqa: E402
 from lmx.engines.llama.threads import choose_threads, physical_cores, quota_cores  # noqa: E402
 from lmx.errors import CorruptModel  # noqa: E402
 from lmx.protocol.messages import Load  # noqa: E402
 from lmx.protocol.values import GgufOptions  # noqa: E402
 from tests.tiny_gguf import TinyLlama  # noqa: E402
-
-MB = 1 << 20
-
-
-@pytest.mark.parametrize(
-    ("asked", "trained", "expected"),
-    [(None, 8192, 8192), (2048, 8192, 2048), (9000, 8192, 8192), (None, 0, 4096), (512, 0, 512)],
-)
-def test_a_sequence_has_the_models_context_or_less(
-    asked: int | None, trained: int, expected: int
-) -> None:
-    """A setting shortens the context and never lengthens it."""
-    assert choose_context(asked, trained) == expected
-
-
-@pytest.mark.parametrize(
-    ("context", "sequences", "expected"),
-    [
-        (8192, 1, (8192, 8192)),  # one whole context
-        (2048, 32, (2048, 32 * 1024)),  # many of the usual length
-        (300, 4, (300, 1280)),  # short contexts fit all at once, in whole steps
-    ],
-)
-def test_cells_within_the_budget(context: int, sequences: int, expected: tuple[int, int]) -> None:
-    """With room enough, everything usual fits."""
-    assert choose_cells(context, sequences, 1024, budget=1024 * MB, is_fixed=False) == expected
-
-
-def test_a_budget_shortens_the_context_unless_somebody_asked_for_it() -> None:
-    """10 MB at 10 kB a token: 1,024 cells; a context that was asked for goes before the budget."""
-    assert choose_cells(8192, 8, 10240, budget=10 * MB, is_fixed=False) == (1024, 1024)
-    assert choose_cells(8192, 8, 10240, budget=10 * MB, is_fixed=True) == (8192, 8192)
-
-
-def test_state_that_does_not_grow_needs_no_budget() -> None:
-    """Recurrent models have room for every sequence."""
-    assert choose_cells(4096, 4, 0, budget=1, is_fixed=False) == (4096, 4096)
 
 
 def test_a_load_reports_what_it_made(tmp_path: Path) -> None:

@@ -2,17 +2,20 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from lmx.catalog.specs import ModelSpec, parse_spec
 from lmx.config import GgufSettings, ModelSettings, Settings
-from lmx.daemon.loader import STABLE_AFTER_S, Loader, load_command
+from lmx.daemon.estimates import kv_cache_bytes, load_command
+from lmx.daemon.loader import Loader
+from lmx.daemon.model import Leaving
 from lmx.daemon.model_state import ModelState
 from lmx.daemon.sources import Source
+from lmx.daemon.supervisor import STABLE_AFTER_S
 from lmx.daemon.telemetry import Telemetry
 from lmx.errors import (
     CorruptModel,
@@ -20,21 +23,19 @@ from lmx.errors import (
     LoadError,
     ModelLoading,
     ModelNotFound,
+    ModelQuarantined,
     NoModelLoaded,
     WorkerBroken,
 )
 from lmx.protocol.messages import Load
 from lmx.protocol.values import GgufOptions
-from tests.fakes import Life, ScriptedLoader
-
-FOREVER = float("inf")
-HOME = Path("/nonexistent/lmx-home")
+from tests.lifecycle import FOREVER, HOME, Life, Recorder, ScriptedLoader, ScriptedWorkshop
 
 
 @asynccontextmanager
 async def open_loader(**lives: Sequence[Life]) -> AsyncIterator[ScriptedLoader]:
     """A running loader that was asked for each of these models, in order."""
-    loader = ScriptedLoader(Settings(home=HOME), Telemetry(), lives)
+    loader = ScriptedLoader(Settings(home=HOME), Telemetry(), ScriptedWorkshop(lives))
     async with trio.open_nursery() as nursery:
         await nursery.start(loader.run)
         for model_id in lives:
@@ -75,7 +76,7 @@ async def test_asking_twice_loads_once(autojump_clock: MockClock) -> None:
 
 def test_a_loader_that_does_not_run_cannot_load() -> None:
     """Loading before `run` is a programming error."""
-    loader = Loader(Settings(home=HOME), Telemetry())
+    loader = Loader(Settings(home=HOME), Telemetry(), budget_bytes=1000)
     with pytest.raises(RuntimeError):
         loader.load(ModelSpec("m", "fake", ""))
     assert {} == loader.models
@@ -162,7 +163,7 @@ async def test_a_dead_worker_is_replaced(autojump_clock: MockClock) -> None:
     async with open_loader(m=[Life(1, 10), Life(1, FOREVER)]) as loader:
         await trio.sleep(5)
         first = loader.models["m"].ready
-        await trio.sleep(6.1)
+        await trio.sleep(6.05)
         model = loader.models["m"]
         assert (ModelState.FAILED, None) == (model.state, model.ready)
         assert isinstance(model.error, WorkerBroken)
@@ -172,24 +173,42 @@ async def test_a_dead_worker_is_replaced(autojump_clock: MockClock) -> None:
         assert None is again.error
 
 
-async def test_the_pause_grows_and_never_ends(autojump_clock: MockClock) -> None:
-    """Attempts that fail in a row are further and further apart, up to a limit."""
-    lives = [Life(1)] * 12 + [Life(1, FOREVER)]
+async def test_the_pause_grows(autojump_clock: MockClock) -> None:
+    """Downloads that fail in a row are further and further apart, up to a limit, for ever."""
+    lives = [Life(1, error=ImportFailed("no network"))] * 14 + [Life(1, FOREVER)]
     async with open_loader(m=lives) as loader:
         await loader.wait_routable("m", wait_s=100_000)
         found = pauses(loader, lives)
-    assert 12 == len(found)
+    assert 14 == len(found)
     for number, pause_s in enumerate(found):
-        base_s = min(30.0, 0.5 * 2**number)
-        assert 0.8 * base_s <= pause_s <= 1.2 * base_s
+        base_s = min(30.0, 0.1 * 2**number)
+        assert 0.8 * base_s <= pause_s <= 1.2 * base_s + 1e-6
+
+
+async def test_a_worker_that_keeps_dying_is_quarantined(autojump_clock: MockClock) -> None:
+    """After so many deaths in a row only an explicit load tries again."""
+    async with open_loader(m=[Life(1)] * 3 + [Life(1, FOREVER)]) as loader:
+        with pytest.raises(ModelQuarantined, match=r"3 times in a row.*as scripted"):
+            await loader.wait_routable("m", wait_s=1000)
+        assert 3 == len(loader.attempts)
+        model = loader.models["m"]
+        assert (ModelState.QUARANTINED, False) == (model.state, model.is_wanted)
+        for name in ("m", "M"):
+            with pytest.raises(ModelQuarantined):
+                await loader.wait_routable(name, wait_s=1000)
+        assert 3 == len(loader.attempts)
+        loader.load(model.spec)
+        assert "m" == (await loader.wait_routable("m", wait_s=1000)).id
+        assert (4, None) == (len(loader.attempts), model.error)
 
 
 async def test_a_long_life_forgives(autojump_clock: MockClock) -> None:
-    """After a worker that lived long the pause is small again."""
-    lives = [Life(1)] * 5 + [Life(1, STABLE_AFTER_S + 10), Life(1, FOREVER)]
+    """After a worker that lived long the pause is small again and failures count anew."""
+    lives = [Life(1)] * 2 + [Life(1, STABLE_AFTER_S + 10)] + [Life(1), Life(1, FOREVER)]
     async with open_loader(m=lives) as loader:
         await trio.sleep(200)
-        assert pauses(loader, lives)[-1] <= 1.2 * 0.5
+        assert 5 == len(loader.attempts)
+        assert pauses(loader, lives)[2] <= 1.2 * 0.1 + 1e-6
 
 
 async def test_damaged_files_are_not_tried_again(autojump_clock: MockClock) -> None:
@@ -244,17 +263,22 @@ async def test_models_do_not_disturb_each_other(autojump_clock: MockClock) -> No
 
 
 async def test_events_tell_what_happened(autojump_clock: MockClock) -> None:
-    """Subscribers hear of every failure, with its code and reason."""
-    telemetry = Telemetry()
-    loader = ScriptedLoader(Settings(home=HOME), telemetry, {"m": [Life(1)]})
-    with telemetry.subscribe() as events:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(loader.run)
-            loader.load(ModelSpec("m", "fake", ""))
-            event = await events.receive()
-            nursery.cancel_scope.cancel()
-    assert "model_failed" == event.type
-    assert {"model_id": "m", "code": "worker-broken", "reason": "as scripted"} == event.fields
+    """Subscribers hear of every failure, with its code and reason, and of every state."""
+    told = Recorder()
+    workshop = ScriptedWorkshop({"m": [Life(1), Life(1, FOREVER)]})
+    loader = ScriptedLoader(Settings(home=HOME), told, workshop)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(loader.run)
+        model = loader.load(ModelSpec("m", "fake", ""))
+        await loader.wait_routable("m", wait_s=60)
+        loader.unload(model, Leaving(reason="manual", drain_s=0.0))
+        await loader.wait_gone(model)
+        nursery.cancel_scope.cancel()
+    assert ["loading", "loading", "draining"] == told.of("model_state", "state")
+    assert ["worker-broken"] == told.of("model_failed", "code")
+    assert ["the model's worker ended: as scripted"] == told.of("model_failed", "reason")
+    assert ["m"] == told.of("model_loaded", "model_id")
+    assert ["manual"] == told.of("model_unloaded", "reason")
 
 
 @pytest.mark.parametrize(
@@ -263,7 +287,7 @@ async def test_events_tell_what_happened(autojump_clock: MockClock) -> None:
 )
 async def test_a_model_that_is_nowhere(text: str) -> None:
     """A path or id that is not on disk fails for good, and requests hear why."""
-    loader = Loader(Settings(home=HOME), Telemetry())
+    loader = Loader(Settings(home=HOME), Telemetry(), budget_bytes=1000)
     async with trio.open_nursery() as nursery:
         await nursery.start(loader.run)
         loader.load(parse_spec(text))
@@ -283,7 +307,10 @@ def test_a_worker_is_told_the_settings() -> None:
         gguf=GgufSettings(gpu_layers=0, threads=2, mmap=False, kv_cache_gb=1.5),
     )
     options = GgufOptions(gpu_layers=0, threads=2, use_mmap=False, kv_cache_bytes=1_500_000_000)
-    expected = Load("llama", "/m.gguf", 3, 99, "hermes", options)
-    assert expected == load_command(settings, "m", Source("llama", "/m.gguf"))
+    expected = Load("llama", "/m.gguf", 3, 99, "hermes", options, kv_cache_bytes=1_500_000_000)
+    source, cache_bytes = Source("llama", "/m.gguf"), kv_cache_bytes(settings.gguf)
+    assert expected == load_command(settings, "m", source, cache_bytes=cache_bytes)
+    own = msgspec.structs.replace(expected, context_tokens=50)
+    assert own == load_command(settings, "m", source, context_tokens=50, cache_bytes=cache_bytes)
     plain = load_command(Settings(home=HOME), "m", Source("mlx", "/m"))
     assert Load("mlx", "/m", 32) == plain

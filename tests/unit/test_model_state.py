@@ -69,6 +69,6 @@ def test_illegal_events_change_nothing(events: list[ModelEvent]) -> None:
             after = next_state(state, event)
         except IllegalTransition:
             continue
-        assert after != state
+        assert after != state or event is E.GONE
         assert after in S
         state = after

@@ -144,6 +144,10 @@ class LlamaEngine:
                 results += self._read(part, logits[part.rows.start : part.rows.stop])
         return results
 
+    def quiesce(self) -> None:
+        """Wait for a pass whose logits nobody read."""
+        self._context.synchronise()
+
     def interrupt(self, sequence_id: int) -> None:
         """End the running pass if it computes a prompt nobody else waits for. From any thread."""
         if sequence_id in self._live:
@@ -165,6 +169,9 @@ class LlamaEngine:
             for follower in followers[1:]:
                 follower.leader = heir
         self._slots.give_back(sequence.slot)
+
+    def shrink(self) -> None:
+        """The cache was allocated at load and goes with the worker."""
 
     def memory(self) -> Memory:
         """What was allocated at load; nothing is allocated later."""

@@ -209,6 +209,10 @@ class LlamaContext:
             raise OutOfMemory(f"the device ran out of memory: {said}")
         raise RuntimeError(f"llama_decode failed with {code}: {said}")
 
+    def synchronise(self) -> None:
+        """Wait until the device has done every pass; a GPU goes on after `decode` returned."""
+        llama_cpp.llama_synchronize(self.pointer)
+
     def logits(self, rows: int) -> NDArray[np.float32]:
         """What the last pass predicts, a view that the next pass overwrites.
 

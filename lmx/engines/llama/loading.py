@@ -1,12 +1,18 @@
 """From a GGUF file to an engine that has answered once. Knows sizes and limits, not tokens.
 
-llama.cpp allocates and clears the whole cache at load, so its size is settled here: one sequence of
-the whole context or many of the usual length, whichever is more, within a budget. Sequences that
-turn out longer make others wait; none fails.
+llama.cpp allocates and clears the whole cache at load, so its size is settled here, by the rule of
+`lmx.catalog.memory_plan`. Sequences that turn out longer make others wait; none fails.
 """
 
 from functools import partial
 
+from lmx.catalog.memory_plan import (
+    LLAMA_BATCH_TOKENS,
+    LLAMA_CACHE_BYTES,
+    LLAMA_CELL_STEP,
+    choose_cells,
+    choose_context,
+)
 from lmx.engines.base import Choice, LoadedEngine
 from lmx.engines.grammar import LlgGrammarCompiler
 from lmx.engines.llama.batch import RowBatch
@@ -18,13 +24,7 @@ from lmx.errors import UnsupportedModel
 from lmx.protocol.messages import Load
 from lmx.protocol.values import ModelInfo, Sampling
 
-DEFAULT_CONTEXT_TOKENS = 4096
-DEFAULT_CACHE_BYTES = 4 << 30
-USUAL_SEQUENCE_TOKENS = 1024
-# A pass is what a waiting token is held up by; prefill is as fast in passes of 512 as in longer.
-BATCH_TOKENS = 512
 PROBE_TOKENS = 32
-CELL_STEP = 256  # llama.cpp rounds up to this
 WARM_UP_ID = -1
 SHORTENED = (
     "The context is {tokens} tokens instead of {wanted}: its cache of keys and values may take "
@@ -49,7 +49,7 @@ def load_engine(load: Load) -> LoadedEngine:
     bytes_per_token = measure_bytes_per_token(model, threads)
     sequences = min(load.max_sequences, max_sequences())
     wanted = choose_context(load.context_tokens, model.trained_context_tokens)
-    budget = load.gguf.kv_cache_bytes or DEFAULT_CACHE_BYTES
+    budget = load.gguf.kv_cache_bytes or LLAMA_CACHE_BYTES
     context_tokens, cells = choose_cells(
         wanted, sequences, bytes_per_token, budget=budget, is_fixed=load.context_tokens is not None
     )
@@ -66,7 +66,7 @@ def load_engine(load: Load) -> LoadedEngine:
         device="gpu" if has_gpu() and load.gguf.gpu_layers else "cpu",
         engine="llama",
     )
-    size = ContextSize(cells, sequences, max(BATCH_TOKENS, sequences), threads)
+    size = ContextSize(cells, sequences, max(LLAMA_BATCH_TOKENS, sequences), threads)
     engine = LlamaEngine(
         model,
         LlamaContext(model, size),
@@ -83,42 +83,9 @@ def load_engine(load: Load) -> LoadedEngine:
     return LoadedEngine(engine, tokenizer, grammars, notes)
 
 
-def choose_context(asked: int | None, trained: int) -> int:
-    """Tokens of one sequence: the model's own context, or less if less was asked for."""
-    own = trained or DEFAULT_CONTEXT_TOKENS
-    return min(own, asked or own)
-
-
-def choose_cells(
-    context_tokens: int, sequences: int, bytes_per_token: int, *, budget: int, is_fixed: bool
-) -> tuple[int, int]:
-    """How many tokens the cache holds.
-
-    Args:
-        context_tokens: What one sequence should be able to have.
-        sequences: How many there may be.
-        bytes_per_token: What one token takes; 0 in models without a growing cache.
-        budget: Bytes.
-        is_fixed: Somebody asked for this context: it goes before the budget.
-
-    Returns:
-        The context of one sequence, shorter than asked for if even that exceeds the budget, and
-        the cells of all together.
-    """
-    usual = sequences * min(USUAL_SEQUENCE_TOKENS, context_tokens)
-    needed = _round_up(max(context_tokens, usual))
-    if not bytes_per_token:
-        return context_tokens, needed
-    affordable = max(CELL_STEP, budget // bytes_per_token // CELL_STEP * CELL_STEP)
-    cells = min(needed, affordable)
-    if is_fixed:
-        return context_tokens, max(cells, _round_up(context_tokens))
-    return min(context_tokens, cells), cells
-
-
 def measure_bytes_per_token(model: LlamaModel, threads: int) -> int:
     """What the cache grows by per token, whatever the architecture, from a context made for it."""
-    size = ContextSize(CELL_STEP, 1, PROBE_TOKENS, threads)
+    size = ContextSize(LLAMA_CELL_STEP, 1, PROBE_TOKENS, threads)
     context = LlamaContext(model, size)
     try:
         sizes = []
@@ -131,10 +98,6 @@ def measure_bytes_per_token(model: LlamaModel, threads: int) -> int:
         return -(-(sizes[1] - sizes[0]) // PROBE_TOKENS)
     finally:
         context.close()
-
-
-def _round_up(tokens: int) -> int:
-    return -(-tokens // CELL_STEP) * CELL_STEP
 
 
 def _warm_up(engine: LlamaEngine) -> None:

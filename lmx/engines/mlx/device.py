@@ -6,23 +6,17 @@ admission keeps a worker within its budget.
 
 import mlx.core as mx
 
-# Freed buffers MLX keeps for the next step. On Metal its default is the whole memory limit, so
-# what one long prefill used would stay with the process for good. The buffers of a prefill pass
-# over an 8B model are some 2048 x 14336 halves, 56 MiB each; 2 GiB keep a few dozen of them. On a
-# CPU steady decoding measured the same with 32 MiB (the default) and 2 GiB, so this bounds what
-# joins leave.
-GPU_POOL_BYTES = 2 << 30
-CPU_POOL_BYTES = 256 << 20
+from lmx.catalog.memory_plan import MLX_POOL_BYTES, Device
 
 
-def device_name() -> str:
+def device_name() -> Device:
     """``gpu`` or ``cpu``."""
     return "gpu" if mx.default_device().type == mx.gpu else "cpu"
 
 
 def limit_pool() -> int:
     """Bound the buffer pool; returns the bound in bytes."""
-    pool_bytes = GPU_POOL_BYTES if device_name() == "gpu" else CPU_POOL_BYTES
+    pool_bytes = MLX_POOL_BYTES[device_name()]
     mx.set_cache_limit(pool_bytes)
     return pool_bytes
 

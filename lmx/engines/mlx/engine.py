@@ -6,7 +6,8 @@ the device but the read, and the prefill when nothing decodes. With a constraine
 the read comes first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -100,12 +101,17 @@ class MlxEngine:
         """
         if not self._live:
             return []
-        try:
+        with _telling_out_of_memory():
             return self._step()
-        except RuntimeError as error:
-            if any(mark in str(error).lower() for mark in OUT_OF_MEMORY_MARKS):
-                raise OutOfMemory(f"the device ran out of memory: {error}") from error
-            raise
+
+    def quiesce(self) -> None:
+        """Wait for the step and the prefill pass that were submitted last.
+
+        Raises:
+            OutOfMemory: The device has no room. The engine's state is lost: close it.
+        """
+        with _telling_out_of_memory():
+            mx.synchronize()
 
     def interrupt(self, sequence_id: int) -> None:
         """Submitted work cannot be called back; passes are short."""
@@ -117,6 +123,10 @@ class MlxEngine:
             sequence.is_live = False
             self._prefill.drop_dead()
             self._reset_if_idle()
+
+    def shrink(self) -> None:
+        """Give the pool of freed buffers back."""
+        mx.clear_cache()
 
     def memory(self) -> Memory:
         """Bytes as MLX counts them, process-wide."""
@@ -187,3 +197,13 @@ class MlxEngine:
             self._batch.clear()
             self._prefill.clear()
             self._launched = None
+
+
+@contextmanager
+def _telling_out_of_memory() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if any(mark in str(error).lower() for mark in OUT_OF_MEMORY_MARKS):
+            raise OutOfMemory(f"the device ran out of memory: {error}") from error
+        raise

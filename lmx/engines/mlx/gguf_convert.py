@@ -15,6 +15,7 @@ from typing import Any
 from lmx.catalog.manifest import (
     CONVERTER_VERSION,
     MANIFEST_NAME,
+    PARTIAL,
     Manifest,
     Origin,
     file_sha256,
@@ -26,8 +27,6 @@ from lmx.engines.mlx.gguf_source import GgufSource
 from lmx.engines.mlx.gguf_tokenizer import end_token_ids, write_tokenizer
 from lmx.engines.mlx.gguf_weights import DTYPES, LlamaShape, is_tied, read_shape, write_weights
 from lmx.errors import ImportFailed, UnsupportedModel
-
-PARTIAL = ".partial-"
 
 
 def convert_gguf(

@@ -11,6 +11,8 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
 
+from lmx.catalog.memory_plan import DEFAULT_CONTEXT_TOKENS, MLX_PREFILL_TOKENS
+from lmx.catalog.mlx_config import SANE_CONTEXT_TOKENS, own_context_tokens
 from lmx.engines.base import Choice, LoadedEngine
 from lmx.engines.grammar import LlgGrammarCompiler
 from lmx.engines.mlx.blas import Blas
@@ -24,16 +26,8 @@ from lmx.errors import CorruptModel, UnsupportedModel
 from lmx.protocol.messages import Load
 from lmx.protocol.values import ModelInfo, Sampling
 
-# Where architectures keep their context length: most models, GPT-2 style, MPT, ChatGLM, older.
-CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
-# transformers writes 1e30 for "no limit"; no real context reaches this.
-SANE_CONTEXT_TOKENS = 100_000_000
-DEFAULT_CONTEXT_TOKENS = 4096
-# One pass is what a cancelled request or a waiting token can be held up by. mlx-lm's 2048 on a
-# GPU; on a CPU of 100 to 1,000 tokens per second a quarter to a few seconds, and float32 prefill
-# is faster in small chunks there (512 gives 92 tokens per second where 2048 gives 65).
-GPU_PREFILL = PrefillLimits(chunk_tokens=2048, max_rows=8)
-CPU_PREFILL = PrefillLimits(chunk_tokens=256, max_rows=8)
+GPU_PREFILL = PrefillLimits(chunk_tokens=MLX_PREFILL_TOKENS["gpu"], max_rows=8)
+CPU_PREFILL = PrefillLimits(chunk_tokens=MLX_PREFILL_TOKENS["cpu"], max_rows=8)
 WARM_UP_ID = -1
 
 
@@ -73,12 +67,9 @@ def context_tokens(config: dict[str, Any], tokenizer_config: dict[str, Any]) -> 
 
     The weights' limit counts; the tokenizer's is only a stand-in for configurations without one.
     """
-    text_config = config.get("text_config") or {}
-    candidates = [source.get(key) for source in (config, text_config) for key in CONTEXT_KEYS]
-    candidates.append(tokenizer_config.get("model_max_length"))
-    for candidate in candidates:
-        if isinstance(candidate, int | float) and 0 < candidate <= SANE_CONTEXT_TOKENS:
-            return int(candidate)
+    limit = own_context_tokens(config) or tokenizer_config.get("model_max_length")
+    if isinstance(limit, int | float) and 0 < limit <= SANE_CONTEXT_TOKENS:
+        return int(limit)
     return DEFAULT_CONTEXT_TOKENS
 
 

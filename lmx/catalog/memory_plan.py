@@ -1,0 +1,234 @@
+"""How much memory a model will take, from the facts of its files. Pure; an estimate.
+
+A load reserves what is planned here, and what the worker measured replaces it afterwards. So a plan
+should be close, and rather too large: one that is too small lets a load begin that does not fit.
+The engines take the numbers that decide about memory from here, so that both sides agree.
+
+People's rule of thumb, parameters times bits / 8 times 1.2, is a plan's `weights` with a fifth on
+top for everything else; here that fifth is computed.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from lmx.catalog.gguf_header import GgufHeader
+from lmx.catalog.mlx_config import (
+    Config,
+    count,
+    dtype,
+    kv_shape,
+    language_part,
+    own_context_tokens,
+    quantisation,
+    stored_bits,
+)
+
+Device = Literal["cpu", "gpu"]
+
+# For models that do not say what context they were made for.
+DEFAULT_CONTEXT_TOKENS = 4096
+
+# llama.cpp's cache is made whole at load; this is what it may take when nobody says otherwise.
+LLAMA_CACHE_BYTES = 4 << 30
+LLAMA_USUAL_SEQUENCE_TOKENS = 1024
+LLAMA_CELL_STEP = 256  # llama.cpp rounds up to this
+# A pass is what a waiting token is held up by; prefill is as fast in passes of 512 as in longer.
+LLAMA_BATCH_TOKENS = 512
+
+# Most tokens of a prefill pass. One is what a cancelled request or a waiting token can be held up
+# by. mlx-lm's 2048 on a GPU; on a CPU of 100 to 1,000 tokens per second a quarter to a few seconds,
+# and float32 prefill is faster in small chunks there (512 gives 92 tokens per second where 2048
+# gives 65).
+MLX_PREFILL_TOKENS: dict[Device, int] = {"cpu": 256, "gpu": 2048}
+# Freed buffers that MLX keeps for the next step. On Metal its default is the whole memory limit, so
+# what one long prefill used would stay with the process for good. The buffers of a prefill pass
+# over an 8B model are some 2048 x 14336 halves, 56 MiB each; 2 GiB keep a few dozen of them. On a
+# CPU steady decoding measured the same with 32 MiB (the default) and 2 GiB, so this bounds what
+# joins leave.
+MLX_POOL_BYTES: dict[Device, int] = {"cpu": 256 << 20, "gpu": 2 << 30}
+# Vectors as wide as the model, and as its feed-forward layer, that a pass holds at once per token:
+# residual, normed, attention and output; gate, up and their product.
+WIDE_VECTORS, FEED_FORWARD_VECTORS = 4, 3
+# Logits of the decoding sequences, raw and as two steps of sampling see them, in float32.
+LOGITS_COPIES = 3
+FLOAT32_BYTES = 4
+
+
+class MemoryPlan(Struct, frozen=True):
+    """What a model will take, in bytes.
+
+    Attributes:
+        weights: In memory, which may be more than on disk.
+        kv_cache: Keys and values of all sequences that may run together.
+        transient: Work space of a pass at its peak, and buffers kept for the next.
+        kv_bytes_per_token: What a token adds to the cache of a sequence, at most.
+        context_tokens: Of one sequence.
+    """
+
+    weights: int
+    kv_cache: int
+    transient: int
+    kv_bytes_per_token: int
+    context_tokens: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.kv_cache + self.transient
+
+
+def choose_context(asked: int | None, trained: int) -> int:
+    """Tokens of one sequence: the model's own context, or less if less was asked for."""
+    own = trained or DEFAULT_CONTEXT_TOKENS
+    return min(own, asked or own)
+
+
+def choose_cells(
+    context_tokens: int, sequences: int, bytes_per_token: int, *, budget: int, is_fixed: bool
+) -> tuple[int, int]:
+    """How many tokens the cache of llama.cpp holds.
+
+    One sequence of the whole context or many of the usual length, whichever is more.
+
+    Args:
+        context_tokens: What one sequence should be able to have.
+        sequences: How many there may be.
+        bytes_per_token: What one token takes; 0 in models without a growing cache.
+        budget: Bytes.
+        is_fixed: Somebody asked for this context: it goes before the budget.
+
+    Returns:
+        The context of one sequence, shorter than asked for if even that exceeds the budget, and
+        the cells of all together.
+    """
+    usual = sequences * min(LLAMA_USUAL_SEQUENCE_TOKENS, context_tokens)
+    needed = _round_up(max(context_tokens, usual))
+    if not bytes_per_token:
+        return context_tokens, needed
+    affordable = max(
+        LLAMA_CELL_STEP, budget // bytes_per_token // LLAMA_CELL_STEP * LLAMA_CELL_STEP
+    )
+    cells = min(needed, affordable)
+    if is_fixed:
+        return context_tokens, max(cells, _round_up(context_tokens))
+    return min(context_tokens, cells), cells
+
+
+def plan_gguf(
+    header: GgufHeader,
+    size_bytes: int,
+    *,
+    context_tokens: int | None,
+    max_sequences: int,
+    kv_cache_bytes: int | None = None,
+) -> MemoryPlan:
+    """Plan for llama.cpp, which allocates all it will ever need at load.
+
+    Args:
+        header: Of the file, or of all its parts together.
+        size_bytes: Of the file, or of all its parts together.
+        context_tokens: The context somebody asked for, or `None` for the model's own.
+        max_sequences: Most sequences together.
+        kv_cache_bytes: What the cache may take, or `None` for the engine's default.
+    """
+    bytes_per_token = header.kv_bytes_per_token
+    context, cells = choose_cells(
+        choose_context(context_tokens, header.context_tokens or 0),
+        max_sequences,
+        bytes_per_token,
+        budget=kv_cache_bytes or LLAMA_CACHE_BYTES,
+        is_fixed=context_tokens is not None,
+    )
+    batch_tokens = max(LLAMA_BATCH_TOKENS, max_sequences)
+    return MemoryPlan(
+        weights=sum(header.bytes_by_type.values()) or size_bytes,
+        kv_cache=cells * bytes_per_token,
+        transient=batch_tokens * _llama_bytes_per_batch_token(header, cells),
+        kv_bytes_per_token=bytes_per_token,
+        context_tokens=context,
+    )
+
+
+def plan_mlx(
+    config: Config,
+    weight_file_bytes: int,
+    *,
+    context_tokens: int | None,
+    max_sequences: int,
+    device: Device,
+    kv_cache_bytes: int | None = None,
+) -> MemoryPlan:
+    """Plan for MLX, whose caches grow with what requests use.
+
+    Unless somebody says how much that may be, it is room for as many whole contexts as there are
+    sequences; or, if that is more, for one whole context, without which the longest request could
+    never run, or for a quarter of the weights, so that a large model is not starved of sequences.
+
+    Args:
+        config: The model's `config.json`.
+        weight_file_bytes: Of all weight files together.
+        context_tokens: Upper bound of the context, or `None` for the model's own.
+        max_sequences: Most sequences together.
+        device: Where MLX computes. On a CPU it works in float32.
+        kv_cache_bytes: What the caches of all sequences together may take.
+    """
+    shape = kv_shape(config)
+    weights = _mlx_weights(config, weight_file_bytes, device)
+    context = choose_context(context_tokens, own_context_tokens(config) or 0)
+    value_bytes = FLOAT32_BYTES if device == "cpu" or dtype(config) == "float32" else 2
+    sequence_bytes = value_bytes * shape.values(context)
+    usual_bytes = min(max_sequences * sequence_bytes, max(sequence_bytes, weights // 4))
+    work_bytes = _mlx_work_bytes(
+        language_part(config), context, max_sequences=max_sequences, device=device
+    )
+    return MemoryPlan(
+        weights=weights,
+        kv_cache=usual_bytes if kv_cache_bytes is None else kv_cache_bytes,
+        # What a pass has used stays in the pool, and the next one may need other sizes.
+        transient=work_bytes + min(work_bytes, MLX_POOL_BYTES[device]),
+        kv_bytes_per_token=value_bytes * (shape.full + shape.sliding),
+        context_tokens=context,
+    )
+
+
+def _llama_bytes_per_batch_token(header: GgufHeader, cells: int) -> int:
+    """What llama.cpp's work space takes per token of a pass.
+
+    It is made for the worst pass: logits of every token and the mask of every cell, in float32.
+    """
+    width = WIDE_VECTORS * header.embedding_length
+    feed_forward = FEED_FORWARD_VECTORS * header.feed_forward_length
+    return FLOAT32_BYTES * (header.vocabulary_size + cells + width + feed_forward)
+
+
+def _mlx_weights(config: Config, weight_file_bytes: int, device: Device) -> int:
+    """On a CPU dense weights of 16 bits become float32, and so do the scales of quantised ones."""
+    if device == "gpu":
+        return weight_file_bytes
+    found = quantisation(config)
+    if found is None:
+        return weight_file_bytes * (1 if dtype(config) == "float32" else 2)
+    if found.mode != "affine":
+        return weight_file_bytes
+    stored = stored_bits(config)
+    return int(weight_file_bytes * (2 * stored - found.bits) / stored)
+
+
+def _mlx_work_bytes(part: Config, context: int, *, max_sequences: int, device: Device) -> int:
+    """Activations of one prefill pass, and logits of one decode step."""
+    tokens = min(MLX_PREFILL_TOKENS[device], context)
+    width = count(part, "hidden_size", "n_embd", "d_model")
+    inner = count(part, "moe_intermediate_size") * count(part, "num_experts_per_tok")
+    inner = max(inner, count(part, "intermediate_size", "n_inner"), 2 * width)
+    values = tokens * (WIDE_VECTORS * width + FEED_FORWARD_VECTORS * inner)
+    value_bytes = FLOAT32_BYTES if device == "cpu" else 2
+    logits = LOGITS_COPIES * max_sequences * count(part, "vocab_size")
+    # Metal's attention keeps no scores; the CPU's makes them all, and their softmax.
+    heads = count(part, "num_attention_heads", "n_head", "n_heads")
+    scores = 2 * heads * tokens * context if device == "cpu" else 0
+    return values * value_bytes + (logits + scores) * FLOAT32_BYTES
+
+
+def _round_up(tokens: int) -> int:
+    return -(-tokens // LLAMA_CELL_STEP) * LLAMA_CELL_STEP

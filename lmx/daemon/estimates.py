@@ -1,0 +1,150 @@
+"""What a model is going to need, from its files, before a worker is told to load it.
+
+An estimate is made once per load, in a thread, and corrected by what the worker measured the last
+time the same files were loaded.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+from urllib.parse import parse_qs
+
+import msgspec
+import trio
+from msgspec import Struct
+
+from lmx.catalog.gguf_files import read_model
+from lmx.catalog.memory_plan import MemoryPlan, plan_gguf, plan_mlx
+from lmx.config import GgufSettings, Settings
+from lmx.daemon.ledger import Demand
+from lmx.daemon.model import Model
+from lmx.daemon.sources import Source
+from lmx.errors import CorruptModel
+from lmx.protocol.messages import Load, Loaded
+from lmx.protocol.values import GgufOptions
+
+# A model that fits with less cache than this is refused rather than served to nobody's use.
+LEAST_CONTEXT_TOKENS = 4096
+NVIDIA_DEVICE = Path("/dev/nvidia0")
+
+
+class LoadPlan(Struct, frozen=True):
+    """A load on its way to a worker: what it may take, and what the worker is told."""
+
+    demand: Demand
+    command: Load
+
+
+class Estimates:
+    """Plans loads.
+
+    Args:
+        settings: Limits of sequences, context and cache.
+        budget_bytes: What all models together may take.
+    """
+
+    def __init__(self, settings: Settings, *, budget_bytes: int) -> None:
+        self._settings = settings
+        self._budget_bytes = budget_bytes
+        self._measured: dict[Source, int] = {}
+
+    async def plan(self, source: Source, model: Model) -> LoadPlan:
+        """What a load needs, and the command that keeps to it.
+
+        Raises:
+            CorruptModel: The files that the estimate needs cannot be read.
+        """
+        asked = model.options.context_tokens or self._settings.models.context_tokens
+        plan, cache_bytes = await trio.to_thread.run_sync(self._estimate, source, asked)
+        demand = Demand(weights=plan.weights, kv_cache=plan.kv_cache, transient=plan.transient)
+        # llama.cpp shortens a context by itself, and says so.
+        context_tokens = asked if source.engine == "llama" else plan.context_tokens or asked
+        command = load_command(
+            self._settings,
+            model.id,
+            source,
+            context_tokens=context_tokens,
+            cache_bytes=cache_bytes if source.engine == "llama" else plan.kv_cache or None,
+        )
+        return LoadPlan(demand, command)
+
+    def learn(self, source: Source, loaded: Loaded) -> None:
+        """What the weights really took; the next load of these files reserves that."""
+        self._measured[source] = loaded.info.weight_bytes
+
+    def _estimate(self, source: Source, asked: int | None) -> tuple[MemoryPlan, int | None]:
+        """The plan, and the cache it was made for if that was not the engine's own choice."""
+        if source.engine == "fake":
+            weights = int(parse_qs(source.path).get("weight_bytes", ["0"])[0])
+            return MemoryPlan(weights, 0, 0, 0, 0), None
+        make = self._reader(source, asked)
+        cache_bytes = kv_cache_bytes(self._settings.gguf) if source.engine == "llama" else None
+        plan = make(cache_bytes)
+        weights = self._measured.get(source, plan.weights)
+        rest = self._budget_bytes - weights - plan.transient
+        per_token = plan.kv_bytes_per_token
+        if min(LEAST_CONTEXT_TOKENS, plan.context_tokens) * per_token <= rest < plan.kv_cache:
+            # The model fits, but not with all the cache it would like.
+            cache_bytes = rest
+            context_tokens = min(plan.context_tokens, rest // per_token)
+            plan = msgspec.structs.replace(make(cache_bytes), context_tokens=context_tokens)
+        return msgspec.structs.replace(plan, weights=weights), cache_bytes
+
+    def _reader(self, source: Source, asked: int | None) -> Callable[[int | None], MemoryPlan]:
+        """Read what the plan needs; the result makes it for a given cache."""
+        limits = self._settings.models
+        if source.engine == "llama":
+            files = read_model(Path(source.path))
+            return lambda cache_bytes: plan_gguf(
+                files.header,
+                files.size_bytes,
+                context_tokens=asked,
+                max_sequences=limits.max_sequences,
+                kv_cache_bytes=cache_bytes,
+            )
+        directory = Path(source.path)
+        try:
+            config = msgspec.json.decode((directory / "config.json").read_bytes())
+            weight_bytes = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
+        except (OSError, msgspec.DecodeError) as error:
+            raise CorruptModel(f"{directory} cannot be read: {error}") from error
+        return lambda cache_bytes: plan_mlx(
+            config,
+            weight_bytes,
+            context_tokens=asked,
+            max_sequences=limits.max_sequences,
+            device=guess_device(),
+            kv_cache_bytes=cache_bytes,
+        )
+
+
+def guess_device() -> Literal["cpu", "gpu"]:
+    """Where MLX will compute, without asking MLX."""
+    return "gpu" if sys.platform == "darwin" or NVIDIA_DEVICE.exists() else "cpu"
+
+
+def load_command(
+    settings: Settings,
+    model_id: str,
+    source: Source,
+    *,
+    context_tokens: int | None = None,
+    cache_bytes: int | None = None,
+) -> Load:
+    """What a worker is told: the source and the limits that hold for this model."""
+    limits, gguf = settings.models, settings.gguf
+    return Load(
+        source.engine,
+        source.path,
+        limits.max_sequences,
+        context_tokens or limits.context_tokens,
+        limits.dialects.get(model_id, ""),
+        GgufOptions(gguf.gpu_layers, gguf.threads, gguf.mmap, cache_bytes),
+        kv_cache_bytes=cache_bytes,
+    )
+
+
+def kv_cache_bytes(settings: GgufSettings) -> int | None:
+    """The cache somebody set for GGUF models by hand."""
+    return None if settings.kv_cache_gb is None else round(settings.kv_cache_gb * 1e9)

@@ -1,0 +1,150 @@
+"""Making room: memory is reserved before it is used, and models leave for those that come.
+
+Theory of operation. Loads take their turn in order of arrival. The one whose turn it is reserves in
+the ledger; when that does not fit, the least recently used models that nobody needs leave, and as
+the last resort one that is in use takes no more requests, finishes what it has, and leaves. Whoever
+asks for it meanwhile waits behind. Models that just came up stay a while, so that two that do not
+fit together do not spend their time loading.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from math import inf
+
+import structlog
+import trio
+
+from lmx.daemon.ledger import Demand, Ledger
+from lmx.daemon.model import Leaving, Model
+from lmx.daemon.model_state import ModelState
+from lmx.daemon.residency import Resident, choose_victims
+from lmx.daemon.waiting import wait_first
+from lmx.errors import DoesNotFit
+
+# How long a model that has been told to leave may take to go, processes and all, before the next
+# one is asked.
+LOOK_AGAIN_S = 1.0
+
+log = structlog.get_logger("lmx.room")
+
+
+class Reservation:
+    """What one worker may use, until the block it came from ends.
+
+    Args:
+        ledger: Where it stands.
+        owner: Its name there.
+    """
+
+    def __init__(self, ledger: Ledger, owner: str) -> None:
+        self._ledger = ledger
+        self.owner = owner
+
+    def settle(self, measured_bytes: int) -> None:
+        """What the loaded model really takes."""
+        excess = self._ledger.settle(self.owner, measured_bytes)
+        if excess:
+            log.warning("model is larger than reserved", owner=self.owner, excess_bytes=excess)
+
+
+class Room:
+    """The memory all models share.
+
+    Args:
+        ledger: The reservations.
+        models: All models the daemon knows.
+        min_residency_s: How long a model that just came up stays.
+    """
+
+    def __init__(
+        self, ledger: Ledger, models: Callable[[], Iterable[Model]], *, min_residency_s: float
+    ) -> None:
+        self.ledger = ledger
+        self._models = models
+        self._min_residency_s = min_residency_s
+        self._turn = trio.Lock()  # first come, first served
+        self._owner_count = 0
+
+    @asynccontextmanager
+    async def reserve(
+        self, model: Model, demand: Demand, *, may_evict: bool = True
+    ) -> AsyncIterator[Reservation]:
+        """Memory for one worker of a model, until the block ends.
+
+        Args:
+            model: Never chosen to leave for this.
+            demand: What it needs.
+            may_evict: Whether others may have to leave.
+
+        Raises:
+            DoesNotFit: It never will, or not without somebody leaving who may not; with the
+                arithmetic.
+        """
+        async with self._turn:
+            if may_evict:
+                await self._make_room(model, demand)
+            owner = self._new_owner(model)
+            self.ledger.reserve(owner, demand)
+        try:
+            yield Reservation(self.ledger, owner)
+        finally:
+            self.ledger.release(owner)
+
+    def residents(self, *, but: Model | None = None) -> list[Resident]:
+        """The loaded models as candidates for leaving."""
+        return [
+            Resident(
+                id=model.id,
+                bytes=self.bytes_of(model),
+                last_used_s=model.ready.last_used_s,
+                ready_since_s=model.ready.ready_since_s,
+                holders=model.ready.users + model.waiting_count,
+                is_pinned=model.options.is_pinned,
+            )
+            for model in self._models()
+            if model.ready is not None and model is not but and model.state is ModelState.READY
+        ]
+
+    def bytes_of(self, model: Model) -> int:
+        """What is reserved for a model's workers."""
+        return sum(
+            self.ledger.bytes_of(owner)
+            for owner in self.ledger.owners
+            if owner.rpartition("#")[0] == model.id
+        )
+
+    async def _make_room(self, model: Model, demand: Demand) -> None:
+        if demand.total > self.ledger.budget:
+            raise DoesNotFit(self.ledger.explain(demand))
+        while demand.total > self.ledger.free:
+            leaving = [m for m in self._models() if m.leaving is not None and m.ready is not None]
+            if not leaving:
+                leaving = self._dismiss(model, demand.total - self.ledger.free)
+            if not leaving and not self._is_worth_waiting(model, demand):
+                raise DoesNotFit(self.ledger.explain(demand))
+            with trio.move_on_after(LOOK_AGAIN_S):
+                await wait_first(*(m.wait_change for m in (*leaving, model)))
+
+    def _dismiss(self, model: Model, needed: int) -> list[Model]:
+        """Tell models to leave so that so many bytes come free; none if that cannot be."""
+        victims = choose_victims(
+            self.residents(but=model),
+            needed,
+            now_s=trio.current_time(),
+            min_residency_s=self._min_residency_s,
+            may_drain_busy=True,
+        )
+        chosen = [m for m in self._models() if m.id in (victims or ())]
+        for victim in chosen:
+            log.info("model leaves to make room", model=victim.id, room_for=model.id)
+            victim.leave(Leaving(reason="lru", drain_s=inf))
+        return chosen
+
+    def _is_worth_waiting(self, model: Model, demand: Demand) -> bool:
+        """Whether it would fit if everybody left who may leave later."""
+        pinned = [m for m in self._models() if m is not model and m.options.is_pinned]
+        return demand.total <= self.ledger.budget - sum(self.bytes_of(m) for m in pinned)
+
+    def _new_owner(self, model: Model) -> str:
+        self._owner_count += 1
+        return f"{model.id}#{self._owner_count}"

@@ -1,0 +1,43 @@
+"""What the API's description says of one route. Plain values."""
+
+from msgspec import Struct
+
+from lmx.errors import BodyTimeout, BodyTooLarge, InvalidRequest, LmxError
+
+Errors = tuple[type[LmxError], ...]
+BODY_ERRORS: Errors = (InvalidRequest, BodyTooLarge, BodyTimeout)
+
+
+class Route(Struct, frozen=True):
+    """One operation.
+
+    Attributes:
+        method: In lower case.
+        path: With parameters in braces.
+        summary: What it does.
+        reply: The answer's type.
+        request: The body's type, if it takes one.
+        event: The type of a stream's events, if it can stream.
+        errors: What may be answered instead.
+        others: Answers that are no errors, by their status.
+        query: The type of the query string, if it reads one.
+        is_list: The answer is an array of `reply`.
+        needs_body: An empty body is refused.
+    """
+
+    method: str
+    path: str
+    summary: str
+    reply: type[Struct]
+    request: type[Struct] | None = None
+    event: type[Struct] | None = None
+    errors: Errors = ()
+    others: dict[int, type[Struct]] = {}
+    query: type[Struct] | None = None
+    is_list: bool = False
+    needs_body: bool = True
+
+    @property
+    def replies(self) -> list[type[Struct] | None]:
+        """The types of all answers that are no errors."""
+        return [self.reply, self.event, *self.others.values()]

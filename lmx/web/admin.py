@@ -1,0 +1,242 @@
+"""The admin routes that manage models, on Quart: they are few and slow, and need no speed.
+
+No outcome is answered with a status that clients repeat by themselves, such as 503: they would try
+again twice and then lose the reason.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+import trio
+from quart import Blueprint, Response, request
+from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
+from werkzeug.routing import BaseConverter, PathConverter
+
+from lmx import __version__
+from lmx.catalog.names import resolve_name
+from lmx.daemon.admin import ModelAdmin, memory_bytes
+from lmx.daemon.compatibility import backend_name
+from lmx.daemon.dispatch import Dispatch
+from lmx.daemon.model import LoadOptions, Model, ReadyModel
+from lmx.errors import BodyTimeout, BodyTooLarge, LoadCrashed, ModelNotFound
+from lmx.schema.admin import (
+    AdminModels,
+    AdminStatus,
+    DeleteReply,
+    LoadReply,
+    ProbeCandidate,
+    ProbeReply,
+    UnloadReply,
+)
+from lmx.schema.admin_requests import (
+    parse_compatibility_query,
+    parse_load_request,
+    parse_probe_request,
+    parse_unload_request,
+)
+from lmx.web.admin_views import (
+    available_rows,
+    compatibility_reply,
+    gigabytes,
+    inventory_rows,
+    loaded_rows,
+    loading_rows,
+    machine_memory,
+    memory_reply,
+    performance_reply,
+    ready_models,
+)
+from lmx.web.exchange import PARSE_IN_THREAD_BYTES
+
+T = TypeVar("T")
+
+
+class ModelIdConverter(PathConverter):
+    """An id in a path: it may hold slashes and, being a path itself, begin with one."""
+
+    regex = ".+?"
+    part_isolating = False
+
+
+class DeletableIdConverter(ModelIdConverter):
+    """An id that is no other route of these."""
+
+    regex = (
+        r"(?!(?:available|compatibility|load|probe|unload)\Z)(?!.*/performance\Z)"
+        + ModelIdConverter.regex
+    )
+    part_isolating = False
+
+
+CONVERTERS: Mapping[str, type[BaseConverter]] = {
+    "model_id": ModelIdConverter,
+    "deletable_id": DeletableIdConverter,
+}
+
+
+def admin_routes(admin: ModelAdmin, dispatch: Dispatch) -> Blueprint:
+    """The routes, for an application that knows `CONVERTERS`.
+
+    Args:
+        admin: Does what is asked.
+        dispatch: Knows the running requests.
+    """
+    routes = Blueprint("admin", __name__, url_prefix="/admin")
+    views = AdminRoutes(admin, dispatch)
+    routes.get("/status")(views.status)
+    routes.get("/memory")(views.memory)
+    routes.get("/models")(views.models)
+    routes.get("/models/available")(views.available)
+    routes.get("/models/compatibility")(views.compatibility)
+    routes.get("/models/<model_id:model_id>/performance", merge_slashes=False)(views.performance)
+    routes.post("/models/load")(views.load)
+    routes.post("/models/unload")(views.unload)
+    routes.post("/models/probe")(views.probe)
+    routes.delete("/models/<deletable_id:model_id>", merge_slashes=False)(views.delete)
+    return routes
+
+
+class AdminRoutes:
+    """The handlers.
+
+    Args:
+        admin: Does what is asked.
+        dispatch: Knows the running requests.
+    """
+
+    def __init__(self, admin: ModelAdmin, dispatch: Dispatch) -> None:
+        self._admin = admin
+        self._loader = admin.loader
+        self._dispatch = dispatch
+        self._started_s = time.monotonic()
+
+    async def status(self) -> Response:
+        """``GET /admin/status``."""
+        loader = self._loader
+        ready = [ready for _, ready in ready_models(loader)]
+        queued = sum(one.admission.waiting_count for one in ready)
+        slots = sum(one.loaded.info.max_sequences for one in ready)
+        reply = AdminStatus(
+            version=__version__,
+            uptime_seconds=round(time.monotonic() - self._started_s, 3),
+            loaded_models=len(ready),
+            models_loaded=len(ready),
+            models=[model.id for model in loader.routable],
+            loading=loading_rows(loader),
+            memory=machine_memory(loader),
+            in_flight_requests=self._dispatch.in_flight,
+            waiting_requests=queued + sum(m.waiting_count for m in loader.models.values()),
+            max_concurrent_requests=slots or loader.settings.models.max_sequences,
+        )
+        return _json(reply)
+
+    async def memory(self) -> Response:
+        """``GET /admin/memory``."""
+        return _json(memory_reply(self._loader))
+
+    async def models(self) -> Response:
+        """``GET /admin/models``."""
+        inventory = await self._admin.inventory()
+        loaded = loaded_rows(self._loader)
+        reply = AdminModels(
+            loaded=loaded,
+            count=len(loaded),
+            loading=loading_rows(self._loader),
+            models=inventory_rows(inventory, self._loader),
+        )
+        return _json(reply)
+
+    async def available(self) -> Response:
+        """``GET /admin/models/available``."""
+        return _json(available_rows(await self._admin.inventory()))
+
+    async def compatibility(self) -> Response:
+        """``GET /admin/models/compatibility``."""
+        query = parse_compatibility_query(request.args)
+        return _json(compatibility_reply(self._admin.compatibility.attempts(), query))
+
+    async def performance(self, model_id: str) -> Response:
+        """``GET /admin/models/{model}/performance``."""
+        ready = {model.id: (model, ready) for model, ready in ready_models(self._loader)}
+        found = resolve_name(model_id, {key: m.spec.aliases for key, (m, _) in ready.items()})
+        if found is None:
+            raise ModelNotFound(f"The model {model_id!r} is not loaded", param="model_id")
+        return _json(performance_reply(*ready[found], self._loader.settings))
+
+    async def load(self) -> Response:
+        """``POST /admin/models/load``: answers when the model is loaded or will not be."""
+        asked = await _read(parse_load_request)
+        options = LoadOptions(
+            context_tokens=asked.max_context_length,
+            keep_alive_s=asked.keep_alive_s,
+            performance=asked.performance_overrides or {},
+        )
+        model = await self._admin.load(asked.name or "", asked.format, options)
+        if model.ready is None:
+            raise LoadCrashed(f"{model.id} came up and left again")
+        return _json(self._load_reply(model, model.ready))
+
+    async def unload(self) -> Response:
+        """``POST /admin/models/unload``: answers when the memory is back."""
+        asked = await _read(parse_unload_request)
+        gone = await self._admin.unload(asked.name)
+        freed = gigabytes(gone.freed_bytes)
+        return _json(
+            UnloadReply(model_id=gone.model_id, memory_freed_gb=freed, freed_vram_gb=freed)
+        )
+
+    async def probe(self) -> Response:
+        """``POST /admin/models/probe``."""
+        asked = await _read(parse_probe_request)
+        model_id, trials = await self._admin.probe(asked.name or "", limit_s=asked.timeout_s)
+        passed = [trial.backend for trial in trials if trial.outcome == "pass"]
+        reply = ProbeReply(
+            model_id=model_id,
+            recommended_backend=passed[0] if passed else None,
+            candidates=[ProbeCandidate(**msgspec.structs.asdict(trial)) for trial in trials],
+        )
+        return _json(reply)
+
+    async def delete(self, model_id: str) -> Response:
+        """``DELETE /admin/models/{model}``."""
+        deleted_id, freed = await self._admin.delete(model_id)
+        return _json(DeleteReply(model_id=deleted_id, freed_bytes=freed))
+
+    def _load_reply(self, model: Model, ready: ReadyModel) -> LoadReply:
+        load_ms = round(1000 * ready.load_s, 1)
+        return LoadReply(
+            model_id=model.id,
+            model=model.id,
+            memory_after_load_gb=machine_memory(self._loader).used_gb,
+            time_to_load_ms=load_ms,
+            load_time_ms=load_ms,
+            vram_gb=gigabytes(memory_bytes(ready)),
+            backend=backend_name(ready.loaded.info.engine),
+            context_length=ready.loaded.info.context_tokens,
+        )
+
+
+async def _read(parse: Callable[[bytes], T]) -> T:
+    """The parsed body, read with the limits of all bodies, parsed off the loop if it is large.
+
+    Raises:
+        RequestError: The body did not come whole, or `parse` refuses it.
+    """
+    try:
+        body = await request.get_data(cache=False, as_text=False, parse_form_data=False)
+    except RequestEntityTooLarge as error:
+        limit = request.max_content_length
+        raise BodyTooLarge(f"the request body is over {limit} bytes", param="body") from error
+    except RequestTimeout as error:
+        raise BodyTimeout(
+            f"the request body did not arrive within {request.body_timeout:g} s"
+        ) from error
+    if len(body) > PARSE_IN_THREAD_BYTES:
+        return await trio.to_thread.run_sync(parse, body)
+    return parse(body)
+
+
+def _json(value: Any) -> Response:
+    return Response(msgspec.json.encode(value), content_type="application/json")
