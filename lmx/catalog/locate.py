@@ -5,6 +5,7 @@ them comes before a GGUF file. Nothing is opened: whether the files are sound is
 `lmx.catalog.gguf_files` and the engines to say.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,7 +57,9 @@ def locate(spec: ModelSpec, home: Path, folders: Sequence[str] = ()) -> Located:
             return _locate_file(_absolute(spec.source))
         if spec.kind == "directory":
             return _locate_directory(_absolute(spec.source), spec)
-        return _locate_id(spec, model_roots(home, folders))
+        # A folder that cannot be entered must not hide what is in the others.
+        roots = model_roots(home, folders)
+        return _locate_id(spec, [root for root in roots if not _is_barred(root.path)])
 
 
 def find_snapshot(repository: Path) -> Path | None:
@@ -65,10 +68,10 @@ def find_snapshot(repository: Path) -> Path | None:
     Raises:
         OSError: The system refuses to look.
     """
-    try:
-        revision = (repository / "refs/main").read_text("utf-8", "replace").strip()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    reference = repository / "refs/main"
+    if not reference.is_file():
         return None
+    revision = reference.read_text("utf-8", "replace").strip()
     return repository / "snapshots" / revision
 
 
@@ -133,6 +136,10 @@ def _look(place: Path, spec: ModelSpec) -> Located | None:
         return Located("mlx", place)
     file = choose_gguf(place, spec.variant) if spec.backend != "mlx" else None
     return None if file is None else Located("gguf", file)
+
+
+def _is_barred(path: Path) -> bool:
+    return path.exists() and not os.access(path, os.R_OK | os.X_OK)
 
 
 def _wants_mlx(spec: ModelSpec) -> bool:

@@ -106,7 +106,7 @@ class Walk:
         self._folders_left = MAX_FOLDERS
         for root in roots:
             self._walk_root(root)
-        if self._folders_left < 0:
+        if self._folders_left <= 0:
             self.problems.append(f"only the first {MAX_FOLDERS} folders were looked at")
 
     def _walk_root(self, root: Root) -> None:

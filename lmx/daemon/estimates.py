@@ -16,11 +16,11 @@ from msgspec import Struct
 
 from lmx.catalog.gguf_files import read_model
 from lmx.catalog.memory_plan import MemoryPlan, plan_gguf, plan_mlx
+from lmx.catalog.mlx_files import read_mlx
 from lmx.config import GgufSettings, Settings
 from lmx.daemon.ledger import Demand
 from lmx.daemon.model import Model
 from lmx.daemon.sources import Source
-from lmx.errors import CorruptModel
 from lmx.protocol.messages import Load, Loaded
 from lmx.protocol.values import GgufOptions
 
@@ -95,23 +95,18 @@ class Estimates:
         """Read what the plan needs; the result makes it for a given cache."""
         limits = self._settings.models
         if source.engine == "llama":
-            files = read_model(Path(source.path))
+            gguf = read_model(Path(source.path))
             return lambda cache_bytes: plan_gguf(
-                files.header,
-                files.size_bytes,
+                gguf.header,
+                gguf.size_bytes,
                 context_tokens=asked,
                 max_sequences=limits.max_sequences,
                 kv_cache_bytes=cache_bytes,
             )
-        directory = Path(source.path)
-        try:
-            config = msgspec.json.decode((directory / "config.json").read_bytes())
-            weight_bytes = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
-        except (OSError, msgspec.DecodeError) as error:
-            raise CorruptModel(f"{directory} cannot be read: {error}") from error
+        files = read_mlx(Path(source.path))
         return lambda cache_bytes: plan_mlx(
-            config,
-            weight_bytes,
+            files.config,
+            files.weight_bytes,
             context_tokens=asked,
             max_sequences=limits.max_sequences,
             device=guess_device(),

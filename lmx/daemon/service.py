@@ -87,9 +87,7 @@ class Service:
         A worker that hangs meanwhile is condemned: nobody would ever be done with it.
         """
         worker = self._ready.worker
-        if await wait_first(
-            self._wait_stalled, self._ready.wait_unused, worker.wait_ended, *waits
-        ):
+        if await wait_first(self._wait_stalled, self._ready.wait_unused, worker.wait_ended, *waits):
             return
         self.condemn()
         await worker.wait_ended()

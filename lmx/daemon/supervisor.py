@@ -171,7 +171,9 @@ class Supervisor:
             with trio.move_on_after(limit_s) as limit:
                 loaded = await worker.link.load(command)
             if limit.cancelled_caught:
-                raise WorkerStalled(f"the load was not done after {limit_s:g} s")
+                reason = f"the load was not done after {limit_s:g} s"
+                worker.condemn("stall", reason)  # one that hangs need not be asked to go
+                raise WorkerStalled(reason)
         load_s = trio.current_time() - started_at
         self._announce(loaded, load_s)
         admission = Admission(
