@@ -70,10 +70,7 @@ class ScriptedWorkshop:
         workers: Every worker so far, by model.
         open_count: Workers there are now.
         heard: Every command of every worker.
-        spare_pid: There is never a spare.
     """
-
-    spare_pid: int | None = None
 
     def __init__(
         self,
@@ -89,6 +86,11 @@ class ScriptedWorkshop:
         self._lives = {model_id: list(script) for model_id, script in lives.items()}
         self._usual = usual
         self._sizes = sizes or {}
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the workers that live."""
+        return [w.pid for group in self.workers.values() for w in group if w.ended is None]
 
     async def run(self) -> None:
         """Nothing is kept at hand."""
@@ -256,7 +258,8 @@ class House:
             budget_bytes=budget_bytes,
         )
         self.footprints: dict[int, int] = {}
-        self.loader.last_reading = lambda: Reading(0, 0, 0, self.footprints, 0, "normal")
+        reading = Reading(used_bytes=0, total_bytes=0, daemon_bytes=0, worker_bytes=self.footprints)
+        self.loader.last_reading = lambda: reading
         self.dispatch = Dispatch(self.loader, self.telemetry, settings.models)
         self.answered: list[str] = []
         self.failed: list[tuple[str, LmxError]] = []

@@ -229,7 +229,8 @@ class Dispatch:
         completion_tokens = sum(end.usage.completion_tokens for end in ends)
         decode_s = max(end.timings.decode_s for end in ends)
         ready.generated_tokens += completion_tokens
-        model.count(tokens=completion_tokens, decode_s=decode_s)
+        is_answered = all(end.reason in {"stop", "length"} for end in ends)
+        model.count(tokens=completion_tokens, decode_s=decode_s, is_answered=is_answered)
         self._telemetry.count_tokens(prompt=prompt_tokens, completion=completion_tokens)
         log.info(
             "request ended",

@@ -203,11 +203,15 @@ class Loader:
     def _want_on_demand(self, model: Model) -> bool:
         """A request brings a model back that left by itself, but none that failed or was barred.
 
+        One that did not fit is tried again: there may be room by now.
+
         Returns:
             Whether it is on its way.
         """
-        has_left = model.state in {ModelState.ABSENT, ModelState.DRAINING}
-        may_come = self.settings.models.on_demand and self._why_not(model) is None
+        did_not_fit = isinstance(model.error, DoesNotFit)
+        has_left = did_not_fit or model.state in {ModelState.ABSENT, ModelState.DRAINING}
+        is_barred = not did_not_fit and self._why_not(model) is not None
+        may_come = self.settings.models.on_demand and not is_barred
         if has_left and not model.is_wanted and may_come:
             self.load(model.spec)
         return model.is_on_its_way

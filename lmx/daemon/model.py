@@ -236,9 +236,9 @@ class Model:
         self.leaving = None
         self.apply(ModelEvent.GONE)
 
-    def count(self, *, tokens: int, decode_s: float) -> None:
-        """Add a request that was answered."""
-        self.failures = 0
+    def count(self, *, tokens: int, decode_s: float, is_answered: bool) -> None:
+        """Add a request that ended; one that was answered ends a row of failures."""
+        self.failures = 0 if is_answered else self.failures
         self.statistics.last_used_at = time.time()
         self.statistics.request_count += 1
         self.statistics.generated_tokens += tokens

@@ -26,10 +26,8 @@ class ModelRelief:
 
     @property
     def worker_pids(self) -> Collection[int]:
-        """The processes that hold models, and the one that waits for its first."""
-        pids = [model.ready.worker.pid for model in self._loaded() if model.ready is not None]
-        spare = self._loader.workshop.spare_pid
-        return pids if spare is None else [*pids, spare]
+        """All worker processes: those that serve, load or retire, and the spare one."""
+        return self._loader.workshop.pids
 
     def shrink_caches(self) -> None:
         """Ask every worker to give back what only makes it faster."""

@@ -63,6 +63,7 @@ class Workshop:
         self._open_process = open_process or partial(
             open_worker, environment=worker_environment(), stop_grace_s=settings.stop_grace_s
         )
+        self._pids: list[int] = []
         self._spare: _Spare | None = None
         self._wanted_engine: str | None = None
         self._wanted = trio.Event()
@@ -71,6 +72,11 @@ class Workshop:
     def spare_pid(self) -> int | None:
         """The process id of the waiting worker."""
         return None if self._spare is None else self._spare.worker.pid
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of all workers there are, whatever they do."""
+        return list(self._pids)
 
     async def run(self) -> None:
         """Keep a spare at hand once an engine was used that is slow to import. Never returns."""
@@ -104,7 +110,7 @@ class Workshop:
         """
         spare = self._spare
         if spare is None or spare.engine != engine or spare.worker.ended is not None:
-            async with self._open_process() as worker:
+            async with self._start() as worker:
                 yield worker
             return
         self._spare = None
@@ -128,13 +134,22 @@ class Workshop:
         self._wanted_engine = engine
         self._wanted.set()
 
+    @asynccontextmanager
+    async def _start(self) -> AsyncIterator[Worker]:
+        async with self._open_process() as worker:
+            self._pids.append(worker.pid)
+            try:
+                yield worker
+            finally:
+                self._pids.remove(worker.pid)
+
     async def _keep(
         self, engine: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Own one spare from its start until its user is done or it ends unused."""
         spare: _Spare | None = None
         try:
-            async with self._open_process() as worker:
+            async with self._start() as worker:
                 worker.link.send(Prepare(engine))
                 spare = self._spare = _Spare(worker, engine)
                 task_status.started()

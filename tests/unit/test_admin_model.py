@@ -174,7 +174,7 @@ async def test_the_current_model_is_the_one_used_last(
     lives = {name: [Life(1, FOREVER)] for name in ("a", "b")}
     async with open_bench(tmp_path, lives) as bench:
         first, _ = await bench.load("a"), await bench.load("b")
-        first.count(tokens=1, decode_s=1.0)
+        first.count(tokens=1, decode_s=1.0, is_answered=True)
         assert "a" == (await bench.admin.unload(None)).model_id
         assert "b" == (await bench.admin.unload("auto")).model_id
         with pytest.raises(ModelNotFound):

@@ -64,7 +64,7 @@ async def open_house(keep_alive_s: float | None = None) -> AsyncIterator[Scripte
         await trio.sleep(1.05)
         assert model.ready is not None
         model.ready.worker.link.memory = Memory(active_bytes=2_500_000_000)
-        model.count(tokens=100, decode_s=4.0)
+        model.count(tokens=100, decode_s=4.0, is_answered=True)
         yield loader
         nursery.cancel_scope.cancel()
 

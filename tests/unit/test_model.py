@@ -170,7 +170,9 @@ def test_failures_and_answers_are_counted() -> None:
         model.apply(ModelEvent.LOAD)
         model.fail(ModelEvent.LOAD_FAILED, OutOfMemory("x"))
     assert (2, 2) == (model.failures, model.statistics.crash_count)
-    model.count(tokens=7, decode_s=0.5)
+    model.count(tokens=1, decode_s=0.5, is_answered=False)
+    assert 2 == model.failures
+    model.count(tokens=6, decode_s=0.5, is_answered=True)
     assert (0, 2) == (model.failures, model.statistics.crash_count)
     now = model.statistics
-    assert (1, 7, 0.5) == (now.request_count, now.generated_tokens, now.decode_s)
+    assert (2, 7, 1.0) == (now.request_count, now.generated_tokens, now.decode_s)

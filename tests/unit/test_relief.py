@@ -1,5 +1,6 @@
 """What the guardian can do about memory, cheapest first."""
 
+import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from lmx.daemon.model import LoadOptions
@@ -18,14 +19,12 @@ def relief(house: House) -> ModelRelief:
 
 
 async def test_who_holds_memory(autojump_clock: MockClock) -> None:
-    """The processes of all loaded models, and the spare."""
+    """Every worker process, those that still load included."""
     async with open_house(SIZES) as (house, _):
         assert [] == relief(house).worker_pids
         await house.load("a", "b")
         pids = [house.worker(model_id).pid for model_id in "ab"]
         assert pids == relief(house).worker_pids
-        house.workshop.spare_pid = 77
-        assert [*pids, 77] == relief(house).worker_pids
 
 
 async def test_every_worker_is_asked_to_shrink(autojump_clock: MockClock) -> None:
@@ -49,7 +48,8 @@ async def test_requests_are_refused_for_a_while(autojump_clock: MockClock) -> No
         assert ("refused", QueueFull, 5.0) == (label, type(error), error.retry_after_s)
         relief(house).set_admitting(is_admitting=True)
         await house.ask("a", "later")
-        assert ["running", "later"] == house.answered
+        await trio.sleep(1)  # both end at the same time, in any order
+        assert ["later", "running"] == sorted(house.answered)
 
 
 async def test_idle_models_go_in_order_of_their_last_use(autojump_clock: MockClock) -> None:

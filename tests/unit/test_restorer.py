@@ -1,9 +1,11 @@
 """The loaded set is noted as it changes and comes back after a kill."""
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -15,8 +17,7 @@ from lmx.errors import OutOfMemory
 from tests.lifecycle import PROMPTLY, House, open_house
 
 SIZES = {"a": 100, "b": 100}
-# Longer than a look; the clock is a test's, the disk is not.
-SOON_S = 3 * LOOK_S
+PATIENCE = 1000
 
 
 @asynccontextmanager
@@ -34,9 +35,26 @@ async def open_restorer(
 
 async def wait_noted(home: Path, expected: Sequence[str]) -> None:
     """Wait until just these models are in the file."""
-    with trio.fail_after(1000):
-        while [e.spec.id for e in noted(home).models] != [*expected]:  # noqa: ASYNC110  # a file
-            await trio.sleep(LOOK_S)
+    for _ in range(PATIENCE):
+        if [entry.spec.id for entry in noted(home).models] == [*expected]:
+            return
+        await wait_disk()
+    pytest.fail(f"{noted(home)}")
+
+
+async def wait_disk() -> None:
+    """Give threads that read and write some real time; the test's clock runs on meanwhile."""
+    await trio.to_thread.run_sync(time.sleep, 0.01)
+
+
+async def wait_restored(house: House, *, count: int) -> None:
+    """Wait until so many models are ready, and their start is noted."""
+    home = house.loader.settings.home
+    for _ in range(PATIENCE):
+        if len(house.loader.routable) == count and noted(home).unclean_starts:
+            return
+        await wait_disk()
+    pytest.fail(f"{house.states()}")
 
 
 def noted(home: Path) -> Journal:
@@ -52,8 +70,7 @@ async def test_a_killed_daemon_comes_back(tmp_path: Path, autojump_clock: MockCl
         await house.load("a")
         await wait_noted(tmp_path, ["b", "a"])
     async with open_restorer(tmp_path) as (house, _):
-        while len(house.loader.routable) < 2:  # noqa: ASYNC110  # two models, either first
-            await trio.sleep(LOOK_S)
+        await wait_restored(house, count=2)
         assert ["b", "a"] == list(house.loader.models)
         assert options == house.loader.models["b"].options
         assert 1 == len(noted(tmp_path).unclean_starts)
@@ -79,10 +96,12 @@ async def test_after_a_clean_stop_nothing_comes_back(
         await wait_noted(tmp_path, ["a"])
         await restorer.close()
         await house.load("b")
-        await trio.sleep(SOON_S)
+        await trio.sleep(3 * LOOK_S)
+        await wait_disk()
         assert noted(tmp_path).is_clean
     async with open_restorer(tmp_path) as (house, _):
-        await trio.sleep(SOON_S)
+        await trio.sleep(3 * LOOK_S)
+        await wait_disk()
         assert {} == house.loader.models
 
 
@@ -93,7 +112,8 @@ async def test_a_stop_in_the_middle_of_the_start(tmp_path: Path, autojump_clock:
         await wait_noted(tmp_path, ["a"])
     async with open_restorer(tmp_path) as (house, restorer):
         await restorer.close()
-        await trio.sleep(SOON_S)
+        await trio.sleep(3 * LOOK_S)
+        await wait_disk()
         assert noted(tmp_path).is_clean
 
 
@@ -103,7 +123,8 @@ async def test_it_can_be_switched_off(tmp_path: Path, autojump_clock: MockClock)
         await house.load("a")
         await wait_noted(tmp_path, ["a"])
     async with open_restorer(tmp_path, restore=False) as (house, _):
-        await trio.sleep(SOON_S)
+        await trio.sleep(3 * LOOK_S)
+        await wait_disk()
         assert {} == house.loader.models
 
 
@@ -122,7 +143,8 @@ async def test_a_disk_that_cannot_be_written(tmp_path: Path, autojump_clock: Moc
     state.write_text("in the way")
     async with open_restorer(tmp_path) as (house, restorer):
         await house.load("a")
-        await trio.sleep(SOON_S)
+        await trio.sleep(3 * LOOK_S)
+        await wait_disk()
         await house.ask("a")
         assert ["a"] == house.answered
         state.unlink()
