@@ -16,8 +16,13 @@ from mlx.nn.layers.quantized import quantize
 from mlx.utils import tree_flatten
 from mlx_lm.models.llama import Model, ModelArgs
 
-# hidden size, layers, heads, KV heads, feed-forward size: Llama 3.2 1B and Llama 3.1 8B.
-SHAPES = {"1b": (2048, 16, 32, 8, 8192), "8b": (4096, 32, 32, 8, 14336)}
+# hidden size, layers, heads, KV heads, feed-forward size: Llama 3.2 1B, Llama 3.1 8B, and one that
+# loads at once.
+SHAPES = {
+    "1b": (2048, 16, 32, 8, 8192),
+    "8b": (4096, 32, 32, 8, 14336),
+    "tiny": (64, 2, 4, 2, 128),
+}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 
 

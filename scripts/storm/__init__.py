@@ -1,0 +1,1 @@
+"""What `scripts/kill_storm.py` and `scripts/soak.py` are made of."""
