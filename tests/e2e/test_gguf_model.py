@@ -105,8 +105,10 @@ def test_it_is_called_what_its_file_is_called(client: openai.OpenAI, quantised: 
 
 
 def test_eight_at_a_time(client: openai.OpenAI) -> None:
-    """A full batch answers everybody. Quantised kernels round differently in a batch of another
-    size, so texts may differ from those given alone; the tiny model shows that nothing else does.
+    """A full batch answers everybody.
+
+    Quantised kernels round differently in a batch of another size, so texts may differ from those
+    given alone; the conformance checks show that nothing else does.
     """
     with ThreadPoolExecutor(8) as pool:
         texts = list(pool.map(lambda i: ask(client, PROMPTS[i % 5]), range(8)))

@@ -152,7 +152,7 @@ async def test_a_model_that_keeps_dying_is_quarantined(tmp_path: Path) -> None:
 
 
 async def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
-    """Work in flight and nothing delivered: its request ends with a reason, the next is answered."""
+    """With work in flight and nothing delivered, its request ends with a typed error."""
     model = "fake:hangs?tokens=5&fail=hang&fail_step=3"
     settings = {**FAST_RESTART, "LMX_WORKER__STALL_S": "0.5"}
     async with open_daemon(tmp_path, model, settings=settings) as daemon:

@@ -306,6 +306,6 @@ class TestBudget:
         assert 7_200_000_000 - reading(99).daemon_bytes == budget_bytes(settings, reading(99))
 
     def test_levels_can_be_set(self) -> None:
-        """The critical level bounds what models may reserve; the daemon's own share is not theirs."""
+        """The critical level bounds what models may reserve, and the daemon's own share is off."""
         settings = MemorySettings(warning_percent=40, critical_percent=50)
         assert 50_000_000_000 - reading(60).daemon_bytes == budget_bytes(settings, reading(60))
