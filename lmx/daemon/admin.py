@@ -211,11 +211,13 @@ class ModelAdmin:
         try:
             await trio.to_thread.run_sync(look)
         except ModelNotFound as error:
-            close = self._find_close(name) or await self.loader.shelf.find(name)
-            if close is None:
-                raise ModelNotFound(error.message, param="model_id") from error
-            return close if backend is None else msgspec.structs.replace(close, backend=backend)
-        return spec
+            refusal = ModelNotFound(error.message, param="model_id")
+        else:
+            return spec
+        close = self._find_close(name) or await self.loader.shelf.find(name)
+        if close is None:
+            raise refusal
+        return close if backend is None else msgspec.structs.replace(close, backend=backend)
 
     def _find_known(self, name: str) -> ModelSpec | None:
         specs = [model.spec for model in self.loader.models.values()]

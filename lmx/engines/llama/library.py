@@ -19,7 +19,7 @@ from lmx.engines.llama.batch import RowBatch
 from lmx.errors import CorruptModel, OutOfMemory
 from lmx.protocol.values import GgufOptions
 
-WARNING_LEVEL, ERROR_LEVEL, CONTINUATION_LEVEL = 2, 3, 5
+WARNING_LEVEL, ERROR_LEVEL, CONTINUATION_LEVEL = 3, 4, 5  # of ggml.h
 MAX_KEPT_LINES = 40
 NO_FREE_CELLS, ABORTED = 1, 2
 MAX_VALUE_BYTES = 1 << 24
