@@ -122,6 +122,7 @@ class ScriptedWorkshop:
                     worker.link.end(WorkerClosed("the model's worker was stopped"))
                     nursery.cancel_scope.cancel()
         finally:
+            worker.die()
             self.open_count -= 1
 
     async def _answer(self, worker: ScriptedWorker, answer_s: float) -> None:
