@@ -80,14 +80,11 @@ class ReadyModel:
         self.generated_tokens = 0
         self.retired = trio.Event()
         self._unused = trio.Event()
-        self._used = trio.Event()
 
     def enter(self) -> None:
         """A request begins to use it."""
         self.users += 1
         self.last_used_s = trio.current_time()
-        self._used.set()
-        self._used = trio.Event()
 
     def leave(self) -> None:
         """The request is done with it."""
@@ -101,10 +98,6 @@ class ReadyModel:
         """Wait until no request uses it."""
         while self.users:
             await self._unused.wait()
-
-    async def wait_used(self) -> None:
-        """Wait for the next request."""
-        await self._used.wait()
 
 
 class ModelStatistics:

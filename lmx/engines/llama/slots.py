@@ -61,11 +61,6 @@ class SlotTable:
         """Slots that `take` can give."""
         return sum(slot.is_free for slot in self._slots)
 
-    @property
-    def live_tokens(self) -> int:
-        """Tokens resident for live sequences; what slots share counts for each of them."""
-        return sum(len(slot.resident) for slot in self._slots if not slot.is_free)
-
     def take(self, token_ids: Sequence[int], *, may_reuse: bool = True) -> Placement:
         """Give a free slot to a prompt, the one that saves it most work.
 
