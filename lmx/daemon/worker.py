@@ -66,7 +66,7 @@ class WorkerExit(Struct, frozen=True, kw_only=True):
     def may_be_a_request(self) -> bool:
         """Whether something the worker computed may have ended it; a plain kill comes from outside.
 
-        The kernel's out-of-memory killer is told from such a kill by whoever watches memory.
+        The kernel's out-of-memory killer looks like such a plain kill here.
         """
         if self.kind == "exit":
             return self.status not in {None, 0}
