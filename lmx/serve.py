@@ -19,6 +19,7 @@ from lmx.catalog.specs import ModelSpec
 from lmx.config import Settings
 from lmx.daemon.admin import ModelAdmin
 from lmx.daemon.dispatch import Dispatch
+from lmx.daemon.gauge import Gauge
 from lmx.daemon.guardian import Guardian
 from lmx.daemon.loader import Loader
 from lmx.daemon.meters import find_budget, make_meter
@@ -61,10 +62,10 @@ async def serve(
     telemetry = Telemetry()
     meter = make_meter()
     budget = await trio.to_thread.run_sync(find_budget, settings.memory, meter)
-    loader = Loader(settings, telemetry, budget_bytes=budget)
+    gauge = Gauge(meter)
+    loader = Loader(settings, telemetry, gauge=gauge, budget_bytes=budget)
     dispatch = Dispatch(loader, telemetry, settings.models)
-    guardian = Guardian(settings.memory, meter, ModelRelief(loader, dispatch), telemetry=telemetry)
-    loader.last_reading = lambda: guardian.reading
+    guardian = Guardian(settings.memory, gauge, ModelRelief(loader, dispatch), telemetry=telemetry)
     restorer = Restorer(loader, settings)
     admin = ModelAdmin(loader)
     dispatcher = Dispatcher(loader, dispatch, settings, admin=admin)

@@ -3,7 +3,7 @@
 Workers load, answer and die as the test says. The links and their sockets are the real ones.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from lmx.catalog.specs import ModelSpec
 from lmx.config import ModelSettings, Settings
 from lmx.daemon.dispatch import Dispatch, reply_error
 from lmx.daemon.estimates import Estimates, LoadPlan, load_command
+from lmx.daemon.gauge import Gauge
 from lmx.daemon.ledger import Demand
 from lmx.daemon.loader import Loader
 from lmx.daemon.meter import Reading
@@ -158,6 +159,14 @@ async def _answer_one(worker: ScriptedWorker, command: Generate, answer_s: float
             worker.send(delta(number, "yes"), finished(number))
 
 
+class NoMeter:
+    """Memory cannot be read."""
+
+    def read(self, pids: Collection[int]) -> Reading:
+        """Fails."""
+        raise OSError("no meter")
+
+
 class ScriptedSource(Estimates):
     """Every model needs what the test says."""
 
@@ -195,7 +204,7 @@ class ScriptedLoader(Loader):
         on_disk: Sequence[str] = (),
         budget_bytes: int = 1000,
     ) -> None:
-        super().__init__(settings, telemetry, budget_bytes=budget_bytes)
+        super().__init__(settings, telemetry, gauge=Gauge(NoMeter()), budget_bytes=budget_bytes)
         self.scripted = workshop
         self.workshop = workshop
         self.estimates = ScriptedSource(settings, sizes or {})
@@ -260,7 +269,7 @@ class House:
         )
         self.footprints: dict[int, int] = {}
         reading = Reading(used_bytes=0, total_bytes=0, daemon_bytes=0, worker_bytes=self.footprints)
-        self.loader.last_reading = lambda: reading
+        self.loader.gauge.reading = reading
         self.dispatch = Dispatch(self.loader, self.telemetry, settings.models)
         self.answered: list[str] = []
         self.failed: list[tuple[str, LmxError]] = []

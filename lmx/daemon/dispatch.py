@@ -22,6 +22,7 @@ from lmx.daemon.telemetry import Telemetry
 from lmx.errors import (
     Draining,
     LmxError,
+    OutOfMemory,
     QueueFull,
     WorkerBroken,
     WorkerClosed,
@@ -33,6 +34,8 @@ from lmx.protocol.values import Usage
 
 log = structlog.get_logger("lmx.requests")
 
+# What the requests of a worker are told that ended by itself.
+DEATHS = (WorkerBroken, WorkerStalled, OutOfMemory)
 DRAINING = "the server is stopping"
 RETRY_AFTER_STOP_S = 5.0
 SHORT_OF_MEMORY = "the machine is short of memory; running requests go on, new ones have to wait"
@@ -201,7 +204,7 @@ class Dispatch:
         ended = ready.worker.ended
         if ended is None or not ended.may_be_a_request:
             return
-        if any(isinstance(choice.error, WorkerBroken | WorkerStalled) for choice in choices):
+        if any(isinstance(choice.error, DEATHS) for choice in choices):
             self._poison.blame([_mark(generate, model)], trio.current_time(), death=ended.pid)
 
     def _refuse_if_draining(self) -> None:

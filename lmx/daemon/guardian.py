@@ -13,7 +13,6 @@ The guardian decides when; what a step means is the loader's, behind `Relief`.
 """
 
 from collections.abc import Collection
-from functools import partial
 from typing import NoReturn, Protocol
 
 import structlog
@@ -21,7 +20,8 @@ import trio
 from msgspec import Struct
 
 from lmx.config import MemorySettings
-from lmx.daemon.meter import Meter, Pressure, Reading
+from lmx.daemon.gauge import Gauge
+from lmx.daemon.meter import Pressure, Reading
 from lmx.daemon.telemetry import Telemetry
 
 # How far use must fall below the warning level before a new crossing is told, so that use which
@@ -103,25 +103,21 @@ class Guardian:
 
     Args:
         settings: The levels and the period.
-        meter: Read once per period; one that fails changes nothing but a line in the log.
+        gauge: Read once per period; one that fails changes nothing but a line in the log.
         relief: Makes room.
         telemetry: Told about crossings and unloaded models.
 
     Attributes:
-        reading: The last one that succeeded.
         is_admitting: Whether requests are accepted as far as memory goes.
     """
 
     def __init__(
-        self, settings: MemorySettings, meter: Meter, relief: Relief, *, telemetry: Telemetry
+        self, settings: MemorySettings, gauge: Gauge, relief: Relief, *, telemetry: Telemetry
     ) -> None:
         self._settings = settings
-        self._meter = meter
+        self._gauge = gauge
         self._relief = relief
         self._telemetry = telemetry
-        # A thread of its own: other work must not delay a reading.
-        self._threads = trio.CapacityLimiter(1)
-        self.reading: Reading | None = None
         self.is_admitting = True
         self._can_read = True
         self._is_warned = False
@@ -148,7 +144,6 @@ class Guardian:
         if reading is None:
             self._hold()
             return
-        self.reading = reading
         usage = measure_usage(self._settings, reading)
         self._warn(usage)
         if usage.percent >= self._settings.critical_percent or usage.pressure == "critical":
@@ -160,11 +155,8 @@ class Guardian:
             self._recover()
 
     async def _read(self) -> Reading | None:
-        read = partial(self._meter.read, tuple(self._relief.worker_pids))
         try:
-            reading = await trio.to_thread.run_sync(
-                read, abandon_on_cancel=True, limiter=self._threads
-            )
+            reading = await self._gauge.read(self._relief.worker_pids)
         except OSError as error:
             if self._can_read:
                 log.warning("memory cannot be read", reason=str(error))

@@ -6,7 +6,7 @@ A request for a model that is on its way waits in line for it; one that names a 
 nobody has loaded starts its load, if settings allow that.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import NoReturn
 
@@ -17,6 +17,7 @@ from lmx.catalog.names import resolve_name
 from lmx.catalog.specs import ModelSpec
 from lmx.config import Settings
 from lmx.daemon.estimates import Estimates
+from lmx.daemon.gauge import Gauge
 from lmx.daemon.lease import Lease
 from lmx.daemon.ledger import Ledger
 from lmx.daemon.meter import Reading
@@ -51,26 +52,26 @@ class Loader:
     Args:
         settings: The daemon's settings.
         telemetry: Told about loads and exits.
+        gauge: Has the last reading of memory, and tells what a killed worker died of.
         budget_bytes: Memory that models may take together.
-
-    Attributes:
-        last_reading: Where the last reading of memory comes from.
     """
 
-    def __init__(self, settings: Settings, telemetry: Telemetry, *, budget_bytes: int) -> None:
+    def __init__(
+        self, settings: Settings, telemetry: Telemetry, *, gauge: Gauge, budget_bytes: int
+    ) -> None:
         self._models: dict[str, Model] = {}
         self.settings = settings
         self.telemetry = telemetry
+        self.gauge = gauge
         self.room = Room(
             Ledger(budget_bytes),
             self._models.values,
             min_residency_s=settings.models.min_residency_s,
         )
         self.lease = Lease(settings.worker.lease, slice_s=settings.worker.lease_slice_s)
-        self.workshop = Workshop(settings.worker)
+        self.workshop = Workshop(settings.worker, has_kernel_killed=gauge.has_killed)
         self.estimates = Estimates(settings, budget_bytes=budget_bytes)
         self.shelf = Shelf(settings)
-        self.last_reading: Callable[[], Reading | None] = lambda: None
         self._supervised: set[str] = set()
         self._nursery: trio.Nursery | None = None
 
@@ -87,7 +88,7 @@ class Loader:
     @property
     def reading(self) -> Reading | None:
         """Memory as last measured."""
-        return self.last_reading()
+        return self.gauge.reading
 
     def footprint(self, pid: int) -> int | None:
         """Bytes of a process as last measured."""

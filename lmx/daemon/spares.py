@@ -15,7 +15,7 @@ import trio
 
 from lmx.config import WorkerSettings
 from lmx.daemon.restarts import DELAY_LIMIT_S, FIRST_DELAY_S, restart_delay_s
-from lmx.daemon.worker import Worker, open_worker
+from lmx.daemon.worker import HasKernelKilled, Worker, open_worker
 from lmx.errors import WorkerError
 from lmx.protocol.messages import Prepare
 
@@ -52,16 +52,22 @@ class Workshop:
     Args:
         settings: How processes are stopped, and whether there is a spare.
         open_process: Starts one and ends it with the block.
+        has_kernel_killed: What `open_worker` asks when a worker was killed.
     """
 
     def __init__(
         self,
         settings: WorkerSettings,
         open_process: Callable[[], AbstractAsyncContextManager[Worker]] | None = None,
+        *,
+        has_kernel_killed: HasKernelKilled | None = None,
     ) -> None:
         self._has_spare = settings.has_spare
         self._open_process = open_process or partial(
-            open_worker, environment=worker_environment(), stop_grace_s=settings.stop_grace_s
+            open_worker,
+            environment=worker_environment(),
+            stop_grace_s=settings.stop_grace_s,
+            has_kernel_killed=has_kernel_killed,
         )
         self._pids: list[int] = []
         self._spare: _Spare | None = None

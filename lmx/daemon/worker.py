@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Literal
@@ -37,11 +37,16 @@ OUTPUT_TAIL_BYTES = 64 * 1024
 # its requests are told without it.
 EXIT_STATUS_WAIT_S = 0.5
 KILL_WAIT_S = 5.0
+OOM_KILLED = "the kernel ended the model's process because the machine ran out of memory"
 
 log = structlog.get_logger("lmx.worker")
 
 
-ExitKind = Literal["exit", "signal", "abort", "killed", "out_of_memory", "bad_frame", "stall"]
+ExitKind = Literal[
+    "exit", "signal", "abort", "killed", "oom_killed", "out_of_memory", "bad_frame", "stall"
+]
+# Whether the kernel has just ended a process for want of memory.
+HasKernelKilled = Callable[[], Awaitable[bool]]
 CRASH_SIGNALS = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
 
 
@@ -64,10 +69,7 @@ class WorkerExit(Struct, frozen=True, kw_only=True):
 
     @property
     def may_be_a_request(self) -> bool:
-        """Whether something the worker computed may have ended it; a plain kill comes from outside.
-
-        The kernel's out-of-memory killer looks like such a plain kill here.
-        """
+        """Whether something it computed may have ended it; a plain kill comes from outside."""
         if self.kind == "exit":
             return self.status not in {None, 0}
         return self.kind != "killed"
@@ -78,6 +80,8 @@ class WorkerExit(Struct, frozen=True, kw_only=True):
             return WorkerStalled(f"the model's worker delivered nothing any more: {self.reason}")
         if self.kind == "out_of_memory":
             return OutOfMemory("No model loaded: the device ran out of memory, the model reloads")
+        if self.kind == "oom_killed":
+            return OutOfMemory(f"No model loaded: {self.reason}, the model reloads")
         return WorkerBroken(f"the model's worker ended: {self.reason}")
 
 
@@ -89,8 +93,14 @@ class Worker:
         ended: How it ended by itself, once it did.
     """
 
-    def __init__(self, process: trio.Process, link: WorkerLink) -> None:
+    def __init__(
+        self,
+        process: trio.Process,
+        link: WorkerLink,
+        has_kernel_killed: HasKernelKilled | None,
+    ) -> None:
         self._process = process
+        self._has_kernel_killed = has_kernel_killed
         self._output = bytearray()
         self._has_ended = trio.Event()
         self._condemned: tuple[ExitKind, str] | None = None
@@ -122,6 +132,8 @@ class Worker:
         with trio.move_on_after(EXIT_STATUS_WAIT_S):
             await self._process.wait()
         status = self._process.returncode
+        if self._condemned is None and status == -signal.SIGKILL:
+            await self._blame_the_kernel()
         kind, reason = self._condemned or (classify_status(status), describe_status(status))
         self.ended = WorkerExit(
             pid=self.pid,
@@ -132,6 +144,11 @@ class Worker:
         )
         self.link.end(self.ended.error())
         self._has_ended.set()
+
+    async def _blame_the_kernel(self) -> None:
+        """Of a kill that nobody here has sent: say so if the kernel did it."""
+        if self._has_kernel_killed is not None and await self._has_kernel_killed():
+            self._condemned = ("oom_killed", OOM_KILLED)
 
     async def capture_output(self) -> None:
         """Keep the last of what the process prints; each line also goes to the debug log."""
@@ -157,13 +174,17 @@ class Worker:
 
 @asynccontextmanager
 async def open_worker(
-    *, environment: Mapping[str, str], stop_grace_s: float
+    *,
+    environment: Mapping[str, str],
+    stop_grace_s: float,
+    has_kernel_killed: HasKernelKilled | None = None,
 ) -> AsyncIterator[Worker]:
     """Start a worker process; leaving the block ends it.
 
     Args:
         environment: The child's environment.
         stop_grace_s: Time between SIGTERM and SIGKILL.
+        has_kernel_killed: Asked when the process got a SIGKILL that we did not send.
 
     Raises:
         WorkerBroken: The system refuses another process.
@@ -183,7 +204,7 @@ async def open_worker(
         except OSError as error:
             ours.close()
             raise WorkerBroken(f"a worker process cannot be started: {error}") from error
-    worker = Worker(process, WorkerLink(ours))
+    worker = Worker(process, WorkerLink(ours), has_kernel_killed)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(worker.capture_output)
         nursery.start_soon(worker.run)

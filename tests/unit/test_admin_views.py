@@ -134,7 +134,7 @@ async def test_memory_of_the_machine(autojump_clock: MockClock) -> None:
         reading = Reading(
             used_bytes=60 * 10**9, total_bytes=80 * 10**9, daemon_bytes=1, worker_bytes={}
         )
-        loader.last_reading = lambda: reading
+        loader.gauge.reading = reading
         assert (10.0, 1.0) == (before.total_gb, before.used_gb)
         assert {
             "total_gb": 80.0,

@@ -26,15 +26,17 @@ def refused(house: House) -> list[str]:
     return [label for label, error in house.failed if isinstance(error, PoisonRequest)]
 
 
-@pytest.mark.parametrize("kind", ["signal", "abort", "exit", "bad_frame", "stall"])
+TOLD = {"stall": WorkerStalled, "out_of_memory": OutOfMemory, "oom_killed": OutOfMemory}
+
+
+@pytest.mark.parametrize("kind", ["signal", "abort", "exit", "bad_frame", *TOLD])
 async def test_the_second_death_is_one_too_many(kind: ExitKind, autojump_clock: MockClock) -> None:
     """Whatever the worker died of while it computed; other requests and models do not suffer."""
     async with open_house(SIZES, usual=HANGING) as (house, requests):
         await house.load("a", "b")
         for _ in range(2):
             await die_with(house, requests, kind, "evil")
-        broken = WorkerStalled if kind == "stall" else WorkerBroken
-        assert [broken] * 2 == [type(error) for _, error in house.failed]
+        assert [TOLD.get(kind, WorkerBroken)] * 2 == [type(error) for _, error in house.failed]
         await house.ask("a", "evil", "evil")
         assert ["evil"] == refused(house)
         assert 2 == len(house.workshop.workers["a"]) - 1
@@ -89,18 +91,16 @@ async def test_copies_at_one_death_count_once(autojump_clock: MockClock) -> None
         requests.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("kind", ["killed", "out_of_memory"])
-async def test_deaths_that_are_no_requests_fault(kind: ExitKind, autojump_clock: MockClock) -> None:
-    """A kill comes from outside, and a device that is full is told as such."""
+async def test_a_plain_kill_is_no_requests_fault(autojump_clock: MockClock) -> None:
+    """A kill comes from outside."""
     async with open_house(SIZES, usual=HANGING) as (house, requests):
         await house.load("a")
         for _ in range(2):
-            await die_with(house, requests, kind, "innocent")
+            await die_with(house, requests, "killed", "innocent")
         requests.start_soon(house.ask, "a", "innocent", "innocent")
         await wait_all_tasks_blocked()
         assert ([], 1) == (refused(house), house.dispatch.in_flight)
-        kinds = {type(error) for _, error in house.failed}
-        assert {OutOfMemory if kind == "out_of_memory" else WorkerBroken} == kinds
+        assert {WorkerBroken} == {type(error) for _, error in house.failed}
         requests.cancel_scope.cancel()
 
 
@@ -111,6 +111,8 @@ async def test_deaths_that_are_no_requests_fault(kind: ExitKind, autojump_clock:
         ("exit", 0, False),
         ("exit", None, False),
         ("killed", -9, False),
+        ("oom_killed", -9, True),
+        ("out_of_memory", 9, True),
         ("signal", -11, True),
         ("abort", -6, True),
         ("stall", -9, True),

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from lmx.config import MemorySettings
+from lmx.daemon.gauge import Gauge
 from lmx.daemon.guardian import HOLD_READINGS, Guardian, budget_bytes, measure_usage
 from lmx.daemon.meter import Pressure, Reading
 from lmx.daemon.telemetry import DaemonEvent, Telemetry
@@ -127,7 +128,7 @@ async def watch(
 ) -> list[DaemonEvent]:
     """The events of a guardian that goes through these readings."""
     telemetry, meter = Telemetry(), ScriptedMeter(*script)
-    guardian = Guardian(SETTINGS, meter, relief or RecordedRelief(), telemetry=telemetry)
+    guardian = Guardian(SETTINGS, Gauge(meter), relief or RecordedRelief(), telemetry=telemetry)
     with telemetry.subscribe() as channel:
         await run_through(guardian, meter)
         count = channel.statistics().current_buffer_used
@@ -273,21 +274,23 @@ class TestMeter:
     async def test_readings_are_taken_in_a_thread(self, clock: MockClock) -> None:
         """The event loop opens no files; the last reading is kept for others to see."""
         meter = ScriptedMeter(reading(10), reading(20), OSError())
-        guardian = Guardian(SETTINGS, meter, RecordedRelief(), telemetry=Telemetry())
-        assert guardian.reading is None
+        gauge = Gauge(meter)
+        guardian = Guardian(SETTINGS, gauge, RecordedRelief(), telemetry=Telemetry())
+        assert gauge.reading is None
         await run_through(guardian, meter)
         assert threading.get_ident() not in meter.threads
         assert {7, 8} == set(meter.pids)
-        assert reading(20) == guardian.reading
+        assert reading(20) == gauge.reading
 
     async def test_it_has_started_when_the_first_reading_is_judged(self, clock: MockClock) -> None:
         """Who starts it can size a ledger by the reading."""
         meter = ScriptedMeter(reading(95))
         relief = RecordedRelief()
-        guardian = Guardian(SETTINGS, meter, relief, telemetry=Telemetry())
+        gauge = Gauge(meter)
+        guardian = Guardian(SETTINGS, gauge, relief, telemetry=Telemetry())
         async with trio.open_nursery() as nursery:
             await nursery.start(guardian.run)
-            assert (reading(95), ["shrink"]) == (guardian.reading, relief.steps)
+            assert (reading(95), ["shrink"]) == (gauge.reading, relief.steps)
             nursery.cancel_scope.cancel()
         meter.release()
 

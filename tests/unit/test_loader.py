@@ -11,6 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from lmx.catalog.specs import ModelSpec, parse_spec
 from lmx.config import GgufSettings, ModelSettings, Settings
 from lmx.daemon.estimates import kv_cache_bytes, load_command
+from lmx.daemon.gauge import Gauge
 from lmx.daemon.loader import Loader
 from lmx.daemon.model import Leaving
 from lmx.daemon.model_state import ModelState
@@ -29,7 +30,7 @@ from lmx.errors import (
 )
 from lmx.protocol.messages import Load
 from lmx.protocol.values import GgufOptions
-from tests.lifecycle import FOREVER, HOME, Life, Recorder, ScriptedLoader, ScriptedWorkshop
+from tests.lifecycle import FOREVER, HOME, Life, NoMeter, Recorder, ScriptedLoader, ScriptedWorkshop
 
 
 @asynccontextmanager
@@ -76,7 +77,7 @@ async def test_asking_twice_loads_once(autojump_clock: MockClock) -> None:
 
 def test_a_loader_that_does_not_run_cannot_load() -> None:
     """Loading before `run` is a programming error."""
-    loader = Loader(Settings(home=HOME), Telemetry(), budget_bytes=1000)
+    loader = Loader(Settings(home=HOME), Telemetry(), gauge=Gauge(NoMeter()), budget_bytes=1000)
     with pytest.raises(RuntimeError):
         loader.load(ModelSpec("m", "fake", ""))
     assert {} == loader.models
@@ -287,7 +288,7 @@ async def test_events_tell_what_happened(autojump_clock: MockClock) -> None:
 )
 async def test_a_model_that_is_nowhere(text: str) -> None:
     """A path or id that is not on disk fails for good, and requests hear why."""
-    loader = Loader(Settings(home=HOME), Telemetry(), budget_bytes=1000)
+    loader = Loader(Settings(home=HOME), Telemetry(), gauge=Gauge(NoMeter()), budget_bytes=1000)
     async with trio.open_nursery() as nursery:
         await nursery.start(loader.run)
         loader.load(parse_spec(text))
