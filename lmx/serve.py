@@ -29,6 +29,7 @@ from lmx.daemon.restorer import Restorer
 from lmx.daemon.telemetry import Telemetry
 from lmx.web.app import Dispatcher
 from lmx.web.server import HttpServer, bind_sockets
+from lmx.web.services import Services
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Connections, worker pipes and room to spare; macOS starts processes with 256.
@@ -68,8 +69,8 @@ async def serve(
     guardian = Guardian(settings.memory, gauge, ModelRelief(loader, dispatch), telemetry=telemetry)
     restorer = Restorer(loader, settings)
     admin = ModelAdmin(loader)
-    dispatcher = Dispatcher(loader, dispatch, settings, admin=admin)
-    server = HttpServer(dispatcher, settings.server, sockets)
+    services = Services(settings, loader, dispatch, telemetry, admin)
+    server = HttpServer(Dispatcher(services), settings.server, sockets)
     stop_requested = trio.Event()
     async with trio.open_nursery() as siblings:
         await siblings.start(partial(_watch_signals, stop_requested))

@@ -15,10 +15,6 @@ from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from lmx.config import Settings
-from lmx.daemon.admin import ModelAdmin
-from lmx.daemon.dispatch import Dispatch
-from lmx.daemon.loader import Loader
 from lmx.errors import LmxError
 from lmx.schema.problems import ProblemReply, encode_http_problem, encode_problem
 from lmx.web.admin import CONVERTERS, admin_routes
@@ -28,6 +24,7 @@ from lmx.web.docs import show_docs, show_openapi
 from lmx.web.exchange import Exchange, Handler, new_request_id, run_exchange
 from lmx.web.health import HealthRoutes
 from lmx.web.models import model_routes
+from lmx.web.services import Services
 from lmx.web.tokens import TokenRoutes
 
 
@@ -49,18 +46,17 @@ class SafeHTTPConnection(TrioASGIHTTPConnection):
         await super().__call__(receive, send_whole)
 
 
-def make_quart(
-    loader: Loader, dispatch: Dispatch, settings: Settings, *, admin: ModelAdmin
-) -> QuartTrio:
+def make_quart(services: Services) -> QuartTrio:
     """The routes that need no speed."""
+    settings = services.settings.server
     app = QuartTrio("lmx")
     app.asgi_http_class = SafeHTTPConnection
     app.config["RESPONSE_TIMEOUT"] = None  # 60 s by default, which cuts long answers off
-    app.config["BODY_TIMEOUT"] = settings.server.body_timeout_s
-    app.config["MAX_CONTENT_LENGTH"] = settings.server.max_body_bytes
+    app.config["BODY_TIMEOUT"] = settings.body_timeout_s
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.url_map.converters.update(CONVERTERS)
-    app.register_blueprint(model_routes(loader))
-    app.register_blueprint(admin_routes(admin, dispatch))
+    app.register_blueprint(model_routes(services.loader))
+    app.register_blueprint(admin_routes(services.admin, services.dispatch))
 
     @app.errorhandler(LmxError)
     async def refuse(error: LmxError) -> Response:
@@ -96,18 +92,14 @@ class Dispatcher:
     """Chooses the handler of each request.
 
     Args:
-        loader: Knows the models.
-        dispatch: Opens replies.
-        settings: Limits.
-        admin: Manages the models.
+        services: What the routes work with.
     """
 
-    def __init__(
-        self, loader: Loader, dispatch: Dispatch, settings: Settings, *, admin: ModelAdmin
-    ) -> None:
+    def __init__(self, services: Services) -> None:
+        settings, dispatch = services.settings, services.dispatch
         self._body_limit = settings.server.max_body_bytes
-        health = HealthRoutes(loader, dispatch)
-        tokens = TokenRoutes(dispatch, loader, settings)
+        health = HealthRoutes(services.loader, dispatch)
+        tokens = TokenRoutes(dispatch, services.loader, settings)
         self._raw: dict[tuple[str, str], Handler] = {
             ("GET", "/"): health.index,
             ("GET", "/health"): health.live,
@@ -121,7 +113,7 @@ class Dispatcher:
             ("POST", "/detokenize"): tokens.detokenize,
             ("POST", "/apply-template"): tokens.apply_template,
         }
-        self._quart = make_quart(loader, dispatch, settings, admin=admin)
+        self._quart = make_quart(services)
         _declare(self._quart, self._raw)
 
     async def __call__(

@@ -1,0 +1,27 @@
+"""What the routes work with: one value that the composition root fills and every route reads."""
+
+from typing import NamedTuple
+
+from lmx.config import Settings
+from lmx.daemon.admin import ModelAdmin
+from lmx.daemon.dispatch import Dispatch
+from lmx.daemon.loader import Loader
+from lmx.daemon.telemetry import Telemetry
+
+
+class Services(NamedTuple):
+    """The daemon as the web layer sees it.
+
+    Attributes:
+        settings: As they were at start.
+        loader: Knows the models.
+        dispatch: Opens replies.
+        telemetry: Counts and tells.
+        admin: Manages the models.
+    """
+
+    settings: Settings
+    loader: Loader
+    dispatch: Dispatch
+    telemetry: Telemetry
+    admin: ModelAdmin
