@@ -6,7 +6,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -71,16 +71,18 @@ def test_a_nucleus_is_that_of_the_mlx_engine(
 
 
 @given(SEEDS, st.floats(1e-3, 1 - 1e-6), st.sampled_from([0.01, 1.0, 8.0]))
+@example(354, 0.6953125, 0.01)
 @settings(max_examples=60, deadline=None)
 def test_a_nucleus_is_the_smallest_that_has_its_share(
     seed: int, share: float, spread: float
 ) -> None:
-    """Without its least token it would have less."""
+    """Without its least token, and those whose weight float32 cannot tell from it, it has less."""
     row = row_of(seed, spread=spread)
-    kept = row >= nucleus_edge(row, weights_of(row), share)
+    rounded = weights_of(row)
+    kept = row >= nucleus_edge(row, rounded, share)
     weights = np.exp(row.astype(np.float64) - row.max())
     mass = weights[kept].sum() / weights.sum()
-    least = weights[kept].min()
+    least = weights[kept & (rounded == rounded[kept].min())].sum()
     assert mass - least / weights.sum() - 1e-6 < share < mass + 1e-6
 
 
