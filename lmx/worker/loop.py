@@ -29,6 +29,7 @@ from lmx.protocol.messages import (
     LoadFailed,
     Prepare,
     Shrink,
+    StopThinking,
 )
 from lmx.protocol.values import ModelInfo
 from lmx.worker.channel import Channel
@@ -152,6 +153,8 @@ def run_steps(
                 send(answers)
         elif isinstance(item, LeaseCommand):
             lease.take(item)
+        elif isinstance(item, StopThinking):
+            scheduler.stop_thinking(item.sequence)
         elif isinstance(item, Shrink):
             scheduler.shrink()
         else:
