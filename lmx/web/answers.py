@@ -12,12 +12,13 @@ from lmx.daemon.dispatch import Reply, reply_error
 from lmx.errors import LmxError
 from lmx.protocol.messages import Started
 from lmx.protocol.values import FinishReason, TokenLogprob
-from lmx.schema.reply import ReplyHead
+from lmx.schema.reply import SSE_COMMENT, ReplyHead
 from lmx.text.dialects import dialect_named
 from lmx.text.output import AnswerParser
 from lmx.text.parts import AnswerPart, TextPart
 from lmx.web.exchange import Exchange
-from lmx.web.streaming import MakeParser, Parser, StreamEncoder, TokenStream
+from lmx.web.pump import Pump
+from lmx.web.streaming import MakeParser, Parser, ReplySource, StreamEncoder
 
 SYSTEM_FINGERPRINT = f"lmx-{__version__}"
 
@@ -83,8 +84,8 @@ async def stream_answer(
 ) -> None:
     """Send the head and first frames, then everything the reply says."""
     sink = await exchange.start_stream(first)
-    stream = TokenStream(reply, encoder, sink, make_parser=make_parser, heartbeat_s=heartbeat_s)
-    await stream.run()
+    source = ReplySource(reply, encoder, make_parser=make_parser)
+    await Pump(source, sink, heartbeat=SSE_COMMENT, heartbeat_s=heartbeat_s).run()
 
 
 async def collect_answer(reply: Reply, *, make_parser: MakeParser) -> list[Collected]:

@@ -8,7 +8,6 @@ framing of ours: there the request's task sends through ASGI instead. The sink k
 
 from typing import Protocol
 
-import trio
 from hypercorn.typing import ASGISendCallable
 
 from lmx.web.guarded import GuardedStream
