@@ -28,6 +28,7 @@ from lmx.daemon.restarts import keep_running
 from lmx.daemon.restorer import Restorer
 from lmx.daemon.telemetry import Telemetry
 from lmx.web.app import Dispatcher
+from lmx.web.events import EventHub
 from lmx.web.server import HttpServer, bind_sockets
 from lmx.web.services import Services
 
@@ -69,13 +70,15 @@ async def serve(
     guardian = Guardian(settings.memory, gauge, ModelRelief(loader, dispatch), telemetry=telemetry)
     restorer = Restorer(loader, settings)
     admin = ModelAdmin(loader)
-    services = Services(settings, loader, dispatch, telemetry, admin)
+    events = EventHub(telemetry, heartbeat_s=settings.server.events_heartbeat_s)
+    services = Services(settings, loader, dispatch, telemetry, admin, events)
     server = HttpServer(Dispatcher(services), settings.server, sockets)
     stop_requested = trio.Event()
     async with trio.open_nursery() as siblings:
         await siblings.start(partial(_watch_signals, stop_requested))
         siblings.start_soon(partial(keep_running, telemetry.run, name="telemetry"))
         await siblings.start(loader.run)
+        siblings.start_soon(partial(keep_running, events.run, name="event heartbeat"))
         siblings.start_soon(partial(keep_running, guardian.run, name="memory guardian"))
         siblings.start_soon(partial(keep_running, admin.run, name="model administration"))
         async with trio.open_nursery() as http:

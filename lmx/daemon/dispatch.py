@@ -104,6 +104,7 @@ class Dispatch:
         self._is_draining = False
         self._is_short_of_memory = False
         self._became_idle = trio.Event()
+        self._revoked = trio.Event()
 
     @property
     def in_flight(self) -> int:
@@ -186,6 +187,11 @@ class Dispatch:
         """End every open reply with an error, so that its client is told why."""
         for stream in list(self._open):
             stream.fail(Draining(DRAINING, retry_after_s=RETRY_AFTER_STOP_S))
+        self._revoked.set()
+
+    async def wait_revoked(self) -> None:
+        """Wait until the daemon ends what is still open."""
+        await self._revoked.wait()
 
     def set_admitting(self, *, is_admitting: bool) -> None:
         """Refuse new requests while memory is short, or take them again."""

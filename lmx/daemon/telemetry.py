@@ -5,7 +5,7 @@ are states, not a log: a subscriber that falls behind is dropped and its channel
 reconnects to a fresh state instead of reading the past.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,6 +48,7 @@ class Telemetry:
         self._completion_tokens = 0
         self._tokens_per_second = 0.0
         self._subscribers: list[trio.MemorySendChannel[DaemonEvent]] = []
+        self._listeners: list[Callable[[DaemonEvent], None]] = []
 
     async def run(self) -> None:
         """Publish the throughput of each period in which anything ran. Never returns."""
@@ -84,14 +85,20 @@ class Telemetry:
         )
 
     def publish(self, event_type: str, **fields: Any) -> None:
-        """Tell every subscriber; drop those that are full."""
+        """Tell every listener and subscriber; drop subscribers that are full."""
         event = DaemonEvent(event_type, fields)
+        for listener in self._listeners:
+            listener(event)
         for channel in list(self._subscribers):
             try:
                 channel.send_nowait(event)
             except (trio.WouldBlock, trio.BrokenResourceError):
                 self._subscribers.remove(channel)
                 channel.close()
+
+    def listen(self, listener: Callable[[DaemonEvent], None]) -> None:
+        """Have every event given to `listener`, which must neither block nor raise, for good."""
+        self._listeners.append(listener)
 
     @contextmanager
     def subscribe(self) -> Iterator[trio.MemoryReceiveChannel[DaemonEvent]]:

@@ -21,6 +21,7 @@ from lmx.web.admin import CONVERTERS, admin_routes
 from lmx.web.chat import ChatRoute
 from lmx.web.completions import CompletionRoute
 from lmx.web.docs import show_docs, show_openapi
+from lmx.web.events import EventsRoute
 from lmx.web.exchange import Exchange, Handler, new_request_id, run_exchange
 from lmx.web.health import HealthRoutes
 from lmx.web.models import model_routes
@@ -105,6 +106,7 @@ class Dispatcher:
             ("GET", "/health"): health.live,
             ("GET", "/healthz"): health.live,
             ("GET", "/readyz"): health.ready,
+            ("GET", "/admin/events"): EventsRoute(services.events, dispatch.wait_revoked),
             ("GET", "/openapi.json"): show_openapi,
             ("GET", "/docs"): show_docs,
             ("POST", "/v1/chat/completions"): ChatRoute(dispatch, settings),

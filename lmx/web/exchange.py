@@ -67,11 +67,25 @@ class Exchange:
         self._body_arrived = trio.Event()  # complete, or over the limit
         self._is_streaming = False
         self._is_answered = False
+        self._on_disconnect: Callable[[], None] | None = None
 
     @property
     def is_streaming(self) -> bool:
         """Whether the head of an event stream went out."""
         return self._is_streaming
+
+    def header(self, name: bytes) -> str:
+        """A request header's value, the last of several; empty if it is not there."""
+        values = [value for key, value in self.scope["headers"] if key == name]
+        return str(values[-1].decode("latin-1")) if values else ""
+
+    def abort(self) -> None:
+        """End the connection at once, whatever it is in the middle of."""
+        stream = self.scope["extensions"].get(STREAM_EXTENSION)
+        if isinstance(stream, GuardedStream):
+            stream.abort()
+        elif self._on_disconnect is not None:
+            self._on_disconnect()
 
     async def read_body(self, *, timeout_s: float) -> bytes:
         """The whole request body.
@@ -99,6 +113,7 @@ class Exchange:
     async def listen(self, *, body_limit: int, on_disconnect: Callable[[], None]) -> None:
         """Read everything the client sends until it is gone or the exchange is over."""
         self._body_limit = body_limit
+        self._on_disconnect = on_disconnect
         if (declared := self._declared_body_bytes()) > body_limit:
             self._body_bytes = declared
             self._body_arrived.set()

@@ -7,6 +7,7 @@ from lmx.daemon.admin import ModelAdmin
 from lmx.daemon.dispatch import Dispatch
 from lmx.daemon.loader import Loader
 from lmx.daemon.telemetry import Telemetry
+from lmx.web.events import EventHub
 
 
 class Services(NamedTuple):
@@ -18,6 +19,7 @@ class Services(NamedTuple):
         dispatch: Opens replies.
         telemetry: Counts and tells.
         admin: Manages the models.
+        events: Tells clients what happens.
     """
 
     settings: Settings
@@ -25,3 +27,4 @@ class Services(NamedTuple):
     dispatch: Dispatch
     telemetry: Telemetry
     admin: ModelAdmin
+    events: EventHub
