@@ -86,6 +86,11 @@ class Loader:
         return [model for model in self._models.values() if model.state is ModelState.READY]
 
     @property
+    def is_loading(self) -> bool:
+        """Whether any model is being loaded."""
+        return any(model.state is ModelState.LOADING for model in self._models.values())
+
+    @property
     def reading(self) -> Reading | None:
         """Memory as last measured."""
         return self.gauge.reading
