@@ -85,7 +85,7 @@ class Histogram:
         self.total += other.total
 
 
-class Latencies(Struct, frozen=True):
+class Latencies(Struct, frozen=True, kw_only=True):
     """Where the time of requests went, in seconds.
 
     Attributes:
@@ -95,6 +95,7 @@ class Latencies(Struct, frozen=True):
         prefill: From having a slot to the first token.
         decode: From the first token to the last.
         whole: From received to the end.
+        lease: From wanting the device lease to having it, of workers that take turns.
     """
 
     first_text: Histogram
@@ -103,6 +104,7 @@ class Latencies(Struct, frozen=True):
     prefill: Histogram
     decode: Histogram
     whole: Histogram
+    lease: Histogram
 
     def add(self, other: "Latencies") -> None:
         """Take over all observations."""
@@ -112,8 +114,15 @@ class Latencies(Struct, frozen=True):
 
 def new_latencies() -> Latencies:
     """All of them empty."""
-    rest = [Histogram(REQUEST_BOUNDS_S) for _ in range(4)]
-    return Latencies(Histogram(FIRST_TEXT_BOUNDS_S), Histogram(BETWEEN_TEXTS_BOUNDS_S), *rest)
+    return Latencies(
+        first_text=Histogram(FIRST_TEXT_BOUNDS_S),
+        between_texts=Histogram(BETWEEN_TEXTS_BOUNDS_S),
+        queue=Histogram(REQUEST_BOUNDS_S),
+        prefill=Histogram(REQUEST_BOUNDS_S),
+        decode=Histogram(REQUEST_BOUNDS_S),
+        whole=Histogram(REQUEST_BOUNDS_S),
+        lease=Histogram(BETWEEN_TEXTS_BOUNDS_S),
+    )
 
 
 class Totals(Struct):

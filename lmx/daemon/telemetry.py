@@ -6,9 +6,9 @@ behind is dropped and its channel closed, so that it reconnects to a fresh state
 the past.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
 from msgspec import Struct
@@ -19,7 +19,8 @@ from lmx.daemon.recent import RecentPast
 from lmx.daemon.tables import FoldingTable
 from lmx.daemon.uptime import Uptime
 
-SUBSCRIBER_BUFFER = 16
+# Requests that come together are told of in one turn of the loop, before anybody can listen.
+SUBSCRIBER_BUFFER = 256
 MODEL_LIMIT = 256
 CLIENT_LIMIT = 256
 # Where errors of requests count for which no model was found.
@@ -47,6 +48,13 @@ class DaemonEvent(Struct, frozen=True):
 
     type: str
     fields: dict[str, Any]
+
+
+class Subscriber(NamedTuple):
+    """Where events go; `types` says which, `None` for all."""
+
+    channel: trio.MemorySendChannel[DaemonEvent]
+    types: Collection[str] | None
 
 
 class Telemetry:
@@ -78,7 +86,7 @@ class Telemetry:
         self.models = FoldingTable(ModelMeasures, limit=MODEL_LIMIT)
         self.clients = FoldingTable(ClientCounts, limit=CLIENT_LIMIT)
         self.recent = RecentPast()
-        self._subscribers: list[trio.MemorySendChannel[DaemonEvent]] = []
+        self._subscribers: list[Subscriber] = []
 
     def statistics(self) -> Statistics:
         """All counters now."""
@@ -99,23 +107,32 @@ class Telemetry:
         )
 
     def publish(self, event_type: str, **fields: Any) -> None:
-        """Tell every subscriber; drop those that are full."""
+        """Tell every subscriber of this type; drop those that are full."""
         event = DaemonEvent(event_type, fields)
-        for channel in list(self._subscribers):
+        for subscriber in list(self._subscribers):
+            if subscriber.types is not None and event_type not in subscriber.types:
+                continue
             try:
-                channel.send_nowait(event)
+                subscriber.channel.send_nowait(event)
             except (trio.WouldBlock, trio.BrokenResourceError):
-                self._subscribers.remove(channel)
-                channel.close()
+                self._subscribers.remove(subscriber)
+                subscriber.channel.close()
 
     @contextmanager
-    def subscribe(self) -> Iterator[trio.MemoryReceiveChannel[DaemonEvent]]:
-        """Receive events while the block runs; the channel ends when the subscriber is too slow."""
+    def subscribe(
+        self, types: Collection[str] | None = None
+    ) -> Iterator[trio.MemoryReceiveChannel[DaemonEvent]]:
+        """Receive events while the block runs; the channel ends when the subscriber is too slow.
+
+        Args:
+            types: Which events; `None` for all.
+        """
         send, receive = trio.open_memory_channel[DaemonEvent](SUBSCRIBER_BUFFER)
-        self._subscribers.append(send)
+        subscriber = Subscriber(send, types)
+        self._subscribers.append(subscriber)
         try:
             with send, receive:
                 yield receive
         finally:
-            if send in self._subscribers:
-                self._subscribers.remove(send)
+            if subscriber in self._subscribers:
+                self._subscribers.remove(subscriber)
