@@ -10,6 +10,8 @@
     │   ├── PoisonRequest           this very request has ended workers before
     │   ├── ModelInUse              what was asked for cannot be done to a loaded model
     │   ├── NotDeletable            a model's files are not LMX's to delete
+    │   ├── RequestCancelled        an administrator has ended it; sending it again is possible
+    │   ├── RequestNotFound         no running request has that id
     │   └── ModelNotFound           no routable model has that name, but another one is loaded
     ├── CapacityError           right request, wrong moment; retry or load something
     │   ├── QueueFull               too many requests wait already
@@ -116,6 +118,18 @@ class NotDeletable(RequestError):
     """A model's files are outside the folders in which LMX deletes."""
 
     code = "not_deletable"
+
+
+class RequestCancelled(RequestError):
+    """An administrator has ended the request."""
+
+    code = "cancelled"
+
+
+class RequestNotFound(RequestError):
+    """No running request has that id."""
+
+    code = "not_found"
 
 
 class CapacityError(LmxError):

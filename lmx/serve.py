@@ -18,6 +18,7 @@ from lmx import __version__
 from lmx.catalog.specs import ModelSpec
 from lmx.config import Settings
 from lmx.daemon.admin import ModelAdmin
+from lmx.daemon.broadcaster import Broadcaster
 from lmx.daemon.dispatch import Dispatch
 from lmx.daemon.gauge import Gauge
 from lmx.daemon.guardian import Guardian
@@ -68,6 +69,12 @@ async def serve(
     loader = Loader(settings, telemetry, gauge=gauge, budget_bytes=budget)
     dispatch = Dispatch(loader, telemetry, settings.models)
     guardian = Guardian(settings.memory, gauge, ModelRelief(loader, dispatch), telemetry=telemetry)
+    broadcaster = Broadcaster(
+        telemetry,
+        running=lambda: dispatch.running,
+        reading=lambda: gauge.reading,
+        is_loading=lambda: loader.is_loading,
+    )
     restorer = Restorer(loader, settings)
     admin = ModelAdmin(loader)
     events = EventHub(telemetry, heartbeat_s=settings.server.events_heartbeat_s)
@@ -76,7 +83,7 @@ async def serve(
     stop_requested = trio.Event()
     async with trio.open_nursery() as siblings:
         await siblings.start(partial(_watch_signals, stop_requested))
-        siblings.start_soon(partial(keep_running, telemetry.run, name="telemetry"))
+        siblings.start_soon(partial(keep_running, broadcaster.run, name="broadcaster"))
         await siblings.start(loader.run)
         siblings.start_soon(partial(keep_running, events.run, name="event heartbeat"))
         siblings.start_soon(partial(keep_running, guardian.run, name="memory guardian"))

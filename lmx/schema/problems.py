@@ -31,7 +31,9 @@ from lmx.errors import (
     OutOfMemory,
     PoisonRequest,
     QueueFull,
+    RequestCancelled,
     RequestError,
+    RequestNotFound,
     UnsupportedFeature,
     WorkerError,
 )
@@ -65,6 +67,9 @@ TABLE: tuple[tuple[type[LmxError], Problem], ...] = (
     (PoisonRequest, Problem(422, may_retry=False)),
     (ModelInUse, Problem(409, "conflict")),
     (NotDeletable, Problem(409, "conflict")),
+    # 499 is nginx's "client closed request"; OpenAI's SDKs do not repeat it of their own accord.
+    (RequestCancelled, Problem(499, may_retry=False)),
+    (RequestNotFound, Problem(404)),
     (ContextTooLong, Problem(400)),
     (UnsupportedFeature, Problem(400)),
     (InvalidRequest, Problem(400)),

@@ -26,6 +26,8 @@ from lmx.web.answers import answer_parser, collect_answer, reply_head, stream_an
 from lmx.web.exchange import Answer, Exchange, parse_body
 from lmx.web.streaming import MakeParser
 
+ROUTE = "/v1/chat/completions"
+
 
 class ChatJob(NamedTuple):
     """A parsed request: what to generate and how to say it."""
@@ -54,7 +56,8 @@ class ChatRoute:
         timeout_s = self._settings.server.body_timeout_s
         job = await parse_body(exchange, self._parse, timeout_s=timeout_s)
         model_name = job.request.model or ""
-        async with self._dispatch.open(job.generate, model_name=model_name) as reply:
+        origin = exchange.origin(ROUTE)
+        async with self._dispatch.open(job.generate, model_name=model_name, origin=origin) as reply:
             head = reply_head(completion_id(exchange.request_id), reply.model_id)
             make_parser = partial(
                 answer_parser, reply.started, job.tools, may_call_many=job.may_call_many

@@ -25,6 +25,8 @@ from lmx.text.parts import AnswerPart, TextPart
 from lmx.web.answers import Collected, PlainParser, collect_answer, reply_head, stream_answer
 from lmx.web.exchange import Answer, Exchange, parse_body
 
+ROUTE = "/v1/completions"
+
 
 class CompletionRoute:
     """Parses a request, opens its replies and gives them streamed or whole.
@@ -42,10 +44,11 @@ class CompletionRoute:
         """Handle one exchange."""
         timeout_s = self._settings.server.body_timeout_s
         request, generates = await parse_body(exchange, self._parse, timeout_s=timeout_s)
+        model_name, origin = request.model or "", exchange.origin(ROUTE)
         async with AsyncExitStack() as stack:
             replies = [
                 await stack.enter_async_context(
-                    self._dispatch.open(generate, model_name=request.model or "")
+                    self._dispatch.open(generate, model_name=model_name, origin=origin)
                 )
                 for generate in generates
             ]

@@ -76,7 +76,7 @@ class EventHub:
 
     def __init__(self, telemetry: Telemetry, *, heartbeat_s: float) -> None:
         self._heartbeat_s = heartbeat_s
-        self._started_s = time.monotonic()
+        self._uptime = telemetry.uptime
         # Numbers begin anew with every daemon; ids of another one must not be taken for ours.
         self._boot = secrets.token_hex(4)
         self._number = 0
@@ -126,8 +126,8 @@ class EventHub:
             subscription.tell(frames)
 
     def _heartbeat(self) -> bytes:
-        uptime_s = round(time.monotonic() - self._started_s, 3)
-        return encode_event("heartbeat", {"uptime": uptime_s, "timestamp": round(time.time(), 3)})
+        fields = {"uptime": self._uptime.seconds, "timestamp": round(time.time(), 3)}
+        return encode_event("heartbeat", fields)
 
     def _missed(self, last_id: str) -> bytes:
         """What is kept of the events after this one; of another daemon's id, all that is kept."""

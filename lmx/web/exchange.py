@@ -15,6 +15,7 @@ import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 from msgspec import Struct
 
+from lmx.daemon.origin import Origin
 from lmx.errors import BodyTimeout, BodyTooLarge, LmxError
 from lmx.schema.problems import JSON_TYPE, Headers, ProblemReply, encode_problem
 from lmx.web.barrier import contain
@@ -26,6 +27,8 @@ from lmx.web.sink import AsgiSink, Sink, SocketSink
 FINISH_GRACE_S = 5.0
 # Above this, parsing takes long enough to be felt on the event loop and goes to a thread.
 PARSE_IN_THREAD_BYTES = 64 * 1024
+# What a client may call itself, in characters; the rest is cut off.
+CLIENT_NAME_LIMIT = 64
 JSON_HEADERS: Headers = (JSON_TYPE,)
 EVENT_STREAM_HEADERS: Headers = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -52,6 +55,7 @@ class Exchange:
     Attributes:
         request_id: Sent back as ``x-request-id`` and used in logs.
         scope: The ASGI scope.
+        received_s: When its head had arrived, on Trio's clock.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Exchange:
     ) -> None:
         self.scope = scope
         self.request_id: str = scope["state"].get("request_id") or new_request_id()
+        self.received_s = trio.current_time()
         self._receive = receive
         self._send = send
         self._chunks: list[bytes] = []
@@ -86,6 +91,14 @@ class Exchange:
             stream.abort()
         elif self._on_disconnect is not None:
             self._on_disconnect()
+
+    def origin(self, route: str) -> Origin:
+        """Where the request comes from.
+
+        Args:
+            route: The path it came by.
+        """
+        return Origin(self.request_id, client_name(self.scope), route, self.received_s)
 
     async def read_body(self, *, timeout_s: float) -> bytes:
         """The whole request body.
@@ -177,6 +190,15 @@ async def parse_body(exchange: Exchange, parse: Callable[[bytes], T], *, timeout
     if len(body) > PARSE_IN_THREAD_BYTES:
         return await trio.to_thread.run_sync(parse, body)
     return parse(body)
+
+
+def client_name(scope: dict[str, Any]) -> str:
+    """What a client calls itself in ``X-Client-ID``; else its address, without the port."""
+    names = [value for name, value in scope["headers"] if name == b"x-client-id"]
+    said = names[0].decode("latin-1") if names else ""
+    shown = "".join(filter(str.isprintable, said)).strip()[:CLIENT_NAME_LIMIT]
+    peer = scope.get("client")
+    return shown or (str(peer[0]) if peer else "")
 
 
 Handler = Callable[[Exchange], Awaitable[Answer | None]]
