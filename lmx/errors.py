@@ -12,6 +12,7 @@
     │   ├── NotDeletable            a model's files are not LMX's to delete
     │   ├── RequestCancelled        an administrator has ended it; sending it again is possible
     │   ├── RequestNotFound         no running request has that id
+    │   ├── StreamNotFound          no answer that could be taken up again has that id
     │   └── ModelNotFound           no routable model has that name, but another one is loaded
     ├── CapacityError           right request, wrong moment; retry or load something
     │   ├── QueueFull               too many requests wait already
@@ -94,6 +95,12 @@ class BodyTimeout(RequestError):
     """The request body did not arrive in time."""
 
     code = "body-timeout"
+
+
+class StreamNotFound(RequestError):
+    """No answer that could be taken up again has that id, or no longer."""
+
+    code = "stream-not-found"
 
 
 class ModelNotFound(RequestError):

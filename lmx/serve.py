@@ -30,6 +30,7 @@ from lmx.daemon.restorer import Restorer
 from lmx.daemon.telemetry import Telemetry
 from lmx.web.app import Dispatcher
 from lmx.web.events import EventHub
+from lmx.web.resume import AnswerKeeper
 from lmx.web.server import HttpServer, bind_sockets
 from lmx.web.services import Services
 
@@ -78,13 +79,15 @@ async def serve(
     restorer = Restorer(loader, settings)
     admin = ModelAdmin(loader)
     events = EventHub(telemetry, heartbeat_s=settings.server.events_heartbeat_s)
-    services = Services(settings, loader, dispatch, telemetry, admin, events)
+    keeper = AnswerKeeper(settings.server)
+    services = Services(settings, loader, dispatch, telemetry, admin, events, keeper)
     server = HttpServer(Dispatcher(services), settings.server, sockets)
     stop_requested = trio.Event()
     async with trio.open_nursery() as siblings:
         await siblings.start(partial(_watch_signals, stop_requested))
         siblings.start_soon(partial(keep_running, broadcaster.run, name="broadcaster"))
         await siblings.start(loader.run)
+        await siblings.start(keeper.run)
         siblings.start_soon(partial(keep_running, events.run, name="event heartbeat"))
         siblings.start_soon(partial(keep_running, guardian.run, name="memory guardian"))
         siblings.start_soon(partial(keep_running, admin.run, name="model administration"))

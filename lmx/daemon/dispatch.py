@@ -6,7 +6,7 @@ Leaving it, for whatever reason, cancels what still runs and closes the books. I
 HTTP and nothing of what the text means.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -33,7 +33,14 @@ from lmx.errors import (
     WorkerStalled,
     from_code,
 )
-from lmx.protocol.messages import Generate, Inspected, Prompt, Started
+from lmx.protocol.messages import (
+    Command,
+    Generate,
+    Inspected,
+    Prompt,
+    Started,
+    StopThinking,
+)
 from lmx.protocol.values import Usage
 
 ANYWHERE = Origin()
@@ -52,14 +59,28 @@ class Reply:
         model_id: Canonical id, to be reported to the client.
         choices: What the worker says, one stream per choice.
         started: How to read it; the same for every choice.
+        tell: Sends the worker a command.
     """
 
-    __slots__ = ("choices", "model_id", "started")
+    __slots__ = ("choices", "model_id", "started", "tell")
 
-    def __init__(self, model_id: str, choices: Sequence[ReplyStream], started: Started) -> None:
+    def __init__(
+        self,
+        model_id: str,
+        choices: Sequence[ReplyStream],
+        started: Started,
+        *,
+        tell: Callable[[Command], None],
+    ) -> None:
         self.model_id = model_id
         self.choices = choices
         self.started = started
+        self.tell = tell
+
+    def stop_thinking(self) -> None:
+        """End the reasoning of every choice and go on with the answer; see `StopThinking`."""
+        for choice in self.choices:
+            self.tell(StopThinking(choice.sequence))
 
     @property
     def is_over(self) -> bool:
@@ -166,7 +187,7 @@ class Dispatch:
             ready.enter()
             try:
                 started = await self._start(request, generate, places=places, ready=ready)
-                yield Reply(model.id, request.choices, started)
+                yield Reply(model.id, request.choices, started, tell=ready.worker.link.send)
             finally:
                 for place in places:
                     place.leave()

@@ -42,6 +42,7 @@ class ChatMessage(ChatRequest, kw_only=True):
 
     type: Literal["chat.request"] | None = None
     request_id: str | None = None
+    stream: bool | None = True
 
 
 @functools.cache
@@ -88,7 +89,7 @@ def encode_message(value: Any) -> bytes:
 
 
 class MessageEncoder:
-    """One answer as messages; what the two spellings share.
+    """One answer as messages; what the two spellings share. It has no opening.
 
     Args:
         request_id: Stands in every typed message.
@@ -105,6 +106,10 @@ class MessageEncoder:
         self._shapers = [ChoiceShaper(head.id, index, marks) for index in range(choice_count)]
         self._reasons: dict[int, str] = {}
         self._first_s: float | None = None
+
+    def opening(self, _choice_count: int) -> bytes:
+        """Nothing: that the request lives was said before."""
+        return b""
 
     def parts(self, index: int, parts: Sequence[AnswerPart], logprobs: list[TokenLogprob]) -> bytes:
         """New parts of one choice; log-probabilities ride on the first of them."""

@@ -34,6 +34,7 @@ from lmx.errors import (
     RequestCancelled,
     RequestError,
     RequestNotFound,
+    StreamNotFound,
     UnsupportedFeature,
     WorkerError,
 )
@@ -64,6 +65,7 @@ TABLE: tuple[tuple[type[LmxError], Problem], ...] = (
     (BodyTooLarge, Problem(413)),
     (BodyTimeout, Problem(408, may_retry=False)),
     (ModelNotFound, Problem(404, "not_found")),
+    (StreamNotFound, Problem(404, "not_found")),
     (PoisonRequest, Problem(422, may_retry=False)),
     (ModelInUse, Problem(409, "conflict")),
     (NotDeletable, Problem(409, "conflict")),

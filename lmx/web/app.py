@@ -97,7 +97,7 @@ class Dispatcher:
     """
 
     def __init__(self, services: Services) -> None:
-        settings, dispatch = services.settings, services.dispatch
+        settings, dispatch, keeper = services.settings, services.dispatch, services.keeper
         self._body_limit = settings.server.max_body_bytes
         health = HealthRoutes(services.loader, dispatch)
         tokens = TokenRoutes(dispatch, services.loader, settings)
@@ -109,8 +109,10 @@ class Dispatcher:
             ("GET", "/admin/events"): EventsRoute(services.events, dispatch.wait_revoked),
             ("GET", "/openapi.json"): show_openapi,
             ("GET", "/docs"): show_docs,
-            ("POST", "/v1/chat/completions"): ChatRoute(dispatch, settings),
-            ("POST", "/v1/completions"): CompletionRoute(dispatch, settings),
+            ("POST", "/v1/chat/completions"): ChatRoute(dispatch, settings, keeper),
+            ("GET", "/v1/chat/completions"): keeper.take_up,
+            ("GET", "/v1/completions"): keeper.take_up,
+            ("POST", "/v1/completions"): CompletionRoute(dispatch, settings, keeper),
             ("POST", "/tokenize"): tokens.tokenize,
             ("POST", "/detokenize"): tokens.detokenize,
             ("POST", "/apply-template"): tokens.apply_template,

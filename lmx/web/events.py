@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from math import inf
 from typing import NoReturn
-from urllib.parse import parse_qs
 
 import trio
 
@@ -157,20 +156,13 @@ class EventsRoute:
         """Handle one exchange, until the client leaves or the daemon stops."""
         if exchange.scope["method"] == "HEAD":
             return Answer(b"", headers=EVENT_STREAM_HEADERS)
-        last_id = exchange.header(b"last-event-id") or _last_id_of_query(exchange)
-        with self._hub.subscribe(last_id, exchange.abort) as subscription:
+        with self._hub.subscribe(exchange.last_event_id, exchange.abort) as subscription:
             sink = await exchange.start_stream(b"")
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_after, self._wait_stop, nursery.cancel_scope)
                 await Pump(subscription, sink, heartbeat=b"", heartbeat_s=inf).run()
                 nursery.cancel_scope.cancel()
         return None
-
-
-def _last_id_of_query(exchange: Exchange) -> str:
-    """For clients that cannot set headers."""
-    text: str = exchange.scope["query_string"].decode("latin-1")
-    return parse_qs(text).get("last_event_id", [""])[-1]
 
 
 async def _cancel_after(wait: Callable[[], Awaitable[object]], scope: trio.CancelScope) -> None:

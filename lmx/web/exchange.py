@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
+from urllib.parse import parse_qs
 
 import structlog
 import trio
@@ -84,6 +85,15 @@ class Exchange:
         values = [value for key, value in self.scope["headers"] if key == name]
         return str(values[-1].decode("latin-1")) if values else ""
 
+    @property
+    def last_event_id(self) -> str:
+        """Of the last event a client that comes back has seen; empty for none.
+
+        Clients that cannot set headers say it in the query.
+        """
+        query: str = self.scope["query_string"].decode("latin-1")
+        return self.header(b"last-event-id") or parse_qs(query).get("last_event_id", [""])[-1]
+
     def abort(self) -> None:
         """End the connection at once, whatever it is in the middle of."""
         stream = self.scope["extensions"].get(STREAM_EXTENSION)
@@ -121,7 +131,10 @@ class Exchange:
         await self._send_head(200, EVENT_STREAM_HEADERS)
         await self._send({"type": "http.response.body", "body": first, "more_body": True})
         stream = self.scope["extensions"].get(STREAM_EXTENSION)
-        return SocketSink(stream) if isinstance(stream, GuardedStream) else AsgiSink(self._send)
+        # Hypercorn leaves the body out of an answer to HEAD; past it nobody would.
+        if isinstance(stream, GuardedStream) and self.scope["method"] != "HEAD":
+            return SocketSink(stream)
+        return AsgiSink(self._send)
 
     async def listen(self, *, body_limit: int, on_disconnect: Callable[[], None]) -> None:
         """Read everything the client sends until it is gone or the exchange is over."""

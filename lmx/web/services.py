@@ -8,6 +8,7 @@ from lmx.daemon.dispatch import Dispatch
 from lmx.daemon.loader import Loader
 from lmx.daemon.telemetry import Telemetry
 from lmx.web.events import EventHub
+from lmx.web.resume import AnswerKeeper
 
 
 class Services(NamedTuple):
@@ -20,6 +21,7 @@ class Services(NamedTuple):
         telemetry: Counts and tells.
         admin: Manages the models.
         events: Tells clients what happens.
+        keeper: Keeps answers that survive their connection.
     """
 
     settings: Settings
@@ -28,3 +30,4 @@ class Services(NamedTuple):
     telemetry: Telemetry
     admin: ModelAdmin
     events: EventHub
+    keeper: AnswerKeeper

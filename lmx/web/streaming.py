@@ -29,7 +29,16 @@ MakeParser = Callable[[], Parser]
 
 
 class StreamEncoder(Protocol):
-    """A dialect's way to spell a stream."""
+    """A dialect's way to spell a stream.
+
+    Attributes:
+        heartbeat: A sign of life that says nothing.
+    """
+
+    heartbeat: bytes
+
+    def opening(self, choice_count: int) -> bytes:
+        """What comes before any text; may be nothing."""
 
     def parts(self, index: int, parts: Sequence[AnswerPart], logprobs: list[TokenLogprob]) -> bytes:
         """New parts of one choice."""
