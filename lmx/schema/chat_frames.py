@@ -25,6 +25,7 @@ from lmx.schema.reply import ReplyHead, encode_usage
 from lmx.text.parts import AnswerPart, TextPart
 
 MESSAGE_END = b"\n"
+ACCEPTED, KEEPALIVE = "chat.accepted", "chat.keepalive"
 # What a client may name its requests, so that it can tell them apart on one socket.
 MAX_NAME_CHARS = 128
 
@@ -107,6 +108,21 @@ class MessageEncoder:
         self._reasons: dict[int, str] = {}
         self._first_s: float | None = None
 
+    @staticmethod
+    def spell_note(kind: str, request_id: str) -> bytes:
+        """A message that says only that a request lives."""
+        raise NotImplementedError
+
+    @staticmethod
+    def spell_error(error: LmxError, request_id: str | None) -> bytes:
+        """What went wrong; it ends the answer, if it is about one."""
+        raise NotImplementedError
+
+    @property
+    def heartbeat(self) -> bytes:
+        """A sign of life: clients time data messages, not pings."""
+        return self.spell_note(KEEPALIVE, self._request_id)
+
     def opening(self, _choice_count: int) -> bytes:
         """Nothing: that the request lives was said before."""
         return b""
@@ -139,7 +155,7 @@ class MessageEncoder:
 
     def error(self, error: LmxError) -> bytes:
         """The end of one that did not end well."""
-        raise NotImplementedError
+        return self.spell_error(error, self._request_id)
 
     def token(self, index: int, text: str) -> bytes:
         """Text of a choice."""
@@ -217,9 +233,26 @@ class TypedEncoder(MessageEncoder):
             message["finish_reasons"] = [reason for _, reason in sorted(reasons.items())]
         return encode_message(message)
 
-    def error(self, error: LmxError) -> bytes:
-        """``chat.error``."""
-        return typed_error(error, self._request_id)
+    @staticmethod
+    def spell_note(kind: str, request_id: str) -> bytes:
+        """Of a type such as ``chat.accepted``, which clients that do not know it ignore."""
+        return encode_message({"type": kind, "request_id": request_id})
+
+    @staticmethod
+    def spell_error(error: LmxError, request_id: str | None) -> bytes:
+        """``chat.error``: the message as clients show it, and the rest of the envelope."""
+        body = error_body(error)
+        message = {
+            "type": "chat.error",
+            **({} if request_id is None else {"request_id": request_id}),
+            "error": error.message,
+            "code": body["code"],
+            "param": error.param,
+            "detail": body["error"],
+        }
+        if error.retry_after_s is not None:
+            message["retry_after"] = error.retry_after_s
+        return encode_message(message)
 
 
 class PlainEncoder(MessageEncoder):
@@ -255,9 +288,17 @@ class PlainEncoder(MessageEncoder):
         }
         return encode_message(message)
 
-    def error(self, error: LmxError) -> bytes:
+    @staticmethod
+    def spell_note(kind: str, request_id: str) -> bytes:
+        """No text, which any client takes."""
+        return encode_message({"token": "", "request_id": request_id})
+
+    @staticmethod
+    def spell_error(error: LmxError, request_id: str | None) -> bytes:
         """``{"error": ..., "done": true}``."""
-        return plain_error(error)
+        code = error_body(error)["code"]
+        message = {"error": error.message, "code": code, "param": error.param, "done": True}
+        return encode_message(message)
 
 
 class _Token(Struct, frozen=True, tag="chat.token"):
@@ -285,40 +326,6 @@ class _ToolCall(Struct, frozen=True, tag="chat.tool_call"):
 class _PlainToken(Struct, frozen=True):
     token: str
     index: int | UnsetType = UNSET
-
-
-def typed_error(error: LmxError, request_id: str | None) -> bytes:
-    """``chat.error``: the message as clients show it, and the rest of the envelope."""
-    body = error_body(error)
-    message = {
-        "type": "chat.error",
-        **({} if request_id is None else {"request_id": request_id}),
-        "error": error.message,
-        "code": body["code"],
-        "param": error.param,
-        "detail": body["error"],
-    }
-    if error.retry_after_s is not None:
-        message["retry_after"] = error.retry_after_s
-    return encode_message(message)
-
-
-def plain_error(error: LmxError) -> bytes:
-    """The same for clients that know no types; it ends the answer like any end."""
-    body = error_body(error)
-    return encode_message(
-        {"error": error.message, "code": body["code"], "param": error.param, "done": True}
-    )
-
-
-def typed_note(kind: str, request_id: str) -> bytes:
-    """A message that says only that a request lives, such as ``chat.accepted``."""
-    return encode_message({"type": kind, "request_id": request_id})
-
-
-def plain_note(request_id: str) -> bytes:
-    """The same for clients that know no types: no text, which any of them takes."""
-    return encode_message({"token": "", "request_id": request_id})
 
 
 def _call(call: ToolCallDelta) -> dict[str, Any]:

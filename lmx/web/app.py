@@ -26,7 +26,12 @@ from lmx.web.exchange import Exchange, Handler, new_request_id, run_exchange
 from lmx.web.health import HealthRoutes
 from lmx.web.models import model_routes
 from lmx.web.services import Services
+from lmx.web.socket_requests import SocketServices
 from lmx.web.tokens import TokenRoutes
+from lmx.web.websocket import ROUTE as SOCKET_ROUTE
+from lmx.web.websocket import ChatSocket
+
+SOCKET_PATHS = frozenset({SOCKET_ROUTE, "/ws/stream"})
 
 
 class SafeHTTPConnection(TrioASGIHTTPConnection):
@@ -117,6 +122,7 @@ class Dispatcher:
             ("POST", "/detokenize"): tokens.detokenize,
             ("POST", "/apply-template"): tokens.apply_template,
         }
+        self._socket = ChatSocket(SocketServices(dispatch, settings, keeper))
         self._quart = make_quart(services)
         _declare(self._quart, self._raw)
 
@@ -125,6 +131,9 @@ class Dispatcher:
     ) -> None:
         """Handle one ASGI scope."""
         scope["path"] = _path_of(scope["path"])
+        if scope["type"] == "websocket" and scope["path"] in SOCKET_PATHS:
+            await self._socket(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._quart(scope, receive, send)  # type: ignore[arg-type]
             return

@@ -10,6 +10,7 @@ request, whose end cancels it.
 
 from collections.abc import Awaitable, Callable
 from math import inf
+from typing import Protocol
 
 import structlog
 import trio
@@ -29,16 +30,36 @@ Perform = Callable[[StartStream, float], Awaitable[None]]
 log = structlog.get_logger("lmx.web")
 
 
+class AnswerOwner(Protocol):
+    """What can be done about an answer that is under way, by whoever reads it."""
+
+    @property
+    def name(self) -> str:
+        """What its frames call it."""
+
+    def encode_cancelled(self) -> bytes:
+        """Its last frame, if it is cancelled now."""
+
+    def stop_thinking(self) -> None:
+        """End its reasoning and go on."""
+
+
 class KeptAnswer:
     """A resumable answer under way or over.
 
+    Args:
+        kept: Its log.
+        owner: Who gives it, where readers can do something about it.
+
     Attributes:
+        owner: The same.
         log: Its frames.
         error: Why it never began or broke off, if so.
     """
 
-    def __init__(self, kept: AnswerLog) -> None:
+    def __init__(self, kept: AnswerLog, owner: AnswerOwner | None = None) -> None:
         self.log = kept
+        self.owner = owner
         self.error: LmxError | None = None
         self._scope = trio.CancelScope()
 
@@ -59,16 +80,13 @@ class KeptAnswer:
             await contain(give, fail)
         self.log.finish()
 
-    def cancel(self, last: bytes = b"") -> None:
-        """End it now.
-
-        Args:
-            last: Its last frames, if it has begun.
-        """
+    def cancel(self) -> None:
+        """End it now, with a frame that says so, if it has an owner. Idempotent."""
         if self.log.is_over:
             return
         self._scope.cancel()
-        self.log.feed(last)
+        if self.owner is not None:
+            self.log.feed(self.owner.encode_cancelled())
         self.log.finish()
 
     async def wait_open(self) -> None:
@@ -156,11 +174,25 @@ class AnswerKeeper:
         kept, reader = self.find(exchange.last_event_id, SSE_FRAMING)
         await self._read(exchange, kept, reader)
 
-    def begin(self, answer_id: str, framing: Framing, perform: Perform) -> KeptAnswer:
-        """Start an answer that outlives whoever asked for it."""
+    def begin(
+        self,
+        answer_id: str,
+        framing: Framing,
+        perform: Perform,
+        *,
+        owner: AnswerOwner | None = None,
+    ) -> KeptAnswer:
+        """Start an answer that outlives whoever asked for it.
+
+        Args:
+            answer_id: Begins the ids of its frames.
+            framing: Of the transport it is spelled for.
+            perform: Gives the answer.
+            owner: For whoever takes it up.
+        """
         if self._nursery is None:
             raise RuntimeError("the answer keeper is not running")
-        kept = KeptAnswer(AnswerLog(answer_id, framing, self._grow))
+        kept = KeptAnswer(AnswerLog(answer_id, framing, self._grow), owner)
         self._kept[answer_id] = kept
         self._nursery.start_soon(self._keep, kept, perform)
         return kept

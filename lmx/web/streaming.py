@@ -29,13 +29,11 @@ MakeParser = Callable[[], Parser]
 
 
 class StreamEncoder(Protocol):
-    """A dialect's way to spell a stream.
+    """A dialect's way to spell a stream."""
 
-    Attributes:
-        heartbeat: A sign of life that says nothing.
-    """
-
-    heartbeat: bytes
+    @property
+    def heartbeat(self) -> bytes:
+        """A sign of life that says nothing."""
 
     def opening(self, choice_count: int) -> bytes:
         """What comes before any text; may be nothing."""

@@ -48,6 +48,18 @@ class Script:
         self._over.set()
 
 
+class Owner:
+    """Says what ends a cancelled answer."""
+
+    name = "a"
+
+    def encode_cancelled(self) -> bytes:
+        return frame("last")
+
+    def stop_thinking(self) -> None:
+        raise AssertionError("nobody asks for it")
+
+
 class Keeping:
     """A running keeper."""
 
@@ -205,10 +217,11 @@ async def test_cancelling_ends_it_with_the_last_frame(autojump_clock: MockClock)
 
     async def use(house: Keeping) -> None:
         kept, script = await house.begin("a")
+        kept.owner = Owner()
         reader = kept.log.read_after(1)
-        kept.cancel(frame("last"))
+        kept.cancel()
         script.say("late")
-        kept.cancel(frame("twice"))
+        kept.cancel()
         await wait_all_tasks_blocked()
         assert (b"id: a:2\n" + frame("last"), True) == (reader.take(), reader.is_ended)
         assert script.cancelled
