@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 import struct
+from math import inf
 
 import trio
 
@@ -22,6 +23,9 @@ class GuardedStream(trio.abc.HalfCloseableStream):
     Args:
         inner: The accepted stream.
         write_timeout_s: Longest time without the peer taking a byte.
+
+    Attributes:
+        is_websocket: Set once it carries WebSocket frames.
     """
 
     def __init__(self, inner: trio.SocketStream, *, write_timeout_s: float) -> None:
@@ -30,6 +34,8 @@ class GuardedStream(trio.abc.HalfCloseableStream):
         self._unsent = bytearray()
         self._is_broken = False
         self._flushing = trio.Lock()
+        self._leave_within_s = inf
+        self.is_websocket = False
         self.socket = inner.socket  # Hypercorn reads addresses from it
 
     @property
@@ -88,8 +94,14 @@ class GuardedStream(trio.abc.HalfCloseableStream):
         await self._inner.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """As the wrapped stream does."""
-        return await self._inner.receive_some(max_bytes)
+        """As the wrapped stream does; the end, once a peer that has to leave has not."""
+        with trio.move_on_after(self._leave_within_s):
+            return await self._inner.receive_some(max_bytes)
+        return b""
+
+    def expect_end(self, within_s: float) -> None:
+        """Nothing more is wanted from the peer: every further read ends after a while."""
+        self._leave_within_s = within_s
 
     async def send_eof(self) -> None:
         """As the wrapped stream does."""

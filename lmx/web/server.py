@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import structlog
 import trio
 from hypercorn.config import Config as HypercornConfig
-from hypercorn.events import Event, Updated
+from hypercorn.events import Event, RawData, Updated
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, LifespanState
@@ -42,6 +42,9 @@ REFUSAL_BODY = (
 )
 # How long a refused client has to read its answer and leave.
 REFUSAL_GRACE_S = 1.0
+# First byte of a WebSocket's last frame, and how long a client then has to leave.
+CLOSE = b"\x88"
+CLOSE_GRACE_S = 2.0
 
 log = structlog.get_logger("lmx.web")
 
@@ -125,10 +128,13 @@ class _ConnectionApp:
 class _Connection(TCPServer):
     """Hypercorn's connection, which ends when the client closes and not at the idle timeout.
 
+    A WebSocket also ends when the client does not close after it was told to.
+
     Nobody will ask again once reading has ended, but the idle timer would keep the connection's
     task, its descriptor and its place under the cap for `keep_alive_s` more.
     """
 
+    stream: GuardedStream  # type: ignore[assignment]  # the transport it is given
     _has_read_all = False
 
     async def _read_data(self) -> None:
@@ -137,6 +143,9 @@ class _Connection(TCPServer):
         await self.idle_task.stop()
 
     async def protocol_send(self, event: Event) -> None:
+        if isinstance(event, RawData) and self.stream.is_websocket and event.data[:1] == CLOSE:
+            # Hypercorn waits for the client's close, also behind data that it will not read.
+            self.stream.expect_end(CLOSE_GRACE_S)
         if isinstance(event, Updated) and event.idle and self._has_read_all:
             return  # would start the idle timer again
         await super().protocol_send(event)

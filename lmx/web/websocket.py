@@ -66,6 +66,7 @@ class ChatSocket:
         request_id = new_request_id().encode()
         headers = [(b"x-request-id", request_id)]
         await send({"type": "websocket.accept", "subprotocol": None, "headers": headers})
+        stream.is_websocket = True
         session = SocketSession(scope, stream, self._services)
 
         def fail(error: Exception) -> None:

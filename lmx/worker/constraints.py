@@ -100,11 +100,13 @@ class ReasoningConstraint:
         return True
 
     def _think(self, token_id: int) -> None:
-        if self._is_spent:
+        if self._is_spent and token_id == self._closing_ids[self._forced_count]:
             self._forced_count += 1
             is_over = self._forced_count == len(self._closing_ids)
         else:
+            # Also what an engine had sampled ahead when the word came.
             self._thought.append(token_id)
+            self._forced_count = 0
             is_over = self._thought[-len(self._closing_ids) :] == self._closing_ids
         if is_over:
             self._state = "answering"

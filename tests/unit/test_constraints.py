@@ -382,6 +382,16 @@ def test_a_word_ends_the_thinking() -> None:
     assert (None, False) == (allowed(constraint), constraint.is_binding)
 
 
+def test_a_token_sampled_ahead_is_still_a_thought() -> None:
+    """An engine may be one step ahead of the word; the marker follows whole."""
+    constraint = ReasoningConstraint(CLOSING, opening_id=None, budget=None, inner=Ids(7))
+    constraint.consume(1)
+    constraint.stop_thinking()
+    constraint.consume(2)
+    assert follow(constraint, CLOSING)
+    assert {7} == allowed(constraint)
+
+
 @pytest.mark.parametrize("budget", [None, 9])
 def test_a_word_before_the_thinking_began(budget: int | None) -> None:
     """Thinking that the model opens afterwards is closed at once, whatever its budget."""
