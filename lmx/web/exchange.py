@@ -27,6 +27,8 @@ FINISH_GRACE_S = 5.0
 # Above this, parsing takes long enough to be felt on the event loop and goes to a thread.
 PARSE_IN_THREAD_BYTES = 64 * 1024
 JSON_HEADERS: Headers = (JSON_TYPE,)
+# The status of an answer that has no body, not even one of no bytes.
+NO_CONTENT = 204
 EVENT_STREAM_HEADERS: Headers = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -120,7 +122,8 @@ class Exchange:
             if self._is_streaming and answer is None:
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
             elif answer is not None and not self._is_streaming:
-                await self._send_head(answer.status, answer.headers, length=len(answer.body))
+                length = None if answer.status == NO_CONTENT else len(answer.body)
+                await self._send_head(answer.status, answer.headers, length=length)
                 await self._send(
                     {"type": "http.response.body", "body": answer.body, "more_body": False}
                 )

@@ -5,6 +5,8 @@ from typing import NamedTuple
 from lmx.config import Settings
 from lmx.daemon.admin import ModelAdmin
 from lmx.daemon.dispatch import Dispatch
+from lmx.daemon.hardware import Hardware
+from lmx.daemon.live import LiveSettings
 from lmx.daemon.loader import Loader
 from lmx.daemon.telemetry import Telemetry
 
@@ -18,6 +20,8 @@ class Services(NamedTuple):
         dispatch: Opens replies.
         telemetry: Counts and tells.
         admin: Manages the models.
+        live: The settings in force, of which some may change.
+        hardware: The machine.
     """
 
     settings: Settings
@@ -25,3 +29,5 @@ class Services(NamedTuple):
     dispatch: Dispatch
     telemetry: Telemetry
     admin: ModelAdmin
+    live: LiveSettings
+    hardware: Hardware

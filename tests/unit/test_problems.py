@@ -25,6 +25,10 @@ STATUSES: dict[type[LmxError], int] = {
     errors.ModelInUse: 409,
     errors.NotDeletable: 409,
     errors.ModelNotFound: 404,
+    errors.AdminKeyRefused: 403,
+    errors.AdminKeyUnset: 403,
+    errors.HostRefused: 403,
+    errors.OriginRefused: 403,
     errors.QueueFull: 429,
     errors.NoModelLoaded: 503,
     errors.ModelLoading: 503,
@@ -42,7 +46,7 @@ STATUSES: dict[type[LmxError], int] = {
     errors.WorkerClosed: 503,
     errors.WorkerStalled: 503,
     errors.FrameError: 500,
-    errors.ConfigError: 500,
+    errors.ConfigError: 422,
 }
 
 
