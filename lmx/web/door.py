@@ -18,6 +18,8 @@ from lmx.web.server import AsgiApp
 
 Header = tuple[bytes, bytes]
 
+# How long a refused client may go on sending its body before it gets its answer all the same.
+DROP_LIMIT_S = 10.0
 EXPOSED: Header = (b"access-control-expose-headers", b"x-request-id, retry-after")
 VARY: Header = (b"vary", b"Origin")
 ALLOWED_HEADERS = (
@@ -99,10 +101,11 @@ async def _answer(refusal: LmxError | None, exchange: Exchange, grants: list[Hea
     """Answer a refused request or a preflight. Its body is read and dropped."""
     headers = dict(exchange.scope["headers"])
 
-    async def answer(_exchange: Exchange) -> Answer:
+    async def answer(exchange: Exchange) -> Answer:
         if refusal is not None:
+            await exchange.drop_body(timeout_s=DROP_LIMIT_S)
             raise refusal
-        if len(grants) <= 1:  # granted nothing, which is an answer, too
+        if EXPOSED not in grants:  # a page that may nothing; its browser tells it so
             return Answer(b"", NO_CONTENT, ())
         wants_private = headers.get(b"access-control-request-private-network") == b"true"
         return Answer(b"", NO_CONTENT, (*PREFLIGHT, *([PRIVATE_NETWORK] if wants_private else [])))

@@ -67,6 +67,7 @@ class Exchange:
         self._body_bytes = 0
         self._body_limit = 0  # bytes over it are read and dropped
         self._body_arrived = trio.Event()  # complete, or over the limit
+        self._body_ended = trio.Event()  # nothing more of it comes
         self._is_streaming = False
         self._is_answered = False
 
@@ -89,6 +90,15 @@ class Exchange:
         if not self._body_arrived.is_set():
             raise BodyTimeout(f"the request body did not arrive within {timeout_s:g} s")
         return b"".join(self._chunks)
+
+    async def drop_body(self, *, timeout_s: float) -> None:
+        """Wait until the client has sent its whole body, which is thrown away beyond the limit.
+
+        A connection that is answered earlier closes over unread bytes. That resets it, and the
+        client may lose the answer.
+        """
+        with trio.move_on_after(timeout_s):
+            await self._body_ended.wait()
 
     async def start_stream(self, first: bytes) -> Sink:
         """Send the head of an event stream and its first bytes; the rest goes to the sink."""
@@ -134,6 +144,8 @@ class Exchange:
         return int(lengths[0]) if lengths and lengths[0].isdigit() else 0
 
     def _take_body(self, data: bytes, *, is_last: bool) -> None:
+        if is_last:
+            self._body_ended.set()
         self._body_bytes += len(data)
         if self._body_bytes > self._body_limit:
             self._chunks.clear()

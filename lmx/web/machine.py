@@ -7,6 +7,8 @@ from quart import Blueprint, Response
 from lmx import __version__
 from lmx.config import DeviceSettings
 from lmx.daemon.hardware import Hardware
+from lmx.daemon.live import LiveSettings, Reloaded
+from lmx.daemon.telemetry import Telemetry
 from lmx.schema.machine import (
     DeviceHardware,
     DeviceIdentity,
@@ -86,19 +88,28 @@ def machine_routes(services: Services) -> Blueprint:
 
     @routes.post("/config/reload")
     async def reload() -> Response:
-        changed = await services.live.reload()
-        settings = services.live.current
-        log.info("config reloaded", **msgspec.structs.asdict(changed))
-        services.telemetry.publish(
-            "config_reloaded",
-            updated=changed.updated,
-            routing_aliases={},
-            memory_threshold=settings.memory.critical_percent,
-            log_level=settings.logging.level,
-        )
+        changed = await reload_settings(services.live, services.telemetry)
         return _json(ReloadReply(updated=changed.updated, needs_restart=changed.needs_restart))
 
     return routes
+
+
+async def reload_settings(live: LiveSettings, telemetry: Telemetry) -> Reloaded:
+    """Read the settings again and tell who listens.
+
+    Raises:
+        ConfigError: The file is gone or holds a mistake; nothing has changed.
+    """
+    changed = await live.reload()
+    log.info("config reloaded", **msgspec.structs.asdict(changed))
+    telemetry.publish(
+        "config_reloaded",
+        updated=changed.updated,
+        routing_aliases={},
+        memory_threshold=live.current.memory.critical_percent,
+        log_level=live.current.logging.level,
+    )
+    return changed
 
 
 def _device_reply(settings: DeviceSettings, hardware: Hardware) -> DeviceReply:

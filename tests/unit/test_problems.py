@@ -62,6 +62,17 @@ def test_statuses(kind: type[LmxError]) -> None:
     assert STATUSES[kind] == describe(kind("x")).status
 
 
+def test_a_missing_inference_key_is_challenged() -> None:
+    """A 401 says how to authenticate; the admin's 403 cannot."""
+    reply = encode_problem(errors.KeyRefused("x", retry_after_s=3))
+    assert 401 == reply.status
+    assert (b"Bearer", b"3") == (
+        dict(reply.headers)[b"www-authenticate"],
+        dict(reply.headers)[b"retry-after"],
+    )
+    assert b"www-authenticate" not in dict(encode_problem(errors.AdminKeyRefused("x")).headers)
+
+
 def test_no_row_hides_another() -> None:
     """In the table, no class stands after one of its bases."""
     kinds = [kind for kind, _ in TABLE]
