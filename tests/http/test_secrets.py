@@ -6,8 +6,9 @@ import trio
 
 from tests.daemon_process import Daemon
 from tests.http.shared import shared_daemon
+from tests.http.test_http2 import Http2Client
 from tests.http.test_keys import ask, upgrade
-from tests.http.wire import CHAT_PATH, Connection, chat_body
+from tests.http.wire import CHAT_PATH, Connection, chat_body, wait_until
 
 # One mark in all of them is easily looked for.
 MARK = "MARK7f3a"
@@ -68,6 +69,9 @@ def provoke(daemon: Daemon, home: Path) -> None:
                 connection.socket.recv(65536)
             except OSError:
                 continue
+    with Http2Client(daemon) as client:
+        client.send("GET", f"/admin/events\u00ff{ADMIN}")
+        assert wait_until(lambda: len(daemon.events("connection dropped")) > 1)
     for text in (FILE + "  admin_key:" + GUESS, "security: {admin_key:" + ADMIN + "}", FILE):
         (home / "config.yaml").write_text(text)
         ask(daemon, "/admin/config/reload", method="POST", body=b"", x_admin_key=ADMIN)
