@@ -2,10 +2,11 @@
 
 Order of precedence: defaults < YAML file < environment (``LMX_SECTION__KEY``) < command line. A
 value of the wrong type or an unknown key is a `ConfigError` that names it. This module knows what
-settings exist, not what they do.
+settings exist, not what they do. No message holds a value, for a value may be a key.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -182,6 +183,61 @@ class LoggingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
 
 
+class SecuritySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who may do what, from where. Never shows its keys.
+
+    Attributes:
+        admin_key: Opens ``/admin`` and everything else; an empty one is none.
+        inference_api_key: Opens the routes that answer requests; an empty one is none.
+        inference_api_keys: More of these.
+        cors_allowed_origins: Web pages that may use the API: an origin, one with ``:*`` for any
+            port, or ``*`` for all.
+        allowed_hosts: Further names of this machine; ``.lan`` for all names below, ``*`` for any.
+        open_admin: Let other hosts delete and change things while there is no admin key.
+        wrong_keys_per_minute: Wrong keys from one address after which it has to wait; 0 for no end.
+    """
+
+    admin_key: str | None = None
+    inference_api_key: str | None = None
+    inference_api_keys: tuple[str, ...] = ()
+    cors_allowed_origins: tuple[str, ...] = (
+        "http://localhost:*",
+        "http://127.0.0.1:*",
+        "http://[::1]:*",
+        "https://lmx.optalocal.com",
+    )
+    allowed_hosts: tuple[str, ...] = ()
+    open_admin: bool = False
+    wrong_keys_per_minute: Annotated[int, Meta(ge=0)] = 10
+
+    @property
+    def admin_keys(self) -> tuple[str, ...]:
+        """The admin key, if one is set."""
+        return _set_keys(self.admin_key)
+
+    @property
+    def inference_keys(self) -> tuple[str, ...]:
+        """All inference keys that are set."""
+        return _set_keys(self.inference_api_key, *self.inference_api_keys)
+
+    def __repr__(self) -> str:
+        counts = f"{len(self.admin_keys)} admin, {len(self.inference_keys)} inference"
+        return f"SecuritySettings(keys: {counts})"
+
+
+def _set_keys(*keys: str | None) -> tuple[str, ...]:
+    """Without the blanks that no header can carry, and without empty ones."""
+    return tuple(filter(None, ((key or "").strip() for key in keys)))
+
+
+class DeviceSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How this machine presents itself; no `name` means the host's."""
+
+    name: str | None = None
+    purpose: str = "inference"
+    role: str = "server"
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything the daemon can be told. `home` comes from ``LMX_HOME`` alone."""
 
@@ -192,9 +248,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     worker: WorkerSettings = WorkerSettings()
     memory: MemorySettings = MemorySettings()
     logging: LoggingSettings = LoggingSettings()
+    security: SecuritySettings = SecuritySettings()
+    device: DeviceSettings = DeviceSettings()
 
 
-SECTIONS = ("server", "models", "gguf", "worker", "memory", "logging")
+SECTIONS = tuple(field for field in Settings.__struct_fields__ if field != "home")
+# Variables whose text is the value, whatever YAML would make of it.
+VERBATIM = frozenset({("security", "admin_key"), ("security", "inference_api_key")})
 
 
 def home_directory(environment: Mapping[str, str]) -> Path:
@@ -227,13 +287,15 @@ def load_settings(
 
 
 def _read_file(file: Path | None, home: Path) -> dict[str, dict[str, Any]]:
-    path = file or home / "config.yaml"
-    if file is None and not path.exists():
+    path = file or default_file(home)
+    if path is None:
         return {}
     try:
         tree = msgspec.yaml.decode(path.read_bytes()) or {}
-    except (OSError, ValueError) as error:  # PyYAML lets the ValueError of an odd date through
-        raise ConfigError(f"{path}: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:  # PyYAML lets the ValueError of an odd date through
+        raise ConfigError(f"{path}: {_without_values(str(error))}") from None
     if not isinstance(tree, dict) or not all(
         value is None or isinstance(value, dict) for value in tree.values()
     ):
@@ -243,12 +305,24 @@ def _read_file(file: Path | None, home: Path) -> dict[str, dict[str, Any]]:
     return sections
 
 
+def default_file(home: Path) -> Path | None:
+    """The configuration file that is read when none is named, if it exists."""
+    path = home / "config.yaml"
+    return path if path.exists() else None
+
+
+def _without_values(message: str) -> str:
+    """A parser's message without what it quotes from the file."""
+    return re.sub(r"""(['"]).*\1""", "...", message)
+
+
 def _from_environment(environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     tree: dict[str, dict[str, Any]] = {}
     for variable, text in environment.items():
         section, separator, key = variable.removeprefix(ENVIRONMENT_PREFIX).partition("__")
         if variable.startswith(ENVIRONMENT_PREFIX) and separator and section.lower() in SECTIONS:
-            tree.setdefault(section.lower(), {})[key.lower()] = _value(text)
+            place = section.lower(), key.lower()
+            tree.setdefault(place[0], {})[place[1]] = text if place in VERBATIM else _value(text)
     return tree
 
 
@@ -264,7 +338,9 @@ def _convert(tree: dict[str, Any], *, source: str) -> Settings:
     try:
         return msgspec.convert(tree, Settings, dec_hook=_decode_path)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{source}: {error}") from error
+        # `admin_key:secret` without a blank makes a field's name of both.
+        message = re.sub(r"field `([\w-]*)[^`]*`", r"field `\1`", str(error))
+        raise ConfigError(f"{source}: {message}") from None
 
 
 def _decode_path(kind: type, value: Any) -> Any:

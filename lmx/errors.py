@@ -14,6 +14,12 @@
     │   ├── RequestNotFound         no running request has that id
     │   ├── StreamNotFound          no answer that could be taken up again has that id
     │   └── ModelNotFound           no routable model has that name, but another one is loaded
+    ├── AccessError             who asks may not do this, or not from there
+    │   ├── KeyRefused              the inference key is missing or wrong
+    │   │   └── AdminKeyRefused         the admin key is
+    │   ├── AdminKeyUnset           there is no admin key, and other hosts may not destroy things
+    │   ├── HostRefused             the `Host` header names a host that this is not
+    │   └── OriginRefused           a web page from elsewhere wants to do more than read
     ├── CapacityError           right request, wrong moment; retry or load something
     │   ├── QueueFull               too many requests wait already
     │   ├── NoModelLoaded           nothing is loaded and nothing is loading
@@ -137,6 +143,40 @@ class RequestNotFound(RequestError):
     """No running request has that id."""
 
     code = "not_found"
+
+
+class AccessError(LmxError):
+    """Who asks may not do this, or not from there. Not raised itself."""
+
+    code = "forbidden"
+
+
+class KeyRefused(AccessError):
+    """The inference key is missing or wrong, or too many wrong ones came from this address."""
+
+    code = "unauthorized"
+
+
+class AdminKeyRefused(KeyRefused):
+    """The admin key is missing or wrong, or too many wrong ones came from this address."""
+
+
+class AdminKeyUnset(AccessError):
+    """There is no admin key, and without one other hosts may not delete or change anything."""
+
+    code = "admin-key-required"
+
+
+class HostRefused(AccessError):
+    """The `Host` header names none of the machine's own names."""
+
+    code = "host-not-allowed"
+
+
+class OriginRefused(AccessError):
+    """A web page from elsewhere wants to do more than read."""
+
+    code = "origin-not-allowed"
 
 
 class CapacityError(LmxError):

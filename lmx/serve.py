@@ -7,6 +7,7 @@ loaded. A first signal drains and exits with status 0; a second one exits at onc
 import os
 import resource
 import signal
+import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -16,12 +17,13 @@ import trio
 
 from lmx import __version__
 from lmx.catalog.specs import ModelSpec
-from lmx.config import Settings
 from lmx.daemon.admin import ModelAdmin
 from lmx.daemon.broadcaster import Broadcaster
 from lmx.daemon.dispatch import Dispatch
 from lmx.daemon.gauge import Gauge
 from lmx.daemon.guardian import Guardian
+from lmx.daemon.hardware import read_hardware
+from lmx.daemon.live import LiveSettings
 from lmx.daemon.loader import Loader
 from lmx.daemon.meters import find_budget, make_meter
 from lmx.daemon.relief import ModelRelief
@@ -29,6 +31,8 @@ from lmx.daemon.restarts import keep_running
 from lmx.daemon.restorer import Restorer
 from lmx.daemon.telemetry import Telemetry
 from lmx.web.app import Dispatcher
+from lmx.web.auth import Gate
+from lmx.web.door import Door
 from lmx.web.events import EventHub
 from lmx.web.resume import AnswerKeeper
 from lmx.web.server import HttpServer, bind_sockets
@@ -42,7 +46,7 @@ log = structlog.get_logger("lmx.serve")
 
 
 async def serve(
-    settings: Settings,
+    live: LiveSettings,
     specs: Sequence[ModelSpec],
     *,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
@@ -50,7 +54,7 @@ async def serve(
     """Run the daemon until it is told to stop.
 
     Args:
-        settings: Everything configurable.
+        live: Everything configurable.
         specs: Models to load once the port answers.
         task_status: Told the bound addresses as URLs.
 
@@ -61,10 +65,12 @@ async def serve(
         Ends at once: workers are killed and reaped, connections reset.
     """
     _raise_descriptor_limit()
+    settings = live.current
     settings.home.mkdir(parents=True, exist_ok=True)
     sockets = bind_sockets(settings.server.host, settings.server.port)
     telemetry = Telemetry()
     meter = make_meter()
+    hardware = await trio.to_thread.run_sync(read_hardware)
     budget = await trio.to_thread.run_sync(find_budget, settings.memory, meter)
     gauge = Gauge(meter)
     loader = Loader(settings, telemetry, gauge=gauge, budget_bytes=budget)
@@ -80,8 +86,19 @@ async def serve(
     admin = ModelAdmin(loader)
     events = EventHub(telemetry, heartbeat_s=settings.server.events_heartbeat_s)
     keeper = AnswerKeeper(settings.server)
-    services = Services(settings, loader, dispatch, telemetry, admin, events, keeper)
-    server = HttpServer(Dispatcher(services), settings.server, sockets)
+    services = Services(
+        settings=settings,
+        live=live,
+        hardware=hardware,
+        loader=loader,
+        dispatch=dispatch,
+        telemetry=telemetry,
+        admin=admin,
+        events=events,
+        keeper=keeper,
+    )
+    gate = Gate(lambda: live.current.security, hostname=hardware.hostname, clock=time.monotonic)
+    server = HttpServer(Door(Dispatcher(services), gate), settings.server, sockets)
     stop_requested = trio.Event()
     async with trio.open_nursery() as siblings:
         await siblings.start(partial(_watch_signals, stop_requested))

@@ -31,6 +31,8 @@ import trio
 REPOSITORY = Path(__file__).parent.parent
 HOST = "127.0.0.1"
 LOG_NAME = "daemon.log"
+# Requests made by hand call the daemon `lmx`, which is not this machine's name.
+OWN_SETTINGS = {"LMX_SECURITY__ALLOWED_HOSTS": "[lmx]"}
 # A loaded machine with two cores; a healthy daemon needs about one second.
 START_LIMIT_S = 20.0
 READY_LIMIT_S = 20.0
@@ -183,7 +185,7 @@ def _start(
         process = subprocess.Popen(
             [sys.executable, "-m", "lmx", "serve", "--host", HOST, "--port", "0", *chosen],
             cwd=REPOSITORY,
-            env={**inherited, "LMX_HOME": str(home), **settings},
+            env={**inherited, **OWN_SETTINGS, "LMX_HOME": str(home), **settings},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

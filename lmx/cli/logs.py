@@ -1,27 +1,61 @@
 """How log lines look: readable on a terminal, one JSON object per line otherwise.
 
-Lines never hold prompts, answers or keys; whoever logs a request logs its counts.
+Lines never hold prompts, answers or keys; whoever logs a request logs its counts. Tracebacks come
+without the values of variables, for these may be any of the three.
 """
 
 import logging
 import sys
 
 import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
 
-def configure_logging(level: str) -> None:
-    """Set the format and the least severe level written, once per process."""
-    shared: list[structlog.typing.Processor] = [
+class LogLevel:
+    """The least severe level written, which may change while loggers are in use.
+
+    Args:
+        level: One of the names of `LEVELS`.
+    """
+
+    def __init__(self, level: str) -> None:
+        self.set(level)
+
+    def set(self, level: str) -> None:
+        """Change it for every logger."""
+        self._least = LEVELS[level]
+
+    def __call__(self, _logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        """Drop a line that is less severe, as a processor of structlog."""
+        if LEVELS[method] < self._least:
+            raise structlog.DropEvent
+        return event
+
+
+def configure_logging(level: str) -> LogLevel:
+    """Set the format and the least severe level written, once per process.
+
+    Returns:
+        The level, to be changed later.
+    """
+    log_level = LogLevel(level)
+    shared: list[Processor] = [
+        log_level,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso"),
     ]
     if sys.stderr.isatty():
-        tail: list[structlog.typing.Processor] = [structlog.dev.ConsoleRenderer()]
+        plain = structlog.dev.plain_traceback
+        tail: list[Processor] = [structlog.dev.ConsoleRenderer(exception_formatter=plain)]
     else:
         tail = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(
         processors=[*shared, *tail],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        # Loggers are cached with this class, so it lets everything through to `LogLevel`.
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+    return log_level

@@ -9,10 +9,9 @@ import trio
 
 from lmx.catalog.specs import DEMO, parse_spec
 from lmx.cli.logs import configure_logging
-from lmx.config import load_settings
+from lmx.daemon.live import LiveSettings, SettingsSource
 from lmx.errors import ConfigError
 from lmx.serve import serve
-from lmx.text.dialects import dialect_setting
 
 
 def run_daemon(config: Path | None, overrides: Mapping[str, Mapping[str, Any]]) -> None:
@@ -21,14 +20,14 @@ def run_daemon(config: Path | None, overrides: Mapping[str, Mapping[str, Any]]) 
     Raises:
         ConfigError: Settings cannot be used, or the address cannot be bound.
     """
-    settings = load_settings(file=config, overrides=overrides)
-    configure_logging(settings.logging.level)
-    for setting in settings.models.dialects.values():
-        dialect_setting(setting)  # a name that does not exist is told before anything starts
+    source = SettingsSource(file=config, overrides=overrides).settled()
+    settings = source.load()
+    log_level = configure_logging(settings.logging.level)
+    live = LiveSettings(source, settings, set_log_level=log_level.set)
     models = settings.models
     specs = [parse_spec(text, models.backend) for text in models.load or (DEMO,)]
     try:
-        trio.run(partial(serve, settings, specs))
+        trio.run(partial(serve, live, specs))
     except OSError as error:
         address = f"{settings.server.host}:{settings.server.port}"
         raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from error

@@ -18,6 +18,7 @@ from lmx.daemon.meter import Pressure, Reading
 
 RUSAGE_INFO_V4 = 4
 HOST_VM_INFO64 = 4
+TEXT_BYTES = 256  # room for a name or a version
 # Source: <sys/event.h>, NOTE_MEMORYSTATUS_PRESSURE_*, which the sysctl reports.
 PRESSURES: dict[int, Pressure] = {1: "normal", 2: "warn", 4: "critical"}
 
@@ -132,6 +133,17 @@ class LibSystem:
         if self._sysctl(name.encode(), *pointers, None, 0) != 0:
             raise _last_error(f"sysctl {name}")
         return value.value
+
+    def read_sysctl_text(self, name: str) -> str:
+        """A text by its name.
+
+        Raises:
+            OSError: There is none, or it is longer than any that is asked for.
+        """
+        value, size = ctypes.create_string_buffer(TEXT_BYTES), ctypes.c_size_t(TEXT_BYTES)
+        if self._sysctl(name.encode(), value, ctypes.byref(size), None, 0) != 0:
+            raise _last_error(f"sysctl {name}")
+        return value.value.decode("utf-8", "replace")
 
     def count_pages(self) -> PageCounts:
         """See `MacSystem`."""

@@ -1,6 +1,7 @@
 """The admin routes as the API's description lists them."""
 
 from lmx.errors import (
+    ConfigError,
     CorruptModel,
     DoesNotFit,
     InvalidRequest,
@@ -31,6 +32,7 @@ from lmx.schema.admin_requests import (
     ProbeRequest,
     UnloadRequest,
 )
+from lmx.schema.machine import DeviceReply, ReloadReply
 from lmx.schema.route import BODY_ERRORS, Errors, Route
 
 LOAD_ERRORS: Errors = (
@@ -97,5 +99,13 @@ ADMIN_ROUTES: tuple[Route, ...] = (
         CompatibilityReply,
         errors=(InvalidRequest,),
         query=CompatibilityQuery,
+    ),
+    Route("get", "/admin/device", "The machine and its part in the network", DeviceReply),
+    Route(
+        "post",
+        "/admin/config/reload",
+        "Read the settings again and apply what can be applied",
+        ReloadReply,
+        errors=(ConfigError, LmxError),
     ),
 )

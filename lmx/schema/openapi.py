@@ -11,11 +11,13 @@ import msgspec
 from msgspec import Struct
 
 from lmx.errors import CapacityError, LmxError, ModelNotFound, QueueFull, WorkerError
+from lmx.schema.access import Access, access_errors, needed_access
 from lmx.schema.admin_routes import ADMIN_ROUTES
 from lmx.schema.chat_documents import ChatChunk, ChatCompletion
 from lmx.schema.chat_request import ChatRequest
 from lmx.schema.completion_reply import TextCompletion
 from lmx.schema.completion_request import CompletionRequest
+from lmx.schema.machine import Discovery
 from lmx.schema.problems import TABLE, ErrorDocument
 from lmx.schema.route import BODY_ERRORS, Errors, Route
 from lmx.schema.status import Health, Index, ModelList, ModelRow, Ready, Unready
@@ -32,6 +34,18 @@ OPENAPI_VERSION = "3.1.0"
 REF_TEMPLATE = "#/components/schemas/{name}"
 
 MODEL_ERRORS: Errors = (ModelNotFound, QueueFull, CapacityError, WorkerError, LmxError)
+
+SECURITY_SCHEMES: dict[str, dict[str, str]] = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "apiKey": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+    "adminKey": {"type": "apiKey", "in": "header", "name": "X-Admin-Key"},
+}
+# Any of these; the empty one because a server without keys needs none.
+SECURITY: dict[Access, list[dict[str, list[str]]]] = {
+    "open": [],
+    "inference": [{}, {"bearer": []}, {"apiKey": []}, {"adminKey": []}],
+    "admin": [{}, {"bearer": []}, {"adminKey": []}],
+}
 
 ROUTES: tuple[Route, ...] = (
     Route(
@@ -81,6 +95,8 @@ ROUTES: tuple[Route, ...] = (
     Route("get", "/healthz", "Whether the server lives", Health),
     Route("get", "/health", "Whether the server lives", Health),
     Route("get", "/readyz", "Whether a model can answer", Ready, others={503: Unready}),
+    Route("get", "/.well-known/opta-lmx", "How to use this server", Discovery),
+    Route("get", "/v1/discovery", "How to use this server", Discovery),
     Route("get", "/", "What this server is", Index),
     *ADMIN_ROUTES,
 )
@@ -100,7 +116,7 @@ def openapi_document(version: str) -> dict[str, Any]:
             "description": "Language models on one machine, served to a LAN.",
         },
         "paths": _paths(),
-        "components": {"schemas": _schemas()},
+        "components": {"schemas": _schemas(), "securitySchemes": SECURITY_SCHEMES},
     }
 
 
@@ -141,12 +157,14 @@ def _operation(route: Route) -> dict[str, Any]:
     responses: dict[str, Any] = {"200": {"description": route.summary, "content": answers}}
     for status, kind in route.others.items():
         responses[str(status)] = _response(kind, description=kind.__doc__)
-    for status, description in _error_statuses(route.errors).items():
+    errors = (*route.errors, *access_errors(route.method, route.path))
+    for status, description in _error_statuses(errors).items():
         responses[str(status)] = _response(ErrorDocument, description=description)
     operation: dict[str, Any] = {
         "operationId": _operation_id(route),
         "summary": route.summary,
         "responses": responses,
+        "security": SECURITY[needed_access(route.path)],
     }
     if parameters := _parameters(route):
         operation["parameters"] = parameters
@@ -191,7 +209,7 @@ def _error_statuses(errors: Sequence[type[LmxError]]) -> dict[int, str]:
 
 
 def _operation_id(route: Route) -> str:
-    words = route.path.strip("/{}").replace("{", "").replace("-", "/").split("/")
+    words = route.path.strip("/{}.").replace("{", "").replace("-", "/").split("/")
     return "_".join([route.method, *filter(None, words)])
 
 

@@ -11,13 +11,17 @@ import msgspec
 from msgspec import Struct
 
 from lmx.errors import (
+    AccessError,
+    AdminKeyRefused,
     BodyTimeout,
     BodyTooLarge,
     CapacityError,
+    ConfigError,
     ContextTooLong,
     DoesNotFit,
     Draining,
     InvalidRequest,
+    KeyRefused,
     LmxError,
     LoadCancelled,
     LoadCrashed,
@@ -42,6 +46,7 @@ from lmx.errors import (
 Headers = tuple[tuple[bytes, bytes], ...]
 
 JSON_TYPE = (b"content-type", b"application/json")
+CHALLENGE: Headers = ((b"www-authenticate", b"Bearer"),)
 FIRST_SERVER_STATUS = 500
 ErrorType = Literal["invalid_request_error", "server_error"]
 
@@ -53,11 +58,13 @@ class Problem(Struct, frozen=True):
         status: HTTP status.
         top_code: What the Opta CLI branches on; `None` for the error's own code.
         may_retry: `False` sends ``x-should-retry: false``, which OpenAI's SDKs obey.
+        headers: Further headers that the status demands.
     """
 
     status: int
     top_code: str | None = None
     may_retry: bool = True
+    headers: Headers = ()
 
 
 # The first class that fits wins, so subclasses stand before their bases.
@@ -76,6 +83,9 @@ TABLE: tuple[tuple[type[LmxError], Problem], ...] = (
     (UnsupportedFeature, Problem(400)),
     (InvalidRequest, Problem(400)),
     (RequestError, Problem(400)),
+    (AdminKeyRefused, Problem(403)),
+    (KeyRefused, Problem(401, headers=CHALLENGE)),
+    (AccessError, Problem(403)),
     (QueueFull, Problem(429, "rate_limited")),
     (NoModelLoaded, Problem(503, may_retry=False)),
     (OutOfMemory, Problem(503, may_retry=False)),
@@ -88,6 +98,7 @@ TABLE: tuple[tuple[type[LmxError], Problem], ...] = (
     (LoadCrashed, Problem(409, "model_unstable", may_retry=False)),
     (LoadCancelled, Problem(409, "conflict", may_retry=False)),
     (LoadError, Problem(422)),
+    (ConfigError, Problem(422)),
     (LmxError, Problem(500)),
 )
 
@@ -136,7 +147,7 @@ def error_body(error: LmxError) -> dict[str, Any]:
 def encode_problem(error: LmxError) -> ProblemReply:
     """The whole response for an error before the response began."""
     problem = describe(error)
-    headers: Headers = (JSON_TYPE,)
+    headers: Headers = (JSON_TYPE, *problem.headers)
     if error.retry_after_s is not None:
         headers += ((b"retry-after", b"%d" % math.ceil(error.retry_after_s)),)
     if not problem.may_retry:

@@ -6,7 +6,6 @@ method and an unknown path are Quart's to refuse, in the same envelope as every 
 
 from collections.abc import Iterable
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
@@ -21,9 +20,11 @@ from lmx.web.admin import CONVERTERS, admin_routes
 from lmx.web.chat import ChatRoute
 from lmx.web.completions import CompletionRoute
 from lmx.web.docs import show_docs, show_openapi
+from lmx.web.door import with_headers
 from lmx.web.events import EventsRoute
 from lmx.web.exchange import Exchange, Handler, new_request_id, run_exchange
 from lmx.web.health import HealthRoutes
+from lmx.web.machine import DiscoveryRoute, machine_routes
 from lmx.web.models import model_routes
 from lmx.web.services import Services
 from lmx.web.socket_requests import SocketServices
@@ -63,6 +64,7 @@ def make_quart(services: Services) -> QuartTrio:
     app.url_map.converters.update(CONVERTERS)
     app.register_blueprint(model_routes(services.loader))
     app.register_blueprint(admin_routes(services.admin, services.dispatch))
+    app.register_blueprint(machine_routes(services))
 
     @app.errorhandler(LmxError)
     async def refuse(error: LmxError) -> Response:
@@ -105,6 +107,7 @@ class Dispatcher:
         settings, dispatch, keeper = services.settings, services.dispatch, services.keeper
         self._body_limit = settings.server.max_body_bytes
         health = HealthRoutes(services.loader, dispatch)
+        discovery = DiscoveryRoute(services)
         tokens = TokenRoutes(dispatch, services.loader, settings)
         self._raw: dict[tuple[str, str], Handler] = {
             ("GET", "/"): health.index,
@@ -112,6 +115,8 @@ class Dispatcher:
             ("GET", "/healthz"): health.live,
             ("GET", "/readyz"): health.ready,
             ("GET", "/admin/events"): EventsRoute(services.events, dispatch.wait_revoked),
+            ("GET", "/.well-known/opta-lmx"): discovery,
+            ("GET", "/v1/discovery"): discovery,
             ("GET", "/openapi.json"): show_openapi,
             ("GET", "/docs"): show_docs,
             ("POST", "/v1/chat/completions"): ChatRoute(dispatch, settings, keeper),
@@ -130,7 +135,6 @@ class Dispatcher:
         self, scope: dict[str, Any], receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> None:
         """Handle one ASGI scope."""
-        scope["path"] = _path_of(scope["path"])
         if scope["type"] == "websocket" and scope["path"] in SOCKET_PATHS:
             await self._socket(scope, receive, send)
             return
@@ -141,29 +145,7 @@ class Dispatcher:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         handler = self._raw.get((method, scope["path"]))
         if handler is None:
-            await self._quart(scope, receive, _with_request_id(send))  # type: ignore[arg-type]
+            request_id = (b"x-request-id", new_request_id().encode())
+            await self._quart(scope, receive, with_headers(send, [request_id]))  # type: ignore[arg-type]
             return
         await run_exchange(handler, Exchange(scope, receive, send), body_limit=self._body_limit)
-
-
-def _path_of(target: str) -> str:
-    """The path of a request's target: proxies send whole URLs, and RFC 9112 wants them served."""
-    if target.startswith("/"):
-        return target
-    try:
-        path = urlsplit(target).path
-    except ValueError:
-        path = target
-    return path if path.startswith("/") else f"/{path}"
-
-
-def _with_request_id(send: ASGISendCallable) -> ASGISendCallable:
-    request_id = new_request_id().encode()
-
-    async def send_with_id(message: ASGISendEvent) -> None:
-        if message["type"] == "http.response.start":
-            headers = [*message["headers"], (b"x-request-id", request_id)]
-            message = {**message, "headers": headers}
-        await send(message)
-
-    return send_with_id

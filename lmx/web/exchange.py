@@ -31,6 +31,8 @@ PARSE_IN_THREAD_BYTES = 64 * 1024
 # What a client may call itself, in characters; the rest is cut off.
 CLIENT_NAME_LIMIT = 64
 JSON_HEADERS: Headers = (JSON_TYPE,)
+# The status of an answer that has no body, not even one of no bytes.
+NO_CONTENT = 204
 EVENT_STREAM_HEADERS: Headers = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -71,6 +73,7 @@ class Exchange:
         self._body_bytes = 0
         self._body_limit = 0  # bytes over it are read and dropped
         self._body_arrived = trio.Event()  # complete, or over the limit
+        self._body_ended = trio.Event()  # nothing more of it comes
         self._is_streaming = False
         self._is_answered = False
         self._on_disconnect: Callable[[], None] | None = None
@@ -125,6 +128,15 @@ class Exchange:
             raise BodyTimeout(f"the request body did not arrive within {timeout_s:g} s")
         return b"".join(self._chunks)
 
+    async def drop_body(self, *, timeout_s: float) -> None:
+        """Wait until the client has sent its whole body, which is thrown away beyond the limit.
+
+        A connection that is answered earlier closes over unread bytes. That resets it, and the
+        client may lose the answer.
+        """
+        with trio.move_on_after(timeout_s):
+            await self._body_ended.wait()
+
     async def start_stream(self, first: bytes) -> Sink:
         """Send the head of an event stream and its first bytes; the rest goes to the sink."""
         self._is_streaming = True
@@ -161,7 +173,8 @@ class Exchange:
             if self._is_streaming and answer is None:
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
             elif answer is not None and not self._is_streaming:
-                await self._send_head(answer.status, answer.headers, length=len(answer.body))
+                length = None if answer.status == NO_CONTENT else len(answer.body)
+                await self._send_head(answer.status, answer.headers, length=length)
                 await self._send(
                     {"type": "http.response.body", "body": answer.body, "more_body": False}
                 )
@@ -172,6 +185,8 @@ class Exchange:
         return int(lengths[0]) if lengths and lengths[0].isdigit() else 0
 
     def _take_body(self, data: bytes, *, is_last: bool) -> None:
+        if is_last:
+            self._body_ended.set()
         self._body_bytes += len(data)
         if self._body_bytes > self._body_limit:
             self._chunks.clear()

@@ -5,6 +5,8 @@ from typing import NamedTuple
 from lmx.config import Settings
 from lmx.daemon.admin import ModelAdmin
 from lmx.daemon.dispatch import Dispatch
+from lmx.daemon.hardware import Hardware
+from lmx.daemon.live import LiveSettings
 from lmx.daemon.loader import Loader
 from lmx.daemon.telemetry import Telemetry
 from lmx.web.events import EventHub
@@ -22,6 +24,8 @@ class Services(NamedTuple):
         admin: Manages the models.
         events: Tells clients what happens.
         keeper: Keeps answers that survive their connection.
+        live: The settings in force, of which some may change.
+        hardware: The machine.
     """
 
     settings: Settings
@@ -31,3 +35,5 @@ class Services(NamedTuple):
     admin: ModelAdmin
     events: EventHub
     keeper: AnswerKeeper
+    live: LiveSettings
+    hardware: Hardware

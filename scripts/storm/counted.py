@@ -14,15 +14,15 @@ import trio
 
 from lmx.catalog.specs import ModelSpec, parse_spec
 from lmx.cli.logs import configure_logging
-from lmx.config import Settings, load_settings
+from lmx.daemon.live import LiveSettings, SettingsSource
 from lmx.serve import serve
 
 
-async def run(settings: Settings, specs: Sequence[ModelSpec]) -> None:
+async def run(live: LiveSettings, specs: Sequence[ModelSpec]) -> None:
     """The daemon, until it is told to stop."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(answer)
-        await serve(settings, specs)
+        await serve(live, specs)
         nursery.cancel_scope.cancel()
 
 
@@ -42,11 +42,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--model", action="append", default=[])
     options = parser.parse_args()
-    settings = load_settings(
-        overrides={"server": {"host": options.host, "port": options.port}},
-    )
-    configure_logging(settings.logging.level)
-    trio.run(partial(run, settings, [parse_spec(text) for text in options.model]))
+    source = SettingsSource(overrides={"server": {"host": options.host, "port": options.port}})
+    settings = source.load()
+    log_level = configure_logging(settings.logging.level)
+    live = LiveSettings(source, settings, set_log_level=log_level.set)
+    trio.run(partial(run, live, [parse_spec(text) for text in options.model]))
 
 
 if __name__ == "__main__":

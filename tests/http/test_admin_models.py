@@ -136,7 +136,8 @@ def test_a_load_survives_its_client(daemon: Daemon) -> None:
     """The client drops the connection and finds the model in the list later."""
     body = json.dumps({"model_id": "fake:y?load_ms=500"}).encode()
     with Connection(daemon) as connection:
-        head = f"POST /admin/models/load HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+        fields = f"host: lmx\r\ncontent-length: {len(body)}\r\n\r\n"
+        head = f"POST /admin/models/load HTTP/1.1\r\n{fields}"
         connection.send(head.encode() + body)
         wait_until(lambda: get(daemon, "/admin/status")["loading"] != [])
     wait_until(lambda: loaded(daemon) == ["x", "y"])

@@ -41,10 +41,11 @@ class Http2Client:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
-    def send(self, method: str, path: str, body: bytes = b"") -> int:
+    def send(self, method: str, path: str, body: bytes = b"", *, authority: str = "lmx") -> int:
         """Send a request; returns its stream id."""
         stream = self._h2.get_next_available_stream_id()
-        head = [(":method", method), (":path", path), (":scheme", "http"), (":authority", "lmx")]
+        head = [(":method", method), (":path", path), (":scheme", "http")]
+        head.append((":authority", authority))
         self._h2.send_headers(stream, head, end_stream=not body)
         self._bodies[stream] = b""
         while body:
@@ -171,3 +172,13 @@ def test_a_body_over_the_limit_is_refused(daemon: Daemon) -> None:
         body = chat_body("x", content="a" * LIMIT_BYTES)
         assert "413" == client.read(client.send("POST", CHAT_PATH, body))[0][":status"]
         assert "200" == client.read(client.send("GET", "/healthz"))[0][":status"]
+
+
+def test_the_authority_is_judged_like_a_host(daemon: Daemon) -> None:
+    """A page whose name was made to resolve to us is refused here, too; other streams go on."""
+    with Http2Client(daemon) as client:
+        foreign = client.send("GET", "/v1/models", authority="evil.example:1234")
+        ours = client.send("GET", "/v1/models", authority="localhost:1234")
+        headers, body = client.read(foreign)
+        assert ("403", "host-not-allowed") == (headers[":status"], json.loads(body)["code"])
+        assert "200" == client.read(ours)[0][":status"]

@@ -6,7 +6,7 @@ it. These checks of its own are left out, for good reason:
 * `positive_data_acceptance`: rules between fields and those of compilers (a guide that is no
   grammar, a prompt beyond the context) cannot be said in a schema, so a 400 may meet it.
 * `missing_required_header`, `ignored_auth`, `object_level_authorization`: there are no such
-  headers and no keys.
+  headers, and these daemons have no keys; `test_keys` asks every route with some.
 * `use_after_free`, `ensure_resource_availability`: no route gives out ids of what it makes.
 
 The admin routes have a daemon of their own, without models but its own and with a home of its own:

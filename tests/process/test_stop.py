@@ -30,7 +30,7 @@ def _open_stuck_reader(daemon: Daemon) -> socket.socket:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
     connection.connect((daemon.host, daemon.port))
     connection.sendall(
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b"
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: lmx\r\ncontent-length: %d\r\n\r\n%b"
         % (len(body), body)
     )
     return connection

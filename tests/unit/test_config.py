@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmx.config import (
+    DeviceSettings,
     GgufSettings,
     LoggingSettings,
     MemorySettings,
     ModelSettings,
+    SecuritySettings,
     ServerSettings,
     Settings,
     WorkerSettings,
@@ -38,6 +40,8 @@ def test_defaults(tmp_path: Path) -> None:
         worker=WorkerSettings(),
         memory=MemorySettings(),
         logging=LoggingSettings(),
+        security=SecuritySettings(),
+        device=DeviceSettings(),
     )
     assert expected == load_settings(**in_home(tmp_path))
 
@@ -93,6 +97,10 @@ def test_empty_files_and_sections_are_fine(tmp_path: Path, text: str) -> None:
         ("worker: {lease: sometimes}", "lease"),
         ("worker: {lease_slice_s: 0}", "lease_slice_s"),
         ("logging: {level: loud}", "level"),
+        ("security: {admin_key: 5}", "admin_key"),
+        ("security: {wrong_keys_per_minute: -1}", "wrong_keys_per_minute"),
+        ("security: {allowed_hosts: x}", "allowed_hosts"),
+        ("device: {name: 1}", "name"),
         ("server: [1]", "sections"),
         ("server", "sections"),
         ("- server", "sections"),
@@ -161,6 +169,46 @@ def test_variables_may_hold_lists_and_numbers(tmp_path: Path) -> None:
     assert ("/srv/models", "~/more") == models.folders
     assert (("demo", "org/x"), 0.25) == (models.load, models.default_temperature)
     assert "error" == settings.logging.level
+
+
+def test_keys_in_variables_are_taken_as_they_are(tmp_path: Path) -> None:
+    """Whatever YAML would make of them: numbers, comments, words that mean nothing."""
+    for key in ("123", "1e3", "null", "a #b", "[x", "'q'", "*x"):
+        variables = {"LMX_SECURITY__ADMIN_KEY": key, "LMX_SECURITY__INFERENCE_API_KEY": key}
+        security = load_settings(**in_home(tmp_path, **variables)).security
+        assert ((key,), (key,)) == (security.admin_keys, security.inference_keys)
+
+
+def test_all_inference_keys_count(tmp_path: Path) -> None:
+    """The one that `opta key create` writes, and further ones; empty ones are none."""
+    text = "security:\n  inference_api_key: a\n  inference_api_keys: [b, '', c]\n  admin_key: ''\n"
+    security = load_settings(**in_home(tmp_path, text)).security
+    assert (("a", "b", "c"), ()) == (security.inference_keys, security.admin_keys)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "security: {admin_key:opta_sk_1}",
+        "security:\n  admin_key: !opta_sk_1",
+        "security:\n  admin_key: *opta_sk_1",
+        "security:\n  admin_key: !opta'sk_1 x",
+        "security:\n  open_admin: true\n  admin_key:opta_sk_1\n",
+        "security:\n  admin_key: opta_sk_1: x\n",
+        "security:\n  admin_key: 'opta_sk_1\n",
+        "security:\n  admin_key: [opta_sk_1]\n",
+        "security:\n  admin_key:opta_sk_1\n",
+        "security:\n  admin_key: {opta_sk_1: 1}\n",
+        "security: opta_sk_1",
+        "security:\n  admin_key: &opta_sk_1 a\n  inference_api_key: &opta_sk_1 [1]",
+    ],
+)
+def test_messages_hold_no_values(tmp_path: Path, text: str) -> None:
+    """A mistake beside a key shows no key, because messages go to logs and to clients."""
+    with pytest.raises(ConfigError) as caught:
+        load_settings(**in_home(tmp_path, text))
+    assert "sk_1" not in caught.value.message
+    assert None is caught.value.__cause__
 
 
 def test_foreign_variables_are_left_alone(tmp_path: Path) -> None:

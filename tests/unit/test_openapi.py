@@ -89,9 +89,12 @@ def test_every_reference_leads_somewhere_and_every_schema_is_used() -> None:
 
 
 def test_the_routes_are_all_there() -> None:
-    """Generating, text form, models, probes and what manages models."""
+    """Generating, text form, models, probes, discovery and what manages models."""
     assert {
         "/",
+        "/.well-known/opta-lmx",
+        "/admin/config/reload",
+        "/admin/device",
         "/admin/memory",
         "/admin/models",
         "/admin/models/available",
@@ -110,9 +113,32 @@ def test_the_routes_are_all_there() -> None:
         "/tokenize",
         "/v1/chat/completions",
         "/v1/completions",
+        "/v1/discovery",
         "/v1/models",
         "/v1/models/{model}",
     } == set(DOCUMENT["paths"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "keys", "statuses"),
+    [
+        ("get", "/healthz", [], set()),
+        ("get", "/v1/discovery", [], {"403"}),
+        ("get", "/v1/models", ["bearer", "apiKey", "adminKey"], {"401", "403"}),
+        ("post", "/tokenize", ["bearer", "apiKey", "adminKey"], {"401", "403"}),
+        ("get", "/admin/status", ["bearer", "adminKey"], {"403"}),
+        ("delete", "/admin/models/{model}", ["bearer", "adminKey"], {"403"}),
+    ],
+)
+def test_keys_and_refusals_are_described(
+    method: str, path: str, *, keys: list[str], statuses: set[str]
+) -> None:
+    """Each closed route names what opens it, none at all included, and how it refuses."""
+    operation = DOCUMENT["paths"][path][method]
+    expected = [{}, *({key: []} for key in keys)] if keys else []
+    assert expected == operation["security"]
+    assert statuses == {"401", "403"} & set(operation["responses"])
+    assert set(keys) <= set(DOCUMENT["components"]["securitySchemes"])
 
 
 @pytest.mark.parametrize("include_usage", [True, False])

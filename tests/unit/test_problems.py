@@ -27,6 +27,10 @@ STATUSES: dict[type[LmxError], int] = {
     errors.RequestCancelled: 499,
     errors.RequestNotFound: 404,
     errors.ModelNotFound: 404,
+    errors.AdminKeyRefused: 403,
+    errors.AdminKeyUnset: 403,
+    errors.HostRefused: 403,
+    errors.OriginRefused: 403,
     errors.QueueFull: 429,
     errors.NoModelLoaded: 503,
     errors.ModelLoading: 503,
@@ -44,7 +48,7 @@ STATUSES: dict[type[LmxError], int] = {
     errors.WorkerClosed: 503,
     errors.WorkerStalled: 503,
     errors.FrameError: 500,
-    errors.ConfigError: 500,
+    errors.ConfigError: 422,
 }
 
 
@@ -58,6 +62,17 @@ def test_every_leaf_has_a_status() -> None:
 def test_statuses(kind: type[LmxError]) -> None:
     """Each error has the status that says whose action is needed."""
     assert STATUSES[kind] == describe(kind("x")).status
+
+
+def test_a_missing_inference_key_is_challenged() -> None:
+    """A 401 says how to authenticate; the admin's 403 cannot."""
+    reply = encode_problem(errors.KeyRefused("x", retry_after_s=3))
+    assert 401 == reply.status
+    assert (b"Bearer", b"3") == (
+        dict(reply.headers)[b"www-authenticate"],
+        dict(reply.headers)[b"retry-after"],
+    )
+    assert b"www-authenticate" not in dict(encode_problem(errors.AdminKeyRefused("x")).headers)
 
 
 def test_no_row_hides_another() -> None:

@@ -175,3 +175,12 @@ async def test_a_user_that_is_cancelled_leaves_no_process() -> None:
 def test_workers_never_download() -> None:
     """What every worker starts with, whatever the daemon was started with."""
     assert "1" == worker_environment()["HF_HUB_OFFLINE"]
+
+
+def test_workers_know_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the daemon was told of security stays with it; other settings are passed on."""
+    monkeypatch.setenv("LMX_SECURITY__ADMIN_KEY", "k")
+    monkeypatch.setenv("LMX_security__inference_api_key", "k")
+    monkeypatch.setenv("LMX_SERVER__PORT", "1")
+    assert {"LMX_SERVER__PORT"} <= set(worker_environment())
+    assert [] == [name for name in worker_environment() if "SECURITY" in name.upper()]

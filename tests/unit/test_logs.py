@@ -1,0 +1,76 @@
+"""Log lines: the level may change while loggers are in use, and tracebacks show no values."""
+
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+import structlog
+
+from lmx.cli.logs import LogLevel
+
+SCRIPT = """
+import structlog
+from lmx.cli.logs import configure_logging
+level = configure_logging("info")
+log = structlog.get_logger("x")
+def say(name):
+    log.debug("debug", at=name)
+    log.info("info", at=name)
+    log.error("error", at=name)
+say("first")
+level.set("debug")
+say("second")
+level.set("error")
+say("third")
+"""
+TERMINAL_SCRIPT = """
+import sys
+sys.stderr.isatty = lambda: True
+import structlog
+from lmx.cli.logs import configure_logging
+configure_logging("info")
+def fail(admin_key):
+    raise ValueError("no")
+try:
+    fail("sec" + "ret")
+except ValueError as error:
+    structlog.get_logger("x").error("failed", exc_info=error)
+"""
+
+
+def run(script: str) -> str:
+    """What a process of its own logs, because logging is configured once per process."""
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    return ended.stderr
+
+
+def test_the_level_changes_for_loggers_in_use() -> None:
+    """The same logger writes more, then less."""
+    lines = [json.loads(line) for line in io.StringIO(run(SCRIPT))]
+    assert [
+        ("info", "first"),
+        ("error", "first"),
+        ("debug", "second"),
+        ("info", "second"),
+        ("error", "second"),
+        ("error", "third"),
+    ] == [(line["level"], line["at"]) for line in lines]
+
+
+def test_tracebacks_on_a_terminal_show_no_variables() -> None:
+    """They could hold keys, prompts and answers."""
+    shown = run(TERMINAL_SCRIPT)
+    assert "ValueError: no" in shown
+    assert "secret" not in shown
+
+
+def test_less_severe_lines_are_dropped() -> None:
+    """As a processor, before anything is formatted."""
+    level = LogLevel("warning")
+    assert {"a": 1} == level(None, "warning", {"a": 1})
+    assert {"a": 1} == level(None, "critical", {"a": 1})
+    with pytest.raises(structlog.DropEvent):
+        level(None, "info", {"a": 1})
