@@ -69,7 +69,7 @@ async def test_a_scrape_shows_what_happened(autojump_clock: object) -> None:
             ("lmx_model_load_duration_seconds", model): 1,
             ("lmx_model_error_rate", model): 0,
             ("vllm:num_requests_running", served): 0,
-            ("vllm:prompt_tokens_total", served): 1,
+            ("vllm:prompt_tokens_total", served): 3,
             ("vllm:generation_tokens_total", served): 4,
             ("vllm:request_success_total", (("finished_reason", "stop"), *served)): 1,
             ("vllm:time_to_first_token_seconds_count", served): 1,
