@@ -70,6 +70,10 @@ class ChatClient:
         """A plain GET on the shared connections."""
         return await self._http.get(path)
 
+    async def post(self, path: str) -> httpx2.Response:
+        """A POST with an empty body."""
+        return await self._http.post(path)
+
     @asynccontextmanager
     async def open_stream(self, content: str = "hi", **fields: Any) -> AsyncIterator[Any]:
         """A streamed answer's raw response; leaving hangs up."""

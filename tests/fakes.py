@@ -6,6 +6,7 @@ The link, the socket pair and the frames are the real ones; only the process is 
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import trio
 
@@ -16,7 +17,7 @@ from lmx.daemon.dispatch import Dispatch
 from lmx.daemon.link import WorkerLink
 from lmx.daemon.model import Model, ReadyModel
 from lmx.daemon.model_state import ModelEvent
-from lmx.daemon.telemetry import Telemetry
+from lmx.daemon.telemetry import DaemonEvent, Telemetry
 from lmx.daemon.worker import ExitKind, WorkerExit
 from lmx.errors import FrameError, WorkerBroken
 from lmx.protocol.codec import command_decoder, encode_events
@@ -56,6 +57,31 @@ def finished(sequence: int, reason: FinishReason = "stop") -> Finished:
 def delta(sequence: int, text: str) -> Delta:
     """One token's text."""
     return Delta(sequence, text, 1)
+
+
+class Recorder(Telemetry):
+    """Telemetry that keeps everything it was told.
+
+    Attributes:
+        told: All events.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[DaemonEvent] = []
+
+    def publish(self, event_type: str, **fields: Any) -> None:
+        """Keep it, and tell subscribers."""
+        self.told.append(DaemonEvent(event_type, fields))
+        super().publish(event_type, **fields)
+
+    def all_of(self, event_type: str) -> list[dict[str, Any]]:
+        """All events of a type."""
+        return [event.fields for event in self.told if event.type == event_type]
+
+    def of(self, event_type: str, field: str) -> list[Any]:
+        """One field of all events of a type."""
+        return [event.fields[field] for event in self.told if event.type == event_type]
 
 
 class ScriptedWorker:
@@ -162,7 +188,7 @@ class Bench:
     def __init__(self, *, slots: int = 4, max_waiting: int = 4) -> None:
         self.worker = ScriptedWorker()
         self.model: Model = ready_model(self.worker, slots=slots, max_waiting=max_waiting)
-        self.telemetry = Telemetry()
+        self.telemetry = Recorder()
         self.loader = OneModel(self.model)
         self.dispatch = Dispatch(self.loader, self.telemetry, ModelSettings())
 

@@ -22,11 +22,11 @@ from lmx.daemon.meter import Reading
 from lmx.daemon.model import Leaving, LoadOptions, Model
 from lmx.daemon.model_state import ModelState
 from lmx.daemon.sources import Source
-from lmx.daemon.telemetry import DaemonEvent, Telemetry
+from lmx.daemon.telemetry import Telemetry
 from lmx.daemon.worker import ExitKind
 from lmx.errors import LmxError, LoadError, WorkerBroken, WorkerClosed
 from lmx.protocol.messages import Command, Generate, LoadFailed, Started
-from tests.fakes import ScriptedWorker, delta, finished, generate, loaded_event
+from tests.fakes import Recorder, ScriptedWorker, delta, finished, generate, loaded_event
 
 FOREVER = float("inf")
 HOME = Path("/nonexistent/lmx-home")
@@ -214,27 +214,6 @@ class ScriptedLoader(Loader):
     def attempts(self) -> list[tuple[str, float]]:
         """Model id and time of every worker so far."""
         return self.scripted.attempts
-
-
-class Recorder(Telemetry):
-    """Telemetry that keeps everything it was told.
-
-    Attributes:
-        told: All events.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.told: list[DaemonEvent] = []
-
-    def publish(self, event_type: str, **fields: Any) -> None:
-        """Keep it, and tell subscribers."""
-        self.told.append(DaemonEvent(event_type, fields))
-        super().publish(event_type, **fields)
-
-    def of(self, event_type: str, field: str) -> list[Any]:
-        """One field of all events of a type."""
-        return [event.fields[field] for event in self.told if event.type == event_type]
 
 
 class House:

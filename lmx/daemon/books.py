@@ -66,7 +66,7 @@ class Books:
         self._telemetry.publish(
             "request_received",
             request_id=origin.request_id,
-            model_id=model_name,
+            model_id=request.model_id,
             client=origin.client,
             route=origin.route,
         )
@@ -109,7 +109,7 @@ class Books:
             self._count_tokens(request, request.tally)
             self._count_times(request, request.tally, outcome)
             self._record(request, request.model, outcome)
-        if outcome.error is not None:
+        if outcome.error is not None and outcome.reason == "error":
             known = self._telemetry.models.of(
                 NO_MODEL if request.model is None else request.model_id
             )
@@ -139,6 +139,7 @@ class Books:
         if request.has_spoken or any(end.reason in {"stop", "length"} for end in ends):
             totals.prompt_tokens += request.prompt_tokens
             totals.cached_tokens += ends[0].usage.cached_tokens if ends else 0
+        totals.ended_tokens += sum(end.usage.completion_tokens for end in ends)
         totals.decode_s += max((end.timings.decode_s for end in ends), default=0.0)
 
     def _count_times(self, request: OpenRequest, tally: RequestTally, outcome: Outcome) -> None:
@@ -179,7 +180,7 @@ class Books:
         )
 
     def _count_client(self, request: OpenRequest, outcome: Outcome) -> None:
-        self._telemetry.recent.count_end(trio.current_time())
+        self._telemetry.recent.count_end()
         client = self._telemetry.clients.of(request.origin.client)
         client.requests += 1
         client.errors += outcome.reason == "error"

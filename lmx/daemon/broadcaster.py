@@ -95,7 +95,7 @@ class Broadcaster:
 
     def _publish_memory(self) -> None:
         reading = self._reading()
-        if reading is None:
+        if reading is None or not reading.total_bytes:
             return
         used, total = round(reading.used_bytes / 1e9, 3), round(reading.total_bytes / 1e9, 3)
         self._telemetry.publish(

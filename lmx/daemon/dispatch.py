@@ -20,7 +20,7 @@ from lmx.daemon.model import Model, ReadyModel
 from lmx.daemon.origin import Origin
 from lmx.daemon.poison import PoisonList, fingerprint
 from lmx.daemon.reply import ReplyStream
-from lmx.daemon.running import OpenRequest, RunningRequest
+from lmx.daemon.running import Occupancy, OpenRequest, RunningRequest
 from lmx.daemon.tally import RequestTally
 from lmx.daemon.telemetry import Telemetry
 from lmx.errors import (
@@ -144,9 +144,19 @@ class Dispatch:
         return self._is_draining
 
     @property
+    def is_short_of_memory(self) -> bool:
+        """Whether new requests are refused until there is memory again."""
+        return self._is_short_of_memory
+
+    @property
     def running(self) -> list[RunningRequest]:
         """All requests that have come and not ended, in order of arrival."""
         return self._books.running.read()
+
+    @property
+    def occupancy(self) -> dict[str, Occupancy]:
+        """Admitted requests by model."""
+        return self._books.running.occupancy()
 
     def cancel(self, request_id: str) -> bool:
         """End a request, or all replies that share its id; their client is told why.

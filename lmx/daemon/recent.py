@@ -5,7 +5,9 @@ Everything is bounded; the clock is an argument.
 """
 
 import math
+import time
 from collections import deque
+from collections.abc import Callable
 
 from msgspec import Struct
 
@@ -14,6 +16,7 @@ from lmx.errors import LmxError
 REQUEST_LIMIT = 1024
 ERROR_LIMIT = 50
 MINUTE_S = 60
+MESSAGE_LIMIT_CHARACTERS = 1000
 
 
 class RecentError(Struct, frozen=True, kw_only=True):
@@ -42,18 +45,22 @@ class EndedRequest(Struct, frozen=True):
 class RecentPast:
     """The last requests and errors.
 
+    Args:
+        clock: Seconds, monotonic.
+
     Attributes:
         errors: The latest last.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self.errors: deque[RecentError] = deque(maxlen=ERROR_LIMIT)
         self._answered: deque[EndedRequest] = deque(maxlen=REQUEST_LIMIT)
         self._ends: deque[tuple[int, int]] = deque(maxlen=MINUTE_S + 1)  # whole second, requests
 
-    def count_end(self, now_s: float) -> None:
+    def count_end(self) -> None:
         """A request has ended, in whatever way."""
-        second = int(now_s)
+        second = int(self._clock())
         before = self._ends.pop()[1] if self._ends and self._ends[-1][0] == second else 0
         self._ends.append((second, before + 1))
 
@@ -69,11 +76,13 @@ class RecentPast:
             at: Epoch seconds.
             model: Whose request it was.
         """
-        found = RecentError(timestamp=at, category=error.code, message=error.message, model=model)
+        message = error.message[:MESSAGE_LIMIT_CHARACTERS]
+        found = RecentError(timestamp=at, category=error.code, message=message, model=model)
         self.errors.append(found)
 
-    def requests_per_minute(self, now_s: float) -> int:
+    def requests_per_minute(self) -> int:
         """Requests that ended in the last minute."""
+        now_s = self._clock()
         return sum(number for second, number in self._ends if second > now_s - MINUTE_S)
 
     def speeds(self, *shares: float) -> list[float]:

@@ -8,7 +8,7 @@ request is cancelled in its wait alone, and an open one is told by its own strea
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import count
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import trio
 from msgspec import Struct
@@ -21,6 +21,8 @@ from lmx.daemon.tally import ChoiceTally, RequestTally
 from lmx.errors import LmxError, RequestCancelled
 
 RequestState = Literal["waiting", "prefill", "decoding"]
+# What is kept of a model's name as a client spelled it, in characters.
+NAME_LIMIT = 256
 CANCELLED = "the request was cancelled by an administrator"
 
 T = TypeVar("T")
@@ -54,6 +56,13 @@ class RunningRequest(Struct, frozen=True, kw_only=True):
     tokens_per_second: float
 
 
+class Occupancy(NamedTuple):
+    """How many requests of a model have a slot, and how many wait for one."""
+
+    running: int
+    waiting: int
+
+
 class OpenRequest:
     """One request on its way through the dispatcher.
 
@@ -75,7 +84,7 @@ class OpenRequest:
         now_s = trio.current_time()
         self.number = number
         self.origin = origin
-        self.model_id = model_name
+        self.model_id = model_name[:NAME_LIMIT]
         self.received_s = now_s if origin.received_s is None else origin.received_s
         self.received_at = time.time() - (now_s - self.received_s)
         self.model: Model | None = None
@@ -167,6 +176,19 @@ class RunningRequests:
         for request in found:
             request.cancel()
         return bool(found)
+
+    def occupancy(self) -> dict[str, Occupancy]:
+        """Admitted requests by model."""
+        waiting = find_waiting(self._open.values())
+        found: dict[str, Occupancy] = {}
+        for request in self._open.values():
+            if request.model is not None:
+                before = found.get(request.model_id, Occupancy(0, 0))
+                is_waiting = request.number in waiting
+                found[request.model_id] = Occupancy(
+                    before.running + (not is_waiting), before.waiting + is_waiting
+                )
+        return found
 
     def read(self) -> list[RunningRequest]:
         """What each is doing now."""

@@ -17,6 +17,7 @@ from lmx.schema.chat_documents import ChatChunk, ChatCompletion
 from lmx.schema.chat_request import ChatRequest
 from lmx.schema.completion_reply import TextCompletion
 from lmx.schema.completion_request import CompletionRequest
+from lmx.schema.live_routes import LIVE_ROUTES
 from lmx.schema.machine import Discovery
 from lmx.schema.problems import TABLE, ErrorDocument
 from lmx.schema.route import BODY_ERRORS, Errors, Route
@@ -32,6 +33,11 @@ from lmx.schema.tokens import (
 
 OPENAPI_VERSION = "3.1.0"
 REF_TEMPLATE = "#/components/schemas/{name}"
+
+PATH_PARAMETERS = {
+    "model": "A model's name; slashes in it may stand as they are.",
+    "request_id": "A request's id, as its answer's x-request-id says.",
+}
 
 MODEL_ERRORS: Errors = (ModelNotFound, QueueFull, CapacityError, WorkerError, LmxError)
 
@@ -99,6 +105,7 @@ ROUTES: tuple[Route, ...] = (
     Route("get", "/v1/discovery", "How to use this server", Discovery),
     Route("get", "/", "What this server is", Index),
     *ADMIN_ROUTES,
+    *LIVE_ROUTES,
 )
 
 
@@ -148,13 +155,7 @@ def _paths() -> dict[str, Any]:
 
 
 def _operation(route: Route) -> dict[str, Any]:
-    reply: dict[str, Any] = _reference(route.reply)
-    if route.is_list:
-        reply = {"type": "array", "items": reply}
-    answers = {"application/json": {"schema": reply}}
-    if route.event is not None:
-        answers["text/event-stream"] = {"schema": _reference(route.event)}
-    responses: dict[str, Any] = {"200": {"description": route.summary, "content": answers}}
+    responses: dict[str, Any] = {"200": {"description": route.summary, "content": _answers(route)}}
     for status, kind in route.others.items():
         responses[str(status)] = _response(kind, description=kind.__doc__)
     errors = (*route.errors, *access_errors(route.method, route.path))
@@ -174,19 +175,32 @@ def _operation(route: Route) -> dict[str, Any]:
     return operation
 
 
+def _answers(route: Route) -> dict[str, Any]:
+    """What a good answer holds, by its media type."""
+    if route.reply is None:
+        return {route.text_type: {"schema": {"type": "string"}}}
+    reply: dict[str, Any] = _reference(route.reply)
+    if route.is_list:
+        reply = {"type": "array", "items": reply}
+    answers = {"application/json": {"schema": reply}}
+    if route.event is not None:
+        answers["text/event-stream"] = {"schema": _reference(route.event)}
+    return answers
+
+
 def _parameters(route: Route) -> list[dict[str, Any]]:
     """What stands in the path and in the query string."""
-    parameters: list[dict[str, Any]] = []
-    if "{model}" in route.path:
-        parameters.append(
-            {
-                "name": "model",
-                "in": "path",
-                "required": True,
-                "description": "A model's name; slashes in it may stand as they are.",
-                "schema": {"type": "string"},
-            }
-        )
+    parameters: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "description": description,
+            "schema": {"type": "string"},
+        }
+        for name, description in PATH_PARAMETERS.items()
+        if f"{{{name}}}" in route.path
+    ]
     if route.query is not None:
         fields = _components([route.query])[route.query.__name__]["properties"]
         parameters += [

@@ -15,7 +15,7 @@ class Route(Struct, frozen=True):
         method: In lower case.
         path: With parameters in braces.
         summary: What it does.
-        reply: The answer's type.
+        reply: The answer's type; `None` for text.
         request: The body's type, if it takes one.
         event: The type of a stream's events, if it can stream.
         errors: What may be answered instead.
@@ -23,12 +23,13 @@ class Route(Struct, frozen=True):
         query: The type of the query string, if it reads one.
         is_list: The answer is an array of `reply`.
         needs_body: An empty body is refused.
+        text_type: The answer's media type where it is text.
     """
 
     method: str
     path: str
     summary: str
-    reply: type[Struct]
+    reply: type[Struct] | None
     request: type[Struct] | None = None
     event: type[Struct] | None = None
     errors: Errors = ()
@@ -36,6 +37,7 @@ class Route(Struct, frozen=True):
     query: type[Struct] | None = None
     is_list: bool = False
     needs_body: bool = True
+    text_type: str = "text/plain"
 
     @property
     def replies(self) -> list[type[Struct] | None]:

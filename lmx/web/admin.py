@@ -4,7 +4,6 @@ No outcome is answered with a status that clients repeat by themselves, such as 
 again twice and then lose the reason.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -110,7 +109,7 @@ class AdminRoutes:
         self._admin = admin
         self._loader = admin.loader
         self._dispatch = dispatch
-        self._started_s = time.monotonic()
+        self._uptime = admin.loader.telemetry.uptime
 
     async def status(self) -> Response:
         """``GET /admin/status``."""
@@ -120,7 +119,7 @@ class AdminRoutes:
         slots = sum(one.loaded.info.max_sequences for one in ready)
         reply = AdminStatus(
             version=__version__,
-            uptime_seconds=round(time.monotonic() - self._started_s, 3),
+            uptime_seconds=self._uptime.seconds,
             loaded_models=len(ready),
             models_loaded=len(ready),
             models=[model.id for model in loader.routable],

@@ -17,6 +17,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from lmx.errors import LmxError
 from lmx.schema.problems import ProblemReply, encode_http_problem, encode_problem
 from lmx.web.admin import CONVERTERS, admin_routes
+from lmx.web.admin_live import live_routes
 from lmx.web.chat import ChatRoute
 from lmx.web.completions import CompletionRoute
 from lmx.web.docs import show_docs, show_openapi
@@ -65,6 +66,7 @@ def make_quart(services: Services) -> QuartTrio:
     app.register_blueprint(model_routes(services.loader))
     app.register_blueprint(admin_routes(services.admin, services.dispatch))
     app.register_blueprint(machine_routes(services))
+    app.register_blueprint(live_routes(services))
 
     @app.errorhandler(LmxError)
     async def refuse(error: LmxError) -> Response:

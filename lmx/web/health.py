@@ -4,8 +4,6 @@ Liveness says that the loop turns; it never reports degradation. Readiness says 
 answer.
 """
 
-import time
-
 import msgspec
 from msgspec import Struct
 
@@ -28,7 +26,7 @@ class HealthRoutes:
     def __init__(self, loader: Loader, dispatch: Dispatch) -> None:
         self._loader = loader
         self._dispatch = dispatch
-        self._started_s = time.monotonic()
+        self._uptime = loader.telemetry.uptime
 
     async def live(self, _exchange: Exchange) -> Answer:
         """``GET /healthz``: 200 while the loop turns."""
@@ -36,7 +34,7 @@ class HealthRoutes:
             Health(
                 status="ok",
                 version=__version__,
-                uptime_seconds=round(time.monotonic() - self._started_s, 3),
+                uptime_seconds=self._uptime.seconds,
                 loaded_models=len(self._loader.routable),
             )
         )

@@ -137,7 +137,9 @@ def test_every_route_is_described(daemon: Daemon) -> None:
             for method in operations:
                 body = b"1" if path == "/admin/models/unload" else b""  # x is still needed
                 reply = connection.ask(method.upper(), path.replace("{model}", "x"), body)
-                assert reply.status not in {404, 405, 500}, (method, path)
+                # No request runs that could be ended; any other 404 says that there is no route.
+                known = {"No running request" in reply.body.decode(): {404}}.get(True, set())
+                assert reply.status not in {404, 405, 500} - known, (method, path)
 
 
 def valid(kind: str, value: Any) -> None:

@@ -8,17 +8,28 @@ from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from lmx.daemon.dispatch import reply_error
-from lmx.errors import Draining, LmxError, QueueFull
+from lmx.daemon.origin import Origin
+from lmx.errors import Draining, LmxError, QueueFull, RequestCancelled
 from lmx.protocol.messages import Rejected, Started
 from tests.fakes import Bench, delta, finished, generate, open_bench
 
 REJECTED_CODE = "context_length_exceeded"
 
 
+# What an end is called that a client took for this outcome.
+END_REASONS = {
+    "completed": "stop",
+    "failed": "error",
+    "refused": "error",
+    "cancelled": "cancelled",
+}
+
+
 class Client:
     """One request of the random schedule, and what became of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, request_id: str) -> None:
+        self.origin = Origin(request_id)
         self.scope = trio.CancelScope()
         self.outcome = ""  # empty while it is open
         self.stage = "new"  # as the worker knows it: new, started, over
@@ -26,11 +37,17 @@ class Client:
     async def run(self, bench: Bench) -> None:
         with self.scope:
             try:
-                async with bench.dispatch.open(generate(), model_name="m") as reply:
+                async with bench.dispatch.open(
+                    generate(), model_name="m", origin=self.origin
+                ) as reply:
                     while not reply.choices[0].is_over:
                         await reply.choices[0].wait_change()
-                    failed = reply_error(reply.choices[0]) is not None
-                self.outcome = "failed" if failed else "completed"
+                    error = reply_error(reply.choices[0])
+                    if error is not None:
+                        raise error
+                self.outcome = "completed"
+            except RequestCancelled:
+                self.outcome = "cancelled"
             except (QueueFull, Draining):
                 self.outcome = "refused"
             except LmxError:
@@ -45,6 +62,7 @@ class Schedule:
     def __init__(self, bench: Bench, nursery: trio.Nursery) -> None:
         self.bench = bench
         self.clients: list[Client] = []  # of those the worker has heard of, in its numbering
+        self.everybody: list[Client] = []  # the refused ones, too
         self.refused_count = 0
         self.is_dead = False
         self._nursery = nursery
@@ -60,13 +78,16 @@ class Schedule:
             client = self.clients[number - 1]
             if operation == "cancel":
                 client.scope.cancel()
+            elif operation == "end":
+                self.bench.dispatch.cancel(client.origin.request_id)
             elif not self.is_dead:
                 self._speak(operation, client, number)
         await wait_all_tasks_blocked()
         self.compare()
 
     async def _admit(self) -> None:
-        client = Client()
+        client = Client(f"req_{len(self.everybody)}")
+        self.everybody.append(client)
         self._nursery.start_soon(client.run, self.bench)
         await wait_all_tasks_blocked()
         if client.outcome == "refused":
@@ -100,13 +121,38 @@ class Schedule:
         assert expected == self.bench.counts
         assert len(self.clients) == self.bench.telemetry.admitted
         self.bench.check(open_count=outcomes.count(""))
+        self._compare_refused()
+        self._compare_events()
+
+    def _compare_refused(self) -> None:
+        """Received = refused + waiting for a model + admitted; nobody waits in this schedule."""
+        now = self.bench.telemetry.statistics()
+        expected = (len(self.everybody), self.refused_count, 0)
+        assert expected == (now.received, now.refused, now.waiting)
+
+    def _compare_events(self) -> None:
+        """Everyone was told to have come; each that has ended to have ended so, and once."""
+        told = self.bench.telemetry
+        ids = [client.origin.request_id for client in self.everybody]
+        assert ids == told.of("request_received", "request_id")
+        ends = {client.origin.request_id: END_REASONS[client.outcome] for client in self.ended}
+        reasons = [(e["request_id"], e["finish_reason"]) for e in told.all_of("request_completed")]
+        assert sorted(ends.items()) == sorted(reasons)
+        running = [request.request_id for request in self.bench.dispatch.running]
+        assert [one for one in ids if one not in ends] == running
+
+    @property
+    def ended(self) -> list[Client]:
+        return [client for client in self.everybody if client.outcome]
 
 
 OPERATIONS = st.tuples(
     st.sampled_from(
-        ["admit"] * 4 + ["start"] * 4 + ["deliver", "stop", "stop", "error", "reject", "cancel"]
+        ["admit"] * 4
+        + ["start"] * 4
+        + ["deliver", "stop", "stop", "error", "reject", "cancel", "end"]
     )
-    | st.sampled_from(["admit", "start", "cancel", "die"]),
+    | st.sampled_from(["admit", "start", "cancel", "end", "die"]),
     st.integers(0, 20),
 )
 

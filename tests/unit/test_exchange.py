@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import pytest
 import trio
 import trio.testing
 
+from lmx.daemon.origin import Origin
 from lmx.errors import QueueFull
-from lmx.web.exchange import Answer, Exchange, run_exchange
+from lmx.web.exchange import CLIENT_NAME_LIMIT, Answer, Exchange, client_name, run_exchange
 
 BODY_LIMIT = 100
 
@@ -122,3 +124,27 @@ async def test_a_client_that_leaves_cancels_the_handler(autojump_clock: object) 
         peer.is_over.set()
     assert [True] == cancelled
     assert [] == peer.sent
+
+
+@pytest.mark.parametrize(
+    ("said", "peer", "expected"),
+    [
+        (None, ("10.0.0.7", 5123), "10.0.0.7"),
+        (b"desk", ("10.0.0.7", 5123), "desk"),
+        (b" \x1b[31mdesk\r\n ", ("10.0.0.7", 5123), "[31mdesk"),
+        (b"\x00\x07", ("10.0.0.7", 5123), "10.0.0.7"),
+        (b"x" * 999, None, "x" * CLIENT_NAME_LIMIT),
+        (None, None, ""),
+    ],
+)
+def test_who_a_client_is(said: bytes | None, peer: tuple[str, int] | None, expected: str) -> None:
+    """What it calls itself, short and printable; without that, its address."""
+    headers = [] if said is None else [(b"x-client-id", said)]
+    assert expected == client_name({"headers": headers, "client": peer})
+
+
+async def test_where_a_request_comes_from(autojump_clock: object) -> None:
+    """Its id, its client, its route, and the time at which its head was there."""
+    exchange, before_s = Peer().exchange(), trio.current_time()
+    await trio.sleep(1)
+    assert Origin(exchange.request_id, "", "/v1/x", before_s) == exchange.origin("/v1/x")

@@ -26,7 +26,13 @@ class Table:
     """A lease in exclusive mode, and workers with seats at it."""
 
     def __init__(self, mode: LeaseMode = "exclusive", platform: str = "linux") -> None:
-        self.lease = Lease(mode, slice_s=SLICE_S, platform=platform)
+        self.waits: list[tuple[str, float]] = []
+        self.lease = Lease(
+            mode,
+            slice_s=SLICE_S,
+            platform=platform,
+            on_wait=lambda name, waited_s: self.waits.append((name, waited_s)),
+        )
 
     @asynccontextmanager
     async def place(self, name: str) -> AsyncIterator[tuple[LeaseSeat, ScriptedWorker]]:
@@ -210,3 +216,40 @@ async def test_in_shared_mode_a_claim_is_no_frame() -> None:
         await say(worker, LeaseWanted())
         with pytest.raises(OSError, match="pipe"):
             worker.send(LeaseWanted())
+
+
+async def test_every_wait_is_told_once_it_is_over(autojump_clock: MockClock) -> None:
+    """Whose it was and how long: none alone, the holder's time for the next, a load's as well."""
+    table = Table()
+    async with table.place("a") as (_, worker_a), table.place("b") as (b, worker_b):
+        await say(worker_a, LeaseWanted())
+        assert [("a", 0.0)] == table.waits
+        await say(worker_b, LeaseWanted())
+        await trio.sleep(3)
+        assert [] == table.waits[1:]
+        await say(worker_a, LeaseReleased(wants_more=True))
+        await trio.sleep(2)
+        await say(worker_b, LeaseReleased(wants_more=False))
+        assert [("b", 3.0), ("a", 2.0)] == table.waits[1:]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_load_once, b)
+            await trio.sleep(1.5)
+            await say(worker_a, LeaseReleased(wants_more=False))
+        assert [("b", 1.5)] == table.waits[3:]
+
+
+async def _load_once(seat: LeaseSeat) -> None:
+    async with seat.for_load():
+        pass
+
+
+async def test_a_wait_that_is_given_up_is_not_told(autojump_clock: MockClock) -> None:
+    """Who leaves the line had no turn, so there is nothing to measure."""
+    table = Table()
+    async with table.place("a") as (_, worker_a):
+        await say(worker_a, LeaseWanted())
+        async with table.place("b") as (_, worker_b):
+            await say(worker_b, LeaseWanted())
+            await trio.sleep(3)
+        await say(worker_a, LeaseReleased(wants_more=False))
+    assert [("a", 0.0)] == table.waits

@@ -30,7 +30,8 @@ from lmx.errors import (
 )
 from lmx.protocol.messages import Load
 from lmx.protocol.values import GgufOptions
-from tests.lifecycle import FOREVER, HOME, Life, NoMeter, Recorder, ScriptedLoader, ScriptedWorkshop
+from tests.fakes import Recorder
+from tests.lifecycle import FOREVER, HOME, Life, NoMeter, ScriptedLoader, ScriptedWorkshop
 
 
 @asynccontextmanager

@@ -78,6 +78,12 @@ def test_parameters_of_a_path_are_declared() -> None:
             assert re.findall(r"{(\w+)}", path) == declared
 
 
+def test_text_is_described_as_text() -> None:
+    """A scrape is a string under its own media type, and no JSON."""
+    content = DOCUMENT["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
+    assert {"text/plain": {"schema": {"type": "string"}}} == content
+
+
 def test_every_reference_leads_somewhere_and_every_schema_is_used() -> None:
     """No reference is dangling, and no component is left over."""
     found = {
@@ -95,6 +101,13 @@ def test_the_routes_are_all_there() -> None:
         "/.well-known/opta-lmx",
         "/admin/config/reload",
         "/admin/device",
+        "/admin/diagnostics",
+        "/admin/health",
+        "/admin/metrics",
+        "/admin/metrics/json",
+        "/admin/requests",
+        "/admin/requests/{request_id}/cancel",
+        "/metrics",
         "/admin/memory",
         "/admin/models",
         "/admin/models/available",
