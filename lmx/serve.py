@@ -22,6 +22,7 @@ from lmx.daemon.dispatch import Dispatch
 from lmx.daemon.gauge import Gauge
 from lmx.daemon.guardian import Guardian
 from lmx.daemon.loader import Loader
+from lmx.daemon.log_tail import LogTail
 from lmx.daemon.meters import find_budget, make_meter
 from lmx.daemon.relief import ModelRelief
 from lmx.daemon.restarts import keep_running
@@ -42,6 +43,7 @@ async def serve(
     settings: Settings,
     specs: Sequence[ModelSpec],
     *,
+    log_tail: LogTail | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run the daemon until it is told to stop.
@@ -49,6 +51,7 @@ async def serve(
     Args:
         settings: Everything configurable.
         specs: Models to load once the port answers.
+        log_tail: Where the last log lines are kept, if anywhere.
         task_status: Told the bound addresses as URLs.
 
     Raises:
@@ -69,7 +72,9 @@ async def serve(
     guardian = Guardian(settings.memory, gauge, ModelRelief(loader, dispatch), telemetry=telemetry)
     restorer = Restorer(loader, settings)
     admin = ModelAdmin(loader)
-    services = Services(settings, loader, dispatch, telemetry, admin)
+    services = Services(
+        settings, loader, dispatch, telemetry, admin, log_tail=log_tail or LogTail()
+    )
     server = HttpServer(Dispatcher(services), settings.server, sockets)
     stop_requested = trio.Event()
     async with trio.open_nursery() as siblings:

@@ -8,12 +8,32 @@ import sys
 
 import structlog
 
+from lmx.daemon.log_tail import LogTail
 
-def configure_logging(level: str) -> None:
-    """Set the format and the least severe level written, once per process."""
+
+class NamedPrintLogger(structlog.PrintLogger):
+    """Prints lines, and knows who it was made for.
+
+    Args:
+        name: As ``structlog.get_logger(name)`` gave it; empty without one.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        super().__init__(sys.stderr)
+        self.name = name
+
+
+def configure_logging(level: str) -> LogTail:
+    """Set the format and the least severe level written, once per process.
+
+    Returns:
+        The last lines, as they come.
+    """
+    log_tail = LogTail()
     shared: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso"),
+        log_tail.append,
     ]
     if sys.stderr.isatty():
         tail: list[structlog.typing.Processor] = [structlog.dev.ConsoleRenderer()]
@@ -22,6 +42,7 @@ def configure_logging(level: str) -> None:
     structlog.configure(
         processors=[*shared, *tail],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=NamedPrintLogger,
         cache_logger_on_first_use=True,
     )
+    return log_tail

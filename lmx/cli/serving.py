@@ -22,13 +22,13 @@ def run_daemon(config: Path | None, overrides: Mapping[str, Mapping[str, Any]]) 
         ConfigError: Settings cannot be used, or the address cannot be bound.
     """
     settings = load_settings(file=config, overrides=overrides)
-    configure_logging(settings.logging.level)
+    log_tail = configure_logging(settings.logging.level)
     for setting in settings.models.dialects.values():
         dialect_setting(setting)  # a name that does not exist is told before anything starts
     models = settings.models
     specs = [parse_spec(text, models.backend) for text in models.load or (DEMO,)]
     try:
-        trio.run(partial(serve, settings, specs))
+        trio.run(partial(serve, settings, specs, log_tail=log_tail))
     except OSError as error:
         address = f"{settings.server.host}:{settings.server.port}"
         raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from error

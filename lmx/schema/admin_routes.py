@@ -31,6 +31,7 @@ from lmx.schema.admin_requests import (
     ProbeRequest,
     UnloadRequest,
 )
+from lmx.schema.logs import LogTailQuery, LogTailReply
 from lmx.schema.route import BODY_ERRORS, Errors, Route
 
 LOAD_ERRORS: Errors = (
@@ -97,5 +98,13 @@ ADMIN_ROUTES: tuple[Route, ...] = (
         CompatibilityReply,
         errors=(InvalidRequest,),
         query=CompatibilityQuery,
+    ),
+    Route(
+        "get",
+        "/admin/logs/tail",
+        "The last log lines",
+        LogTailReply,
+        errors=(InvalidRequest,),
+        query=LogTailQuery,
     ),
 )

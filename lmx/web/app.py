@@ -20,9 +20,11 @@ from lmx.schema.problems import ProblemReply, encode_http_problem, encode_proble
 from lmx.web.admin import CONVERTERS, admin_routes
 from lmx.web.chat import ChatRoute
 from lmx.web.completions import CompletionRoute
+from lmx.web.dashboard import dashboard_routes
 from lmx.web.docs import show_docs, show_openapi
 from lmx.web.exchange import Exchange, Handler, new_request_id, run_exchange
 from lmx.web.health import HealthRoutes
+from lmx.web.logs import log_routes
 from lmx.web.models import model_routes
 from lmx.web.services import Services
 from lmx.web.tokens import TokenRoutes
@@ -57,6 +59,7 @@ def make_quart(services: Services) -> QuartTrio:
     app.url_map.converters.update(CONVERTERS)
     app.register_blueprint(model_routes(services.loader))
     app.register_blueprint(admin_routes(services.admin, services.dispatch))
+    app.register_blueprint(log_routes(services.log_tail))
 
     @app.errorhandler(LmxError)
     async def refuse(error: LmxError) -> Response:
@@ -101,7 +104,7 @@ class Dispatcher:
         health = HealthRoutes(services.loader, dispatch)
         tokens = TokenRoutes(dispatch, services.loader, settings)
         self._raw: dict[tuple[str, str], Handler] = {
-            ("GET", "/"): health.index,
+            **dashboard_routes(health.index),
             ("GET", "/health"): health.live,
             ("GET", "/healthz"): health.live,
             ("GET", "/readyz"): health.ready,

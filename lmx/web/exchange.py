@@ -26,6 +26,7 @@ from lmx.web.sink import AsgiSink, Sink, SocketSink
 FINISH_GRACE_S = 5.0
 # Above this, parsing takes long enough to be felt on the event loop and goes to a thread.
 PARSE_IN_THREAD_BYTES = 64 * 1024
+NOT_MODIFIED = 304
 JSON_HEADERS: Headers = (JSON_TYPE,)
 EVENT_STREAM_HEADERS: Headers = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -120,7 +121,9 @@ class Exchange:
             if self._is_streaming and answer is None:
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
             elif answer is not None and not self._is_streaming:
-                await self._send_head(answer.status, answer.headers, length=len(answer.body))
+                # A length beside "not modified" would be the whole document's (RFC 9110, 8.6).
+                length = None if answer.status == NOT_MODIFIED else len(answer.body)
+                await self._send_head(answer.status, answer.headers, length=length)
                 await self._send(
                     {"type": "http.response.body", "body": answer.body, "more_body": False}
                 )

@@ -6,6 +6,7 @@ from lmx.config import Settings
 from lmx.daemon.admin import ModelAdmin
 from lmx.daemon.dispatch import Dispatch
 from lmx.daemon.loader import Loader
+from lmx.daemon.log_tail import LogTail
 from lmx.daemon.telemetry import Telemetry
 
 
@@ -18,6 +19,7 @@ class Services(NamedTuple):
         dispatch: Opens replies.
         telemetry: Counts and tells.
         admin: Manages the models.
+        log_tail: Has the last log lines.
     """
 
     settings: Settings
@@ -25,3 +27,4 @@ class Services(NamedTuple):
     dispatch: Dispatch
     telemetry: Telemetry
     admin: ModelAdmin
+    log_tail: LogTail
