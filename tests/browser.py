@@ -179,9 +179,10 @@ class Page:
             PageError: It did not become true; the message shows the page's text.
         """
         with trio.move_on_after(limit_s):
-            while not (value := await self._try(condition)):
+            while True:
+                if value := await self._try(condition):
+                    return value
                 await trio.sleep(POLL_S)
-            return value
         shown = await self.evaluate("document.body.innerText")
         raise PageError(f"not within {limit_s} s: {condition}\n{self.faults}\n{shown}")
 
@@ -250,15 +251,7 @@ async def open_browser(profile: Path) -> AsyncIterator[Browser]:
     Args:
         profile: Where it keeps its files, and its standard error as ``browser.log``.
     """
-    profile.mkdir(parents=True, exist_ok=True)
-    with (profile / "browser.log").open("wb") as log:
-        process = subprocess.Popen(
-            [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    process = _start(profile)
     try:
         url = await _wait_url(profile, process)
         async with (
@@ -273,6 +266,18 @@ async def open_browser(profile: Path) -> AsyncIterator[Browser]:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(START_LIMIT_S)
+
+
+def _start(profile: Path) -> "subprocess.Popen[bytes]":
+    profile.mkdir(parents=True, exist_ok=True)
+    with (profile / "browser.log").open("wb") as log:
+        return subprocess.Popen(
+            [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
 
 
 async def _wait_url(profile: Path, process: "subprocess.Popen[bytes]") -> str:

@@ -76,10 +76,10 @@ function withZeroes(samples, { start, end, maxGapS, listening }) {
   return filled;
 }
 
-// The smallest of 1, 2, 2.5, 5 and 10 times a power of ten that is not below the value.
+// The end of a scale: not below the value, and half of it is a round number, too.
 export function niceTop(value) {
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 2.5, 5, 10].map((step) => step * power).find((top) => top >= value * 0.999);
+  return [1, 2, 4, 6, 8, 10].map((step) => step * power).find((top) => top >= value * 0.999);
 }
 
 export class Chart {

@@ -85,8 +85,7 @@ export function duration(seconds) {
 export function short(value) {
   if (!Number.isFinite(value)) return "–";
   if (value >= 10000) return `${(value / 1000).toFixed(value < 100000 ? 1 : 0)}k`;
-  if (value >= 100 || Number.isInteger(value)) return value.toFixed(0);
-  return value.toFixed(value < 10 ? 2 : 1);
+  return String(Number(value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0)));
 }
 
 export const clockTime = (epochSeconds) =>

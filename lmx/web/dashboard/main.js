@@ -16,7 +16,7 @@ import { Pulls } from "./pull.js";
 import { Requests } from "./requests.js";
 
 // All of them together ask about once a second while nothing happens.
-const PERIODS_MS = { status: 10_000, models: 5_000, memory: 5_000, requests: 2_000, log: 3_000, loading: 2_000, pulls: 1_500 };
+const PERIODS_MS = { status: 10_000, models: 5_000, memory: 5_000, disk: 30_000, requests: 2_000, log: 3_000, loading: 2_000, pulls: 1_500 };
 const NOTICE_S = 60;
 
 async function start() {
@@ -43,9 +43,10 @@ function showState(stream) {
   const status = new Poll(showStatus, PERIODS_MS.status);
   const lists = new Poll(() => models.refresh(), () => (models.isBusy ? PERIODS_MS.loading : PERIODS_MS.models));
   const bar = new Poll(() => memory.refresh(), PERIODS_MS.memory);
-  const all = [status, lists, bar];
+  const disk = new Poll(() => models.refreshDisk(), PERIODS_MS.disk);
+  const all = [status, lists, bar, disk];
   for (const poll of all) poll.start();
-  document.addEventListener("models-changed", () => lists.soon());
+  document.addEventListener("downloaded", () => disk.soon());
   stream.on("model_state model_loaded model_unloaded model_failed config_reloaded", () => {
     lists.soon();
     bar.soon();
@@ -77,7 +78,7 @@ async function showWhatIsServed(stream) {
 function showPulls(stream, paths) {
   const pulls = new Pulls({
     onNew: () => poll.soon(),
-    onDone: () => document.dispatchEvent(new Event("models-changed")),
+    onDone: () => document.dispatchEvent(new Event("downloaded")),
   });
   const poll = new Poll(() => pulls.refresh(), PERIODS_MS.pulls, () => pulls.isBusy);
   document.addEventListener("download", ({ detail }) => pulls.take(detail));

@@ -60,7 +60,7 @@ export class Measures {
       { id: "chart-itl", title: "ITL", lines: one(itl), least: 10, show: () => this.#latest(itl) },
       { id: "chart-queue", title: "Requests", isZeroWhenIdle: true, least: 4,
         lines: [{ series: running, class: "line-a" }, { series: waiting, class: "line-b" }],
-        show: () => `${short(this.#current(running))} running, ${short(this.#current(waiting))} waiting` },
+        show: () => `${short(this.#current(running))} run, ${short(this.#current(waiting))} wait` },
       { id: "chart-memory", title: "Memory", lines: one(memory), top: PERCENT, maxGapS: 15,
         marks: [() => this.#marks[0] ?? PERCENT, () => this.#marks[1] ?? PERCENT],
         show: () => this.#showMemory() },

@@ -37,13 +37,14 @@ export class MemoryBar {
         else node.style.left = `${Math.min(100, (100 * part.at) / whole)}%`;
       },
     });
-    keyed(byId("memory-legend"), parts.filter(({ kind, gb }) => gb > 0 || kind !== "reserved"), {
+    const named = [...parts.filter(({ kind, gb }) => gb > 0 || kind !== "reserved"), ...memoryMarks(memory, parts)];
+    keyed(byId("memory-legend"), named, {
       key: ({ id }) => id,
       create: () => make("li", {}, make("span", { class: "swatch" }), make("span")),
       update: (node, part) => {
         const [swatch, label] = node.children;
         swatch.className = `swatch ${this.#classOf(part)}`;
-        setText(label, `${part.name} ${gigabytes(part.gb)}`);
+        setText(label, part.at === undefined ? `${part.name} ${gigabytes(part.gb)}` : part.name);
       },
     });
     byId("memory-bar").setAttribute("aria-label", parts.map(({ name, gb }) => `${name} ${gigabytes(gb)}`).join(", "));
@@ -78,8 +79,8 @@ export function memoryParts({ used_gb: used, total_gb: total, models, budget }) 
 function memoryMarks({ total_gb: total, warning_percent: warning, threshold_percent: critical, budget }, parts) {
   const others = parts[0].gb;
   return [
-    { id: "mark budget", kind: "mark mark-budget", name: "The budget for models ends", at: others + budget.budget_gb },
-    { id: "mark warning", kind: "mark mark-warning", name: `${warning} %: a warning is sent`, at: (total * warning) / 100 },
-    { id: "mark critical", kind: "mark mark-critical", name: `${critical} %: room is made`, at: (total * critical) / 100 },
+    { id: "mark budget", kind: "mark mark-budget", name: "Budget ends", at: others + budget.budget_gb },
+    { id: "mark warning", kind: "mark mark-warning", name: `${warning} % warns`, at: (total * warning) / 100 },
+    { id: "mark critical", kind: "mark mark-critical", name: `${critical} % makes room`, at: (total * critical) / 100 },
   ];
 }

@@ -14,7 +14,8 @@ const SUCCESS_SHOWN_S = 12;
 export class Models {
   loadedIds = [];
   isBusy = false;
-  #document = { loaded: [], loading: [], models: [] };
+  #document = { loaded: [], loading: [] };
+  #available = [];
   #activities = [];
   #running = 0;
   #count = 0;
@@ -40,6 +41,11 @@ export class Models {
     this.isBusy = this.#document.loading.length > 0;
     this.#draw();
     this.#onLists();
+  }
+
+  async refreshDisk() {
+    this.#available = await ask("/admin/models/available");
+    this.#draw();
   }
 
   async load(name) {
@@ -140,7 +146,7 @@ export class Models {
     keyed(byId("activities"), this.#activities, {
       key: ({ id }) => id, create: (one) => this.#createActivity(one), update: updateActivity,
     });
-    const { loaded, loading, models } = this.#document;
+    const { loaded, loading } = this.#document;
     keyed(byId("loading"), loading, {
       key: ({ id }) => id, create: (one) => this.#createModel(one, "Stop"),
       update: (node, one) => this.#updateLoading(node, one),
@@ -149,16 +155,15 @@ export class Models {
       key: ({ id }) => id, create: (one) => this.#createModel(one, "Unload"),
       update: (node, one) => this.#updateLoaded(node, one),
     });
-    const onDisk = models.filter(({ size_bytes: size, loaded: isLoaded }) => size > 0 || !isLoaded);
-    keyed(byId("disk"), onDisk, {
-      key: ({ path }) => path, create: (one) => this.#createOnDisk(one),
+    keyed(byId("disk"), this.#available, {
+      key: ({ repo_id: id }) => id, create: (one) => this.#createOnDisk(one),
       update: (node, one) => this.#updateOnDisk(node, one),
     });
-    keyed(byId("load-names"), onDisk.filter(({ loaded: isLoaded }) => !isLoaded), {
-      key: ({ path }) => path, create: ({ path }) => make("option", { value: path }), update: () => {},
+    keyed(byId("load-names"), this.#available.filter(({ repo_id: id }) => !this.loadedIds.includes(id)), {
+      key: ({ repo_id: id }) => id, create: ({ repo_id: id }) => make("option", { value: id }), update: () => {},
     });
-    setText(byId("disk-count"), `(${onDisk.length})`);
-    setHidden(byId("disk-empty"), onDisk.length > 0);
+    setText(byId("disk-count"), `(${this.#available.length})`);
+    setHidden(byId("disk-empty"), this.#available.length > 0);
     setHidden(byId("loaded-empty"), loaded.length + loading.length > 0);
   }
 
@@ -198,22 +203,24 @@ export class Models {
     node.cells[6].firstChild.disabled = this.#isUnderWay("unload", id);
   }
 
-  #createOnDisk({ path }) {
+  #createOnDisk({ repo_id: id }) {
     const node = row([["Model", "name"], ["Format"], ["Size", "number"], ["Status"], ["", "action"]]);
-    node.cells[4].append(button("Load", path, () => this.load(path)));
+    node.cells[4].append(button("Load", id, () => this.load(id)));
     return node;
   }
 
   #updateOnDisk(node, model) {
+    const { repo_id: id, format, quantization, status = "complete", reason } = model;
     const load = node.cells[4].firstChild;
-    const isComing = this.#isUnderWay("load", model.path) || this.#document.loading.some(({ id }) => id === model.path);
-    setText(node.cells[0], model.path);
-    setText(node.cells[1], [model.format, model.quantisation].filter(Boolean).join(" "));
+    const isLoaded = this.loadedIds.includes(id);
+    const isComing = this.#isUnderWay("load", id) || this.#document.loading.some((one) => one.id === id);
+    setText(node.cells[0], id);
+    setText(node.cells[1], [format, quantization].filter(Boolean).join(" "));
     setText(node.cells[2], bytes(model.size_bytes));
-    setText(node.cells[3], model.loaded ? "loaded" : [model.status, model.reason].filter(Boolean).join(": "));
-    node.cells[3].classList.toggle("error", !model.loaded && model.status !== "complete");
+    setText(node.cells[3], isLoaded ? "loaded" : [status, reason].filter(Boolean).join(": "));
+    node.cells[3].classList.toggle("error", !isLoaded && status !== "complete");
     setText(load, isComing ? "Loading…" : "Load");
-    load.disabled = isComing || model.loaded;
+    load.disabled = isComing || isLoaded;
   }
 }
 
