@@ -115,7 +115,8 @@ def prefers_html(accept: str) -> bool:
 
     Of two that are wanted as much, the one that is named more exactly wins, and JSON a draw.
     """
-    return _wanted(accept, HTML_TYPE) > _wanted(accept, JSON_TYPE)
+    weight, exactness = _wanted(accept, HTML_TYPE)
+    return weight > 0 and (weight, exactness) > _wanted(accept, JSON_TYPE)
 
 
 def _wanted(accept: str, kind: str) -> tuple[float, int]:

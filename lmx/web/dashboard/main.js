@@ -24,12 +24,14 @@ async function start() {
   const stream = new EventStream();
   showConnection(stream);
   showNotices(stream);
+  const exits = new Exits();
+  stream.on("worker_exited", (fields) => exits.take(fields));
   const refreshAlways = showState(stream);
-  stream.run();
-  await showWhatIsServed(stream);
   stream.addEventListener("state", () => {
     if (stream.state === "live") refreshAlways();
   });
+  // Whoever listens does so by now: what is told first must not be missed.
+  await Promise.all([stream.run(), showWhatIsServed(stream, exits)]);
 }
 
 // What every server has. Returns what asks for all of it again.
@@ -56,10 +58,8 @@ function showState(stream) {
 }
 
 // What only some servers have: their description says so.
-async function showWhatIsServed(stream) {
+async function showWhatIsServed(stream, exits) {
   const { paths } = await description();
-  const exits = new Exits();
-  stream.on("worker_exited", (fields) => exits.take(fields));
   if (paths["/admin/requests"]) {
     const requests = new Requests();
     const poll = new Poll(() => requests.refresh(), PERIODS_MS.requests);
