@@ -23,17 +23,18 @@ class NamedPrintLogger(structlog.PrintLogger):
         self.name = name
 
 
-def configure_logging(level: str) -> LogTail:
+def configure_logging(level: str, log_tail: LogTail | None = None) -> None:
     """Set the format and the least severe level written, once per process.
 
-    Returns:
-        The last lines, as they come.
+    Args:
+        level: By its name.
+        log_tail: Keeps the last lines, too.
     """
-    log_tail = LogTail()
+    kept: list[structlog.typing.Processor] = [] if log_tail is None else [log_tail.append]
     shared: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso"),
-        log_tail.append,
+        *kept,
     ]
     if sys.stderr.isatty():
         tail: list[structlog.typing.Processor] = [structlog.dev.ConsoleRenderer()]
@@ -45,4 +46,3 @@ def configure_logging(level: str) -> LogTail:
         logger_factory=NamedPrintLogger,
         cache_logger_on_first_use=True,
     )
-    return log_tail

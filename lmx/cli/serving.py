@@ -10,6 +10,7 @@ import trio
 from lmx.catalog.specs import DEMO, parse_spec
 from lmx.cli.logs import configure_logging
 from lmx.config import load_settings
+from lmx.daemon.log_tail import LogTail
 from lmx.errors import ConfigError
 from lmx.serve import serve
 from lmx.text.dialects import dialect_setting
@@ -22,7 +23,8 @@ def run_daemon(config: Path | None, overrides: Mapping[str, Mapping[str, Any]]) 
         ConfigError: Settings cannot be used, or the address cannot be bound.
     """
     settings = load_settings(file=config, overrides=overrides)
-    log_tail = configure_logging(settings.logging.level)
+    log_tail = LogTail()
+    configure_logging(settings.logging.level, log_tail)
     for setting in settings.models.dialects.values():
         dialect_setting(setting)  # a name that does not exist is told before anything starts
     models = settings.models

@@ -124,7 +124,7 @@ async def test_a_key_is_asked_for(tmp_path: Path) -> None:
             assert seen == len(stage.asked)  # nobody asks on behind the question
             await page.fill("#key-input", "wrong")
             await page.press_enter()
-            await page.wait_for(shows("#key-error", "does not take"))
+            await page.wait_for(shows("#key-error", "the admin key is missing or wrong"))
             await page.evaluate("document.querySelector('#key-input').value = ''")
             await page.fill("#key-input", KEY)
             await page.press_enter()

@@ -34,17 +34,18 @@ class Access extends EventTarget {
     this.dispatchEvent(new Event("locked"));
   }
 
-  // Whether the server takes a key; it is kept if so, and everybody goes on.
+  // Why the server does not take a key; empty if it does: then it is kept and everybody goes on.
   async unlock(key, { remember }) {
     // The list of models asks for the key of the answers, the rest for the administrator's.
     const path = this.refusedPath.startsWith("/v1/") ? "/v1/models" : "/admin/status";
     const response = await fetchHead(path, { headers: keyHeaders(key, path) });
-    if (needsKey(response.status, (await readError(response.clone())).code)) return false;
+    const { code, message } = await readError(response);
+    if (needsKey(response.status, code)) return message;
     this.#key = key;
     this.#store(remember);
     this.isLocked = false;
     this.dispatchEvent(new Event("unlocked"));
-    return true;
+    return "";
   }
 
   forget() {

@@ -28,12 +28,13 @@ export function watchKey() {
 async function submit(dialog) {
   const input = byId("key-input");
   try {
-    if (await access.unlock(input.value.trim(), { remember: byId("key-remember").checked })) {
+    const refusal = await access.unlock(input.value.trim(), { remember: byId("key-remember").checked });
+    if (refusal) {
+      showError(refusal);
+      input.select();
+    } else {
       input.value = "";
       dialog.close();
-    } else {
-      showError("The server does not take this key.");
-      input.select();
     }
   } catch (error) {
     if (!isExpected(error)) throw error;
