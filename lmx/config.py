@@ -32,6 +32,12 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         keep_alive_s: Idle time after which a connection closes; also the header-read limit.
         write_timeout_s: Longest time a client may take no byte before it is reset.
         heartbeat_s: Silence on a stream after which a comment is sent.
+        events_heartbeat_s: Time between two ``heartbeat`` events of ``/admin/events``.
+        resume: Streamed answers survive their connection and can be taken up again, unless their
+            request says otherwise.
+        resume_keep_s: How long after its end such an answer is kept.
+        resume_max_mb: Memory of all such answers together, in 10^6 bytes.
+        max_socket_requests: Most requests that run on one WebSocket at a time.
         drain_s: Time that running requests get to finish at a stop.
         close_grace_s: Time that open connections get after that.
     """
@@ -44,6 +50,11 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     keep_alive_s: Seconds = 75.0
     write_timeout_s: Seconds = 30.0
     heartbeat_s: Seconds = 10.0
+    events_heartbeat_s: Annotated[float, Meta(gt=0)] = 30.0
+    resume: bool = False
+    resume_keep_s: Seconds = 60.0
+    resume_max_mb: Annotated[float, Meta(ge=0, le=1_000_000)] = 64.0
+    max_socket_requests: Count = 256
     drain_s: Seconds = 30.0
     close_grace_s: Seconds = 2.0
 

@@ -10,6 +10,9 @@
     │   ├── PoisonRequest           this very request has ended workers before
     │   ├── ModelInUse              what was asked for cannot be done to a loaded model
     │   ├── NotDeletable            a model's files are not LMX's to delete
+    │   ├── RequestCancelled        an administrator has ended it; sending it again is possible
+    │   ├── RequestNotFound         no running request has that id
+    │   ├── StreamNotFound          no answer that could be taken up again has that id
     │   └── ModelNotFound           no routable model has that name, but another one is loaded
     ├── CapacityError           right request, wrong moment; retry or load something
     │   ├── QueueFull               too many requests wait already
@@ -94,6 +97,12 @@ class BodyTimeout(RequestError):
     code = "body-timeout"
 
 
+class StreamNotFound(RequestError):
+    """No answer that could be taken up again has that id, or no longer."""
+
+    code = "stream-not-found"
+
+
 class ModelNotFound(RequestError):
     """No routable model has that name. Not raised when nothing is loaded at all."""
 
@@ -116,6 +125,18 @@ class NotDeletable(RequestError):
     """A model's files are outside the folders in which LMX deletes."""
 
     code = "not_deletable"
+
+
+class RequestCancelled(RequestError):
+    """An administrator has ended the request."""
+
+    code = "cancelled"
+
+
+class RequestNotFound(RequestError):
+    """No running request has that id."""
+
+    code = "not_found"
 
 
 class CapacityError(LmxError):

@@ -18,6 +18,7 @@ from lmx import __version__
 from lmx.catalog.specs import ModelSpec
 from lmx.config import Settings
 from lmx.daemon.admin import ModelAdmin
+from lmx.daemon.broadcaster import Broadcaster
 from lmx.daemon.dispatch import Dispatch
 from lmx.daemon.gauge import Gauge
 from lmx.daemon.guardian import Guardian
@@ -29,6 +30,8 @@ from lmx.daemon.restarts import keep_running
 from lmx.daemon.restorer import Restorer
 from lmx.daemon.telemetry import Telemetry
 from lmx.web.app import Dispatcher
+from lmx.web.events import EventHub
+from lmx.web.resume import AnswerKeeper
 from lmx.web.server import HttpServer, bind_sockets
 from lmx.web.services import Services
 
@@ -43,7 +46,7 @@ async def serve(
     settings: Settings,
     specs: Sequence[ModelSpec],
     *,
-    log_tail: LogTail | None = None,
+    log_tail: LogTail,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run the daemon until it is told to stop.
@@ -51,7 +54,7 @@ async def serve(
     Args:
         settings: Everything configurable.
         specs: Models to load once the port answers.
-        log_tail: Where the last log lines are kept, if anywhere.
+        log_tail: Where the last log lines are kept.
         task_status: Told the bound addresses as URLs.
 
     Raises:
@@ -70,17 +73,25 @@ async def serve(
     loader = Loader(settings, telemetry, gauge=gauge, budget_bytes=budget)
     dispatch = Dispatch(loader, telemetry, settings.models)
     guardian = Guardian(settings.memory, gauge, ModelRelief(loader, dispatch), telemetry=telemetry)
+    broadcaster = Broadcaster(
+        telemetry,
+        running=lambda: dispatch.running,
+        reading=lambda: gauge.reading,
+        is_loading=lambda: loader.is_loading,
+    )
     restorer = Restorer(loader, settings)
     admin = ModelAdmin(loader)
-    services = Services(
-        settings, loader, dispatch, telemetry, admin, log_tail=log_tail or LogTail()
-    )
+    events = EventHub(telemetry, heartbeat_s=settings.server.events_heartbeat_s)
+    keeper = AnswerKeeper(settings.server)
+    services = Services(settings, loader, dispatch, telemetry, admin, events, keeper, log_tail)
     server = HttpServer(Dispatcher(services), settings.server, sockets)
     stop_requested = trio.Event()
     async with trio.open_nursery() as siblings:
         await siblings.start(partial(_watch_signals, stop_requested))
-        siblings.start_soon(partial(keep_running, telemetry.run, name="telemetry"))
+        siblings.start_soon(partial(keep_running, broadcaster.run, name="broadcaster"))
         await siblings.start(loader.run)
+        await siblings.start(keeper.run)
+        siblings.start_soon(partial(keep_running, events.run, name="event heartbeat"))
         siblings.start_soon(partial(keep_running, guardian.run, name="memory guardian"))
         siblings.start_soon(partial(keep_running, admin.run, name="model administration"))
         async with trio.open_nursery() as http:

@@ -53,6 +53,16 @@ class TimedConstraint:
         """As the constraint says."""
         return self._inner.is_finished
 
+    @property
+    def is_binding(self) -> bool:
+        """As the constraint says."""
+        return self._inner.is_binding
+
+    @property
+    def decides_end(self) -> bool:
+        """As the constraint says."""
+        return self._inner.decides_end
+
 
 class Bench:
     """One loaded model and the kinds of rows to fill a batch with."""

@@ -23,18 +23,17 @@ class NamedPrintLogger(structlog.PrintLogger):
         self.name = name
 
 
-def configure_logging(level: str, log_tail: LogTail | None = None) -> None:
+def configure_logging(level: str, log_tail: LogTail) -> None:
     """Set the format and the least severe level written, once per process.
 
     Args:
         level: By its name.
         log_tail: Keeps the last lines, too.
     """
-    kept: list[structlog.typing.Processor] = [] if log_tail is None else [log_tail.append]
     shared: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso"),
-        *kept,
+        log_tail.append,
     ]
     if sys.stderr.isatty():
         tail: list[structlog.typing.Processor] = [structlog.dev.ConsoleRenderer()]

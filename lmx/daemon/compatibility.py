@@ -37,6 +37,8 @@ LIBRARIES = {"mlx": "mlx-lm", "gguf": "llama-cpp-python"}
 INCONCLUSIVE = frozenset({"insufficient_memory", "oom-unloaded"})
 UNTRIED = frozenset({"model-not-found"})
 
+NOTED_EVENTS = frozenset({"model_loaded", "model_failed"})
+
 Outcome = Literal["pass", "fail", "unknown"]
 
 log = structlog.get_logger("lmx.compatibility")
@@ -92,7 +94,7 @@ class Compatibility:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_file)
             while True:  # a subscriber that fell behind starts again
-                with self._telemetry.subscribe() as events:
+                with self._telemetry.subscribe(NOTED_EVENTS) as events:
                     async for event in events:
                         self._note(event)
 

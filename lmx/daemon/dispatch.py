@@ -6,18 +6,22 @@ Leaving it, for whatever reason, cancels what still runs and closes the books. I
 HTTP and nothing of what the text means.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
-import structlog
 import trio
 
 from lmx.config import ModelSettings
 from lmx.daemon.admission import Admission
+from lmx.daemon.books import Books
 from lmx.daemon.loader import Loader
 from lmx.daemon.model import Model, ReadyModel
+from lmx.daemon.origin import Origin
 from lmx.daemon.poison import PoisonList, fingerprint
 from lmx.daemon.reply import ReplyStream
+from lmx.daemon.running import OpenRequest, RunningRequest
+from lmx.daemon.tally import RequestTally
 from lmx.daemon.telemetry import Telemetry
 from lmx.errors import (
     Draining,
@@ -29,11 +33,17 @@ from lmx.errors import (
     WorkerStalled,
     from_code,
 )
-from lmx.protocol.messages import Finished, Generate, Inspected, Prompt, Started
+from lmx.protocol.messages import (
+    Command,
+    Generate,
+    Inspected,
+    Prompt,
+    Started,
+    StopThinking,
+)
 from lmx.protocol.values import Usage
 
-log = structlog.get_logger("lmx.requests")
-
+ANYWHERE = Origin()
 # What the requests of a worker are told that ended by itself.
 DEATHS = (WorkerBroken, WorkerStalled, OutOfMemory)
 DRAINING = "the server is stopping"
@@ -49,14 +59,28 @@ class Reply:
         model_id: Canonical id, to be reported to the client.
         choices: What the worker says, one stream per choice.
         started: How to read it; the same for every choice.
+        tell: Sends the worker a command.
     """
 
-    __slots__ = ("choices", "model_id", "started")
+    __slots__ = ("choices", "model_id", "started", "tell")
 
-    def __init__(self, model_id: str, choices: Sequence[ReplyStream], started: Started) -> None:
+    def __init__(
+        self,
+        model_id: str,
+        choices: Sequence[ReplyStream],
+        started: Started,
+        *,
+        tell: Callable[[Command], None],
+    ) -> None:
         self.model_id = model_id
         self.choices = choices
         self.started = started
+        self.tell = tell
+
+    def stop_thinking(self) -> None:
+        """End the reasoning of every choice and go on with the answer; see `StopThinking`."""
+        for choice in self.choices:
+            self.tell(StopThinking(choice.sequence))
 
     @property
     def is_over(self) -> bool:
@@ -75,15 +99,18 @@ class _Place:
     It is left as soon as the worker is done, so that a client that does not read holds no place.
     """
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, tally: RequestTally) -> None:
         self._admission: Admission | None = admission
+        self._tally = tally
         self._entered_at = trio.current_time()
 
     def leave(self) -> None:
         """Give the place back, unless that has happened."""
         if self._admission is not None:
-            self._admission.leave(trio.current_time() - self._entered_at)
+            now_s = trio.current_time()
+            self._admission.leave(now_s - self._entered_at)
             self._admission = None
+            self._tally.ended_s = now_s
 
 
 class Dispatch:
@@ -97,13 +124,14 @@ class Dispatch:
 
     def __init__(self, loader: Loader, telemetry: Telemetry, settings: ModelSettings) -> None:
         self._loader = loader
-        self._telemetry = telemetry
+        self._books = Books(telemetry)
         self._settings = settings
         self._open: set[ReplyStream] = set()
         self._poison = PoisonList()
         self._is_draining = False
         self._is_short_of_memory = False
         self._became_idle = trio.Event()
+        self._revoked = trio.Event()
 
     @property
     def in_flight(self) -> int:
@@ -115,13 +143,29 @@ class Dispatch:
         """Whether new requests are refused."""
         return self._is_draining
 
+    @property
+    def running(self) -> list[RunningRequest]:
+        """All requests that have come and not ended, in order of arrival."""
+        return self._books.running.read()
+
+    def cancel(self, request_id: str) -> bool:
+        """End a request, or all replies that share its id; their client is told why.
+
+        Returns:
+            Whether there is one.
+        """
+        return self._books.running.cancel(request_id)
+
     @asynccontextmanager
-    async def open(self, generate: Generate, *, model_name: str) -> AsyncIterator[Reply]:
+    async def open(
+        self, generate: Generate, *, model_name: str, origin: Origin = ANYWHERE
+    ) -> AsyncIterator[Reply]:
         """Start a request and give its answer as it comes.
 
         Args:
             generate: What to generate; its sequence number is ignored.
             model_name: As the client spelled it.
+            origin: Where it comes from.
 
         Raises:
             LmxError: The request was refused or broke before it started.
@@ -129,31 +173,27 @@ class Dispatch:
         Cancellation:
             The worker is told before the next step; nothing is left behind.
         """
-        self._refuse_if_draining()
-        model = await self._loader.wait_routable(model_name, wait_s=self._settings.load_wait_s)
-        self._refuse_if_draining()
-        ready = _require_ready(model)
-        self._refuse_if_short_of_memory()
-        if self._poison:
-            self._poison.check(_mark(generate, model), trio.current_time())
-        ready.admission.enter(len(generate.samplings))
-        places = [_Place(ready.admission) for _ in generate.samplings]
-        ready.enter()
-        self._telemetry.admitted += 1
-        choices: list[ReplyStream] = []
-        try:
-            choices += ready.worker.link.open_replies(generate)
-            for choice, place in zip(choices, places, strict=True):
-                choice.on_over = place.leave
-            self._open.update(choices)
-            started = [await choice.wait_started() for choice in choices]
-            yield Reply(model.id, choices, started[0])
-        finally:
-            for place in places:
-                place.leave()
-            ready.leave()
-            self._settle(choices, ready, model)
-            self._judge(generate, choices, model=model, ready=ready)
+        with self._books.entry(origin, model_name) as request:
+            self._refuse_if_draining()
+            wait_s = self._settings.load_wait_s
+            model = await request.wait(
+                partial(self._loader.wait_routable, model_name, wait_s=wait_s)
+            )
+            request.model_id = model.id
+            ready = self._require_room(generate, model)
+            ready.admission.enter(len(generate.samplings))
+            tally = self._books.admit(request, model, ready)
+            places = [_Place(ready.admission, tally) for _ in generate.samplings]
+            ready.enter()
+            try:
+                started = await self._start(request, generate, places=places, ready=ready)
+                yield Reply(model.id, request.choices, started, tell=ready.worker.link.send)
+            finally:
+                for place in places:
+                    place.leave()
+                ready.leave()
+                self._close(request.choices, ready)
+                self._judge(generate, request.choices, model=model, ready=ready)
 
     async def inspect(self, prompt: Prompt, *, model_name: str) -> tuple[str, Inspected]:
         """What a prompt is for a model, as text and as token ids.
@@ -186,6 +226,11 @@ class Dispatch:
         """End every open reply with an error, so that its client is told why."""
         for stream in list(self._open):
             stream.fail(Draining(DRAINING, retry_after_s=RETRY_AFTER_STOP_S))
+        self._revoked.set()
+
+    async def wait_revoked(self) -> None:
+        """Wait until the daemon ends what is still open."""
+        await self._revoked.wait()
 
     def set_admitting(self, *, is_admitting: bool) -> None:
         """Refuse new requests while memory is short, or take them again."""
@@ -211,38 +256,38 @@ class Dispatch:
         if self._is_draining:
             raise Draining(DRAINING, retry_after_s=RETRY_AFTER_STOP_S)
 
-    def _settle(self, choices: Sequence[ReplyStream], ready: ReadyModel, model: Model) -> None:
-        """Close the books on one request. Never waits."""
+    def _require_room(self, generate: Generate, model: Model) -> ReadyModel:
+        """The worker to be asked, unless the request is to be refused now."""
+        self._refuse_if_draining()
+        ready = _require_ready(model)
+        self._refuse_if_short_of_memory()
+        if self._poison:
+            self._poison.check(_mark(generate, model), trio.current_time())
+        return ready
+
+    async def _start(
+        self,
+        request: OpenRequest,
+        generate: Generate,
+        *,
+        places: Sequence[_Place],
+        ready: ReadyModel,
+    ) -> Started:
+        choices = ready.worker.link.open_replies(generate)
+        request.attach(choices)
+        for choice, place in zip(choices, places, strict=True):
+            choice.on_over = place.leave
+        self._open.update(choices)
+        started = [await choice.wait_started() for choice in choices]
+        self._books.start(request)
+        return started[0]
+
+    def _close(self, choices: Sequence[ReplyStream], ready: ReadyModel) -> None:
+        """Nobody listens any more. Never waits."""
         self._open.difference_update(choices)
-        outcomes = {_outcome(choice) for choice in choices}
         for choice in choices:
             ready.worker.link.close_reply(choice)
-        if not choices or "failed" in outcomes:
-            self._telemetry.failed += 1
-        elif "cancelled" in outcomes:
-            self._telemetry.cancelled += 1
-        else:
-            self._telemetry.completed += 1
-        if ends := [choice.end for choice in choices if choice.end is not None]:
-            self._record(ends, ready, model)
         self._check_idle()
-
-    def _record(self, ends: Sequence[Finished], ready: ReadyModel, model: Model) -> None:
-        prompt_tokens = ends[0].usage.prompt_tokens
-        completion_tokens = sum(end.usage.completion_tokens for end in ends)
-        decode_s = max(end.timings.decode_s for end in ends)
-        ready.generated_tokens += completion_tokens
-        is_answered = all(end.reason in {"stop", "length"} for end in ends)
-        model.count(tokens=completion_tokens, decode_s=decode_s, is_answered=is_answered)
-        self._telemetry.count_tokens(prompt=prompt_tokens, completion=completion_tokens)
-        log.info(
-            "request ended",
-            model=model.id,
-            reason=ends[0].reason,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            decode_s=round(decode_s, 3),
-        )
 
     def _check_idle(self) -> None:
         if self._is_draining and not self._open:
@@ -259,12 +304,6 @@ def _require_ready(model: Model) -> ReadyModel:
 def _mark(generate: Generate, model: Model) -> bytes:
     """What a request is remembered by: what ends one model's worker may be fine with another."""
     return model.id.encode() + fingerprint(generate)
-
-
-def _outcome(choice: ReplyStream) -> str:
-    if choice.end is None:
-        return "cancelled" if choice.error is None else "failed"
-    return {"error": "failed", "cancelled": "cancelled"}.get(choice.end.reason, "completed")
 
 
 def reply_error(stream: ReplyStream) -> LmxError | None:

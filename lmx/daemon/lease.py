@@ -28,6 +28,7 @@ class Lease:
         slice_s: Seconds of one turn while somebody waits.
         platform: As `sys.platform` names it.
         clock: Seconds, monotonic.
+        on_wait: Told whose wait is over and how long it was; must not raise.
 
     Attributes:
         is_exclusive: Workers take turns. What `Load.lease` must say.
@@ -40,11 +41,14 @@ class Lease:
         slice_s: float,
         platform: str = sys.platform,
         clock: Callable[[], float] = trio.current_time,
+        on_wait: Callable[[str, float], None] | None = None,
     ) -> None:
         self.is_exclusive = mode == "exclusive" or (mode == "auto" and platform == "darwin")
         self._state = LeaseState(slice_s)
         self._clock = clock
         self._numbers = count(1)
+        self._on_wait = on_wait
+        self._wanted_at_s: dict[int, float] = {}  # of those that wait
         self._names: dict[int, str] = {}
         self._listeners: dict[int, Callable[[Order], None]] = {}
 
@@ -105,7 +109,10 @@ class Lease:
         Raises:
             FrameError: It waits or holds the lease already.
         """
-        self._tell(self._state.want(claimant, self._clock()))
+        now_s = self._clock()
+        orders = self._state.want(claimant, now_s)
+        self._wanted_at_s[claimant] = now_s
+        self._tell(orders, now_s)
 
     def release(self, claimant: int, *, wants_more: bool) -> None:
         """It uses the device no more.
@@ -113,17 +120,26 @@ class Lease:
         Raises:
             FrameError: It does not hold the lease.
         """
-        self._tell(self._state.release(claimant, self._clock(), wants_more=wants_more))
+        now_s = self._clock()
+        orders = self._state.release(claimant, now_s, wants_more=wants_more)
+        if wants_more:
+            self._wanted_at_s[claimant] = now_s
+        self._tell(orders, now_s)
 
     def forget(self, claimant: int) -> None:
         """It is gone for good. Idempotent."""
+        now_s = self._clock()
         self._names.pop(claimant, None)
         self._listeners.pop(claimant, None)
-        self._tell(self._state.forget(claimant, self._clock()))
+        self._wanted_at_s.pop(claimant, None)
+        self._tell(self._state.forget(claimant, now_s), now_s)
 
-    def _tell(self, orders: list[Order]) -> None:
+    def _tell(self, orders: list[Order], now_s: float) -> None:
         for order in orders:
             self._listeners[order.claimant](order)
+            wanted_at_s = self._wanted_at_s.pop(order.claimant, None)
+            if wanted_at_s is not None and self._on_wait is not None:
+                self._on_wait(self._names[order.claimant], now_s - wanted_at_s)
 
 
 class LeaseSeat:

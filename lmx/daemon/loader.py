@@ -40,6 +40,8 @@ from lmx.errors import (
 )
 
 RETRY_LOADING_S = 5.0
+# Turns at the device are a fraction of this; who waits longer is worth an event.
+LONG_LEASE_WAIT_S = 1.0
 # What a request for the model itself is told rather than that the model is not loaded.
 BARRED = (OutOfMemory, ModelQuarantined, DoesNotFit)
 
@@ -68,7 +70,11 @@ class Loader:
             self._models.values,
             min_residency_s=settings.models.min_residency_s,
         )
-        self.lease = Lease(settings.worker.lease, slice_s=settings.worker.lease_slice_s)
+        self.lease = Lease(
+            settings.worker.lease,
+            slice_s=settings.worker.lease_slice_s,
+            on_wait=self._count_lease_wait,
+        )
         self.workshop = Workshop(settings.worker, has_kernel_killed=gauge.has_killed)
         self.estimates = Estimates(settings, budget_bytes=budget_bytes)
         self.shelf = Shelf(settings)
@@ -84,6 +90,11 @@ class Loader:
     def routable(self) -> list[Model]:
         """Models that answer now."""
         return [model for model in self._models.values() if model.state is ModelState.READY]
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether any model is being loaded."""
+        return any(model.state is ModelState.LOADING for model in self._models.values())
 
     @property
     def reading(self) -> Reading | None:
@@ -181,6 +192,13 @@ class Loader:
                 retry_after_s=RETRY_LOADING_S,
             )
         raise self._why_not(model) or self._refusal(name)
+
+    def _count_lease_wait(self, model_id: str, waited_s: float) -> None:
+        """The wait of a model's worker for the device is over."""
+        self.telemetry.models.of(model_id).latencies.lease.observe(waited_s)
+        if waited_s > LONG_LEASE_WAIT_S:
+            waited_ms = round(1000 * waited_s, 1)
+            self.telemetry.publish("lease_wait", model_id=model_id, waited_ms=waited_ms)
 
     def _want(self, model: Model, nursery: trio.Nursery) -> None:
         """Start or wake the supervisor of a model; an explicit wish clears what went before."""

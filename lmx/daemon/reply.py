@@ -8,12 +8,16 @@ reader itself, which is the fast lane of token streams. The event grammar is che
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import trio
 
 from lmx.errors import FrameError, LmxError, from_code
 from lmx.protocol.messages import Delta, Finished, Rejected, RequestEvent, Started
 from lmx.protocol.values import TokenLogprob
+
+if TYPE_CHECKING:
+    from lmx.daemon.tally import ChoiceTally
 
 Listener = Callable[[], None]
 
@@ -32,6 +36,7 @@ class ReplyStream:
         error: Why there will be no terminal event from the worker, if so.
         on_change: Called after each delivery, synchronously; must not raise.
         on_over: Called once when the answer is over, whether or not a client has read it.
+        tally: Counts and times what is delivered, if anybody wants to know.
     """
 
     __slots__ = (
@@ -45,6 +50,7 @@ class ReplyStream:
         "prompt_logprobs",
         "sequence",
         "started",
+        "tally",
     )
 
     def __init__(self, sequence: int) -> None:
@@ -55,6 +61,7 @@ class ReplyStream:
         self.error: LmxError | None = None
         self.on_change: Listener | None = None
         self.on_over: Listener | None = None
+        self.tally: ChoiceTally | None = None
         self._texts: list[str] = []
         self._logprobs: list[TokenLogprob] = []
         self._changed = trio.Event()
@@ -75,6 +82,8 @@ class ReplyStream:
         if isinstance(event, Delta):
             self._require(is_started=True)
             self._texts.append(event.text)
+            if self.tally is not None:
+                self.tally.take(event)
             if event.logprobs or event.prompt_logprobs:
                 self._logprobs += event.logprobs
                 self.prompt_logprobs += event.prompt_logprobs

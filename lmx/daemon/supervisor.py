@@ -18,8 +18,10 @@ import trio
 
 from lmx.config import Settings
 from lmx.daemon.admission import Admission
+from lmx.daemon.compatibility import backend_name
 from lmx.daemon.estimates import Estimates, LoadPlan
 from lmx.daemon.lease import Lease, LeaseSeat
+from lmx.daemon.measures import ModelMeasures
 from lmx.daemon.model import Leaving, Model, ReadyModel
 from lmx.daemon.model_state import ModelEvent, ModelState
 from lmx.daemon.restarts import restart_delay_s
@@ -75,6 +77,10 @@ class Supervisor:
     def __init__(self, model: Model, shop: Shop) -> None:
         self._model = model
         self._shop = shop
+
+    @property
+    def _measures(self) -> ModelMeasures:
+        return self._shop.telemetry.models.of(self._model.id)
 
     async def run(self) -> None:
         """Keep the model loaded until it is not wanted any more."""
@@ -202,8 +208,13 @@ class Supervisor:
         )
         if ended.output:
             log.warning("worker said", model=model.id, output=ended.output[-2000:])
+        self._measures.exits[ended.kind] += 1
         self._shop.telemetry.publish(
-            "worker_exited", model_id=model.id, kind=ended.kind, reason=ended.reason
+            "worker_exited",
+            model_id=model.id,
+            kind=ended.kind,
+            reason=ended.reason,
+            pid=ended.pid,
         )
         if model.ready is ready and model.leaving is None:
             if trio.current_time() - ready.ready_since_s > STABLE_AFTER_S:
@@ -285,6 +296,7 @@ class Supervisor:
         model = self._model
         event = ModelEvent.DIED if model.state is ModelState.READY else ModelEvent.LOAD_FAILED
         model.fail(event, failure)
+        self._measures.is_loaded = False
         log.error("model failed", model=model.id, code=failure.code, reason=failure.message)
         self._shop.telemetry.publish(
             "model_failed", model_id=model.id, code=failure.code, reason=failure.message
@@ -296,6 +308,7 @@ class Supervisor:
         leaving = model.leaving
         freed = 0 if model.ready is None else model.ready.loaded.memory.active_bytes
         model.be_gone()
+        self._measures.is_loaded = False
         if leaving is None:
             return
         model.error = leaving.error if leaving.reason == "oom" else None
@@ -306,6 +319,7 @@ class Supervisor:
             memory_freed_gb=round(freed / 1e9, 3),
             reason=leaving.reason,
         )
+        self._tell_model_event("unloaded", freed / 1e9, duration_s=0.0)
 
     def _move(self, event: ModelEvent) -> None:
         self._model.apply(event)
@@ -326,11 +340,24 @@ class Supervisor:
         )
         for note in loaded.notes:
             log.warning(note, model=model_id)
+        self._measures.count_load(duration_s)
         self._shop.telemetry.publish(
             "model_loaded",
             model_id=model_id,
+            format=backend_name(loaded.info.engine),
             memory_gb=round(gigabytes, 3),
             duration_sec=round(duration_s, 3),
+        )
+        self._tell_model_event("loaded", gigabytes, duration_s=duration_s)
+
+    def _tell_model_event(self, action: str, gigabytes: float, *, duration_s: float) -> None:
+        """The same news once more, as the small dashboards spell it."""
+        self._shop.telemetry.publish(
+            "model_event",
+            action=action,
+            model=self._model.id,
+            vram_gb=round(gigabytes, 3),
+            load_time_ms=round(1000 * duration_s, 1),
         )
 
 

@@ -72,6 +72,18 @@ class Constraint(Protocol):
     def is_finished(self) -> bool:
         """Nothing may follow: the sequence is ``complete`` with the token just consumed."""
 
+    @property
+    def is_binding(self) -> bool:
+        """The next mask may depend on the token before.
+
+        False as long as every token is allowed whatever is sampled; an engine may then sample ahead
+        of what was consumed. May change between steps.
+        """
+
+    @property
+    def decides_end(self) -> bool:
+        """It says when the answer may end, so that a least number of tokens does not."""
+
 
 class Choice(NamedTuple):
     """One of the answers to a prompt.
@@ -85,6 +97,11 @@ class Choice(NamedTuple):
     sequence_id: int
     sampling: Sampling
     constraint: Constraint | None = None
+
+
+def decides_end(constraint: Constraint | None) -> bool:
+    """Whether a sequence's constraint, if it has one, says when the answer may end."""
+    return constraint is not None and constraint.decides_end
 
 
 def accept_token(

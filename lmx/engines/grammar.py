@@ -73,6 +73,16 @@ class LlgConstraint:
         """The grammar is complete and admits nothing more, or the matcher has failed."""
         return self._matcher.is_stopped() or self._matcher.is_error()
 
+    @property
+    def is_binding(self) -> bool:
+        """Always: a grammar follows every token."""
+        return True
+
+    @property
+    def decides_end(self) -> bool:
+        """Always: only a complete text may end."""
+        return True
+
     def _allow_ends(self, mask: NDArray[np.int32]) -> None:
         mask[:] = 0
         words = mask.view(np.uint32)

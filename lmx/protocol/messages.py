@@ -104,6 +104,7 @@ class Generate(Struct, frozen=True, array_like=True, tag=1):
         grammar: What the answer must match, after the reasoning if there is any.
         thinking_budget: Tokens after which reasoning is ended by force; `None` for no limit.
         wants_prompt: Report the prompt's text and, with ``top_logprobs``, its log-probabilities.
+        may_stop_thinking: A `StopThinking` may come.
     """
 
     sequence: int
@@ -113,6 +114,7 @@ class Generate(Struct, frozen=True, array_like=True, tag=1):
     grammar: Grammar | None = None
     thinking_budget: int | None = None
     wants_prompt: bool = False
+    may_stop_thinking: bool = False
 
 
 class Cancel(Struct, frozen=True, array_like=True, tag=2):
@@ -158,8 +160,20 @@ class LeaseWantedBack(Struct, frozen=True, array_like=True, tag=8):
     """Somebody else wants the lease: release it once the slice is over or nothing is to do."""
 
 
+class StopThinking(Struct, frozen=True, array_like=True, tag=9):
+    """End a choice's reasoning with the next token and go on with the answer.
+
+    Without effect on a request that did not announce it, on one that does not reason, and on one
+    that is answering already. Unknown sequences are ignored.
+    """
+
+    sequence: int
+
+
 LeaseCommand = LeaseGranted | LeaseWantedBack
-Command = Load | Generate | Cancel | Shutdown | Inspect | Prepare | Shrink | LeaseCommand
+Command = (
+    Load | Generate | Cancel | Shutdown | Inspect | Prepare | Shrink | LeaseCommand | StopThinking
+)
 
 
 class Loaded(Struct, frozen=True, array_like=True, tag=0):

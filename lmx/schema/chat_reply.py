@@ -26,6 +26,7 @@ from lmx.schema.chat_documents import (
     encode_logprobs,
 )
 from lmx.schema.reply import (
+    SSE_COMMENT,
     SSE_DONE,
     ReplyHead,
     UsageDocument,
@@ -127,6 +128,12 @@ class ChatStreamEncoder:
         self._marks = inline_reasoning
         self._frames: dict[int, ChoiceFrames] = {}
         self._encode_text = msgspec.json.Encoder().encode
+
+    heartbeat = SSE_COMMENT
+
+    def opening(self, choice_count: int) -> bytes:
+        """What comes before any text."""
+        return b"".join([self.first(index) for index in range(choice_count)])
 
     def first(self, index: int) -> bytes:
         """The chunk that carries a choice's role."""

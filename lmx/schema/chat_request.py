@@ -100,7 +100,15 @@ def parse_chat_request(body: bytes) -> ChatRequest:
         InvalidRequest: Malformed, of the wrong type or out of range; `param` names the field.
         UnsupportedFeature: A field asks for something this version cannot do.
     """
-    request = parse_fields(body, _decoder(), NEUTRAL_VALUES)
+    return check_chat_request(parse_fields(body, _decoder(), NEUTRAL_VALUES))
+
+
+def check_chat_request(request: ChatRequest) -> ChatRequest:
+    """What one field cannot say alone.
+
+    Raises:
+        InvalidRequest: Fields that need each other are not both there.
+    """
     if request.top_logprobs is not None and not request.logprobs:
         raise InvalidRequest("'top_logprobs' needs 'logprobs': true", param="top_logprobs")
     return request

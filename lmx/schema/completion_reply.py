@@ -14,6 +14,7 @@ from lmx.errors import LmxError
 from lmx.protocol.values import FinishReason, TokenLogprob, Usage
 from lmx.schema.reply import (
     LEAST_LOGPROB,
+    SSE_COMMENT,
     SSE_DONE,
     ReplyHead,
     UsageDocument,
@@ -96,9 +97,11 @@ class CompletionStreamEncoder:
         self._usage = None if include_usage else UNSET
         self._offsets: dict[int, int] = {}
 
-    def first(self, index: int) -> bytes:
-        """Nothing: an answer begins with its first text."""
-        return b""
+    heartbeat = SSE_COMMENT
+
+    def opening(self, _choice_count: int) -> bytes:
+        """A comment, so that the client hears at once; an answer begins with its first text."""
+        return b": accepted\n\n"
 
     def echo(self, index: int, echo: Echo) -> bytes:
         """The chunk that repeats the prompt."""

@@ -54,6 +54,10 @@ GuidedChoice = Annotated[
 GuidedGrammar = Annotated[
     str, Meta(min_length=1, description="LMX: a grammar in Lark's syntax the answer matches.")
 ]
+Resumable = Annotated[
+    bool,
+    Meta(description="LMX: the stream survives its connection and can be taken up again."),
+]
 Ignored = Annotated[Any, Meta(description="Identifies the caller; no effect on the answer.")]
 Refused = Annotated[Any, Meta(description="Not supported.", extra_json_schema={"type": "null"})]
 
@@ -97,6 +101,7 @@ class GenerationFields(Struct, kw_only=True):
     guided_grammar: GuidedGrammar | None = None
     num_ctx: Refused = None
 
+    resumable: Resumable | None = None
     # They say who asks or how to file it.
     user: Ignored = None
     metadata: Ignored = None
@@ -128,6 +133,8 @@ def parse_fields(
         if value is not None and not any(_is_same(value, allowed) for allowed in values):
             raise UnsupportedFeature(f"{name!r} is not supported", param=name)
     _check_stream_options(request)
+    if request.resumable and not request.stream:
+        raise InvalidRequest("'resumable' needs 'stream': true", param="resumable")
     return request
 
 

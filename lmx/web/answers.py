@@ -4,7 +4,7 @@ A route brings its dialect; how text becomes parts is decided by what the worker
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
 from lmx import __version__
@@ -16,8 +16,9 @@ from lmx.schema.reply import ReplyHead
 from lmx.text.dialects import dialect_named
 from lmx.text.output import AnswerParser
 from lmx.text.parts import AnswerPart, TextPart
-from lmx.web.exchange import Exchange
-from lmx.web.streaming import MakeParser, Parser, StreamEncoder, TokenStream
+from lmx.web.pump import Pump
+from lmx.web.sink import Sink
+from lmx.web.streaming import MakeParser, Parser, ReplySource, StreamEncoder
 
 SYSTEM_FINGERPRINT = f"lmx-{__version__}"
 
@@ -72,19 +73,22 @@ def answer_parser(
     )
 
 
+# Begins a stream with its first bytes, and gives what takes the others.
+StartStream = Callable[[bytes], Awaitable[Sink]]
+
+
 async def stream_answer(
-    exchange: Exchange,
+    start: StartStream,
     reply: Reply,
     encoder: StreamEncoder,
     *,
-    first: bytes,
     make_parser: MakeParser,
     heartbeat_s: float,
 ) -> None:
     """Send the head and first frames, then everything the reply says."""
-    sink = await exchange.start_stream(first)
-    stream = TokenStream(reply, encoder, sink, make_parser=make_parser, heartbeat_s=heartbeat_s)
-    await stream.run()
+    sink = await start(encoder.opening(len(reply.choices)))
+    source = ReplySource(reply, encoder, make_parser=make_parser)
+    await Pump(source, sink, heartbeat=encoder.heartbeat, heartbeat_s=heartbeat_s).run()
 
 
 async def collect_answer(reply: Reply, *, make_parser: MakeParser) -> list[Collected]:

@@ -22,12 +22,18 @@ from lmx.web.chat import ChatRoute
 from lmx.web.completions import CompletionRoute
 from lmx.web.dashboard import dashboard_routes
 from lmx.web.docs import show_docs, show_openapi
+from lmx.web.events import EventsRoute
 from lmx.web.exchange import Exchange, Handler, new_request_id, run_exchange
 from lmx.web.health import HealthRoutes
 from lmx.web.logs import log_routes
 from lmx.web.models import model_routes
 from lmx.web.services import Services
+from lmx.web.socket_requests import SocketServices
 from lmx.web.tokens import TokenRoutes
+from lmx.web.websocket import ROUTE as SOCKET_ROUTE
+from lmx.web.websocket import ChatSocket
+
+SOCKET_PATHS = frozenset({SOCKET_ROUTE, "/ws/stream"})
 
 
 class SafeHTTPConnection(TrioASGIHTTPConnection):
@@ -99,7 +105,7 @@ class Dispatcher:
     """
 
     def __init__(self, services: Services) -> None:
-        settings, dispatch = services.settings, services.dispatch
+        settings, dispatch, keeper = services.settings, services.dispatch, services.keeper
         self._body_limit = settings.server.max_body_bytes
         health = HealthRoutes(services.loader, dispatch)
         tokens = TokenRoutes(dispatch, services.loader, settings)
@@ -108,14 +114,18 @@ class Dispatcher:
             ("GET", "/health"): health.live,
             ("GET", "/healthz"): health.live,
             ("GET", "/readyz"): health.ready,
+            ("GET", "/admin/events"): EventsRoute(services.events, dispatch.wait_revoked),
             ("GET", "/openapi.json"): show_openapi,
             ("GET", "/docs"): show_docs,
-            ("POST", "/v1/chat/completions"): ChatRoute(dispatch, settings),
-            ("POST", "/v1/completions"): CompletionRoute(dispatch, settings),
+            ("POST", "/v1/chat/completions"): ChatRoute(dispatch, settings, keeper),
+            ("GET", "/v1/chat/completions"): keeper.take_up,
+            ("GET", "/v1/completions"): keeper.take_up,
+            ("POST", "/v1/completions"): CompletionRoute(dispatch, settings, keeper),
             ("POST", "/tokenize"): tokens.tokenize,
             ("POST", "/detokenize"): tokens.detokenize,
             ("POST", "/apply-template"): tokens.apply_template,
         }
+        self._socket = ChatSocket(SocketServices(dispatch, settings, keeper))
         self._quart = make_quart(services)
         _declare(self._quart, self._raw)
 
@@ -124,6 +134,9 @@ class Dispatcher:
     ) -> None:
         """Handle one ASGI scope."""
         scope["path"] = _path_of(scope["path"])
+        if scope["type"] == "websocket" and scope["path"] in SOCKET_PATHS:
+            await self._socket(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._quart(scope, receive, send)  # type: ignore[arg-type]
             return

@@ -1,10 +1,13 @@
 """``POST /v1/completions`` as a raw ASGI handler: one reply per prompt, shown as one answer."""
 
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import NamedTuple
 
 from lmx.config import Settings
 from lmx.daemon.dispatch import Dispatch, Reply
+from lmx.daemon.origin import Origin
 from lmx.protocol.messages import Generate
 from lmx.protocol.values import FinishReason, TokenLogprob, Usage
 from lmx.schema.completion_reply import (
@@ -22,8 +25,25 @@ from lmx.schema.completion_request import (
 )
 from lmx.schema.reply import completion_id, merge_usage, sum_usage
 from lmx.text.parts import AnswerPart, TextPart
-from lmx.web.answers import Collected, PlainParser, collect_answer, reply_head, stream_answer
+from lmx.web.answers import (
+    Collected,
+    PlainParser,
+    StartStream,
+    collect_answer,
+    reply_head,
+    stream_answer,
+)
 from lmx.web.exchange import Answer, Exchange, parse_body
+from lmx.web.resume import AnswerKeeper
+
+ROUTE = "/v1/completions"
+
+
+class CompletionJob(NamedTuple):
+    """A parsed request, and what to generate for each of its prompts."""
+
+    request: CompletionRequest
+    generates: list[Generate]
 
 
 class CompletionRoute:
@@ -32,54 +52,63 @@ class CompletionRoute:
     Args:
         dispatch: Opens replies.
         settings: Defaults and limits.
+        keeper: Keeps streams that are to survive their connection.
     """
 
-    def __init__(self, dispatch: Dispatch, settings: Settings) -> None:
+    def __init__(self, dispatch: Dispatch, settings: Settings, keeper: AnswerKeeper) -> None:
         self._dispatch = dispatch
         self._settings = settings
+        self._keeper = keeper
 
     async def __call__(self, exchange: Exchange) -> Answer | None:
         """Handle one exchange."""
+        if exchange.last_event_id:
+            await self._keeper.take_up(exchange)
+            return None
         timeout_s = self._settings.server.body_timeout_s
-        request, generates = await parse_body(exchange, self._parse, timeout_s=timeout_s)
-        async with AsyncExitStack() as stack:
-            replies = [
-                await stack.enter_async_context(
-                    self._dispatch.open(generate, model_name=request.model or "")
-                )
-                for generate in generates
-            ]
-            if request.stream:
-                await self._stream(exchange, request, replies)
-                return None
-            return await _collect(exchange, request, replies)
+        job = await parse_body(exchange, self._parse, timeout_s=timeout_s)
+        origin = exchange.origin(ROUTE)
+        if job.request.stream:
+            perform = partial(self._stream, job, origin)
+            await self._keeper.stream(exchange, perform, resumable=job.request.resumable)
+            return None
+        async with self._open(job, origin) as replies:
+            return await _collect(exchange, job.request, replies)
 
-    def _parse(self, body: bytes) -> tuple[CompletionRequest, list[Generate]]:
+    def _parse(self, body: bytes) -> CompletionJob:
         request = parse_completion_request(body)
         temperature = self._settings.models.default_temperature
-        return request, to_generates(request, default_temperature=temperature)
+        return CompletionJob(request, to_generates(request, default_temperature=temperature))
+
+    @asynccontextmanager
+    async def _open(self, job: CompletionJob, origin: Origin) -> AsyncIterator[list[Reply]]:
+        """One reply per prompt."""
+        model_name = job.request.model or ""
+        async with AsyncExitStack() as stack:
+            yield [
+                await stack.enter_async_context(
+                    self._dispatch.open(generate, model_name=model_name, origin=origin)
+                )
+                for generate in job.generates
+            ]
 
     async def _stream(
-        self, exchange: Exchange, request: CompletionRequest, replies: Sequence[Reply]
+        self, job: CompletionJob, origin: Origin, start: StartStream, heartbeat_s: float
     ) -> None:
-        head = reply_head(completion_id(exchange.request_id, prefix="cmpl"), replies[0].model_id)
-        options = request.stream_options
-        encoder = EchoingEncoder(
-            CompletionStreamEncoder(
-                head, include_usage=options is not None and bool(options.include_usage)
-            ),
-            replies,
-            has_echo=bool(request.echo),
-        )
-        choices = [choice for reply in replies for choice in reply.choices]
-        await stream_answer(
-            exchange,
-            Reply(replies[0].model_id, choices, replies[0].started),
-            encoder,
-            first=b": accepted\n\n",
-            make_parser=PlainParser,
-            heartbeat_s=self._settings.server.heartbeat_s,
-        )
+        options = job.request.stream_options
+        async with self._open(job, origin) as replies:
+            first = replies[0]
+            head = reply_head(completion_id(origin.request_id, prefix="cmpl"), first.model_id)
+            include_usage = options is not None and bool(options.include_usage)
+            spelled = CompletionStreamEncoder(head, include_usage=include_usage)
+            choices = [choice for reply in replies for choice in reply.choices]
+            await stream_answer(
+                start,
+                Reply(first.model_id, choices, first.started, tell=first.tell),
+                EchoingEncoder(spelled, replies, has_echo=bool(job.request.echo)),
+                make_parser=PlainParser,
+                heartbeat_s=heartbeat_s,
+            )
 
 
 class EchoingEncoder:
@@ -102,6 +131,8 @@ class EchoingEncoder:
         self._owners = [reply for reply in replies for _ in reply.choices]
         self._unechoed = set(range(len(self._owners))) if has_echo else set()
         self.error = inner.error
+        self.opening = inner.opening
+        self.heartbeat = inner.heartbeat
 
     def parts(self, index: int, parts: Sequence[AnswerPart], logprobs: list[TokenLogprob]) -> bytes:
         """New text of one choice."""

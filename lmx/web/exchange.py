@@ -9,12 +9,14 @@ import secrets
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
+from urllib.parse import parse_qs
 
 import structlog
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 from msgspec import Struct
 
+from lmx.daemon.origin import Origin
 from lmx.errors import BodyTimeout, BodyTooLarge, LmxError
 from lmx.schema.problems import JSON_TYPE, Headers, ProblemReply, encode_problem
 from lmx.web.barrier import contain
@@ -27,6 +29,8 @@ FINISH_GRACE_S = 5.0
 # Above this, parsing takes long enough to be felt on the event loop and goes to a thread.
 PARSE_IN_THREAD_BYTES = 64 * 1024
 NOT_MODIFIED = 304
+# What a client may call itself, in characters; the rest is cut off.
+CLIENT_NAME_LIMIT = 64
 JSON_HEADERS: Headers = (JSON_TYPE,)
 EVENT_STREAM_HEADERS: Headers = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -53,6 +57,7 @@ class Exchange:
     Attributes:
         request_id: Sent back as ``x-request-id`` and used in logs.
         scope: The ASGI scope.
+        received_s: When its head had arrived, on Trio's clock.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class Exchange:
     ) -> None:
         self.scope = scope
         self.request_id: str = scope["state"].get("request_id") or new_request_id()
+        self.received_s = trio.current_time()
         self._receive = receive
         self._send = send
         self._chunks: list[bytes] = []
@@ -68,11 +74,42 @@ class Exchange:
         self._body_arrived = trio.Event()  # complete, or over the limit
         self._is_streaming = False
         self._is_answered = False
+        self._on_disconnect: Callable[[], None] | None = None
 
     @property
     def is_streaming(self) -> bool:
         """Whether the head of an event stream went out."""
         return self._is_streaming
+
+    def header(self, name: bytes) -> str:
+        """A request header's value, the last of several; empty if it is not there."""
+        values = [value for key, value in self.scope["headers"] if key == name]
+        return str(values[-1].decode("latin-1")) if values else ""
+
+    @property
+    def last_event_id(self) -> str:
+        """Of the last event a client that comes back has seen; empty for none.
+
+        Clients that cannot set headers say it in the query.
+        """
+        query: str = self.scope["query_string"].decode("latin-1")
+        return self.header(b"last-event-id") or parse_qs(query).get("last_event_id", [""])[-1]
+
+    def abort(self) -> None:
+        """End the connection at once, whatever it is in the middle of."""
+        stream = self.scope["extensions"].get(STREAM_EXTENSION)
+        if isinstance(stream, GuardedStream):
+            stream.abort()
+        elif self._on_disconnect is not None:
+            self._on_disconnect()
+
+    def origin(self, route: str) -> Origin:
+        """Where the request comes from.
+
+        Args:
+            route: The path it came by.
+        """
+        return Origin(self.request_id, client_name(self.scope), route, self.received_s)
 
     async def read_body(self, *, timeout_s: float) -> bytes:
         """The whole request body.
@@ -95,11 +132,15 @@ class Exchange:
         await self._send_head(200, EVENT_STREAM_HEADERS)
         await self._send({"type": "http.response.body", "body": first, "more_body": True})
         stream = self.scope["extensions"].get(STREAM_EXTENSION)
-        return SocketSink(stream) if isinstance(stream, GuardedStream) else AsgiSink(self._send)
+        # Hypercorn leaves the body out of an answer to HEAD; past it nobody would.
+        if isinstance(stream, GuardedStream) and self.scope["method"] != "HEAD":
+            return SocketSink(stream)
+        return AsgiSink(self._send)
 
     async def listen(self, *, body_limit: int, on_disconnect: Callable[[], None]) -> None:
         """Read everything the client sends until it is gone or the exchange is over."""
         self._body_limit = body_limit
+        self._on_disconnect = on_disconnect
         if (declared := self._declared_body_bytes()) > body_limit:
             self._body_bytes = declared
             self._body_arrived.set()
@@ -165,6 +206,15 @@ async def parse_body(exchange: Exchange, parse: Callable[[bytes], T], *, timeout
     if len(body) > PARSE_IN_THREAD_BYTES:
         return await trio.to_thread.run_sync(parse, body)
     return parse(body)
+
+
+def client_name(scope: dict[str, Any]) -> str:
+    """What a client calls itself in ``X-Client-ID``; else its address, without the port."""
+    names = [value for name, value in scope["headers"] if name == b"x-client-id"]
+    said = names[0].decode("latin-1") if names else ""
+    shown = "".join(filter(str.isprintable, said)).strip()[:CLIENT_NAME_LIMIT]
+    peer = scope.get("client")
+    return shown or (str(peer[0]) if peer else "")
 
 
 Handler = Callable[[Exchange], Awaitable[Answer | None]]

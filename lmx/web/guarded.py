@@ -1,7 +1,9 @@
-"""A socket stream whose writes end: a peer that takes nothing for a while is aborted.
+"""A socket stream with one queue of unsent bytes, whose writes end.
 
-Hypercorn writes inside a shielded scope without a deadline, so a client that stops reading would
-pin its handler and the shutdown. The deadline here sits inside that shield. It knows no HTTP.
+Whatever writes, Hypercorn or a task that reads worker frames, writes through `feed`: it never
+blocks, and what the kernel does not take waits in order behind what came before. A peer that takes
+nothing for a while is aborted: Hypercorn writes inside a shielded scope without a deadline, so a
+client that stops reading would pin its handler and the shutdown. It knows no HTTP.
 """
 
 import contextlib
@@ -15,7 +17,7 @@ LINGER_RESET = struct.pack("ii", 1, 0)
 
 
 class GuardedStream(trio.abc.HalfCloseableStream):
-    """Hypercorn's transport: non-blocking fast path, write deadline, abort.
+    """Hypercorn's transport, and the way past it for token streams.
 
     Args:
         inner: The accepted stream.
@@ -25,45 +27,64 @@ class GuardedStream(trio.abc.HalfCloseableStream):
     def __init__(self, inner: trio.SocketStream, *, write_timeout_s: float) -> None:
         self._inner = inner
         self._write_timeout_s = write_timeout_s
+        self._unsent = bytearray()
+        self._is_broken = False
+        self._flushing = trio.Lock()
         self.socket = inner.socket  # Hypercorn reads addresses from it
 
-    def try_send(self, data: bytes | bytearray | memoryview) -> int:
-        """Write what the kernel takes now, possibly nothing.
+    @property
+    def unsent_bytes(self) -> int:
+        """What waits for the peer; above 0 `flush` has something to do."""
+        return len(self._unsent)
+
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
+        """Send now what can be sent. Never blocks or raises; a dead peer shows in `flush`."""
+        sent = 0 if self._unsent or self._is_broken else self._write(data)
+        if sent < len(data):
+            self._unsent += data if not sent else memoryview(data)[sent:]
+
+    async def flush(self) -> None:
+        """Send what waits.
 
         Raises:
-            trio.BrokenResourceError: The peer is gone.
+            trio.BrokenResourceError: The peer is gone, or took nothing within the write deadline;
+                then the connection is aborted.
+            trio.ClosedResourceError: The connection was closed meanwhile.
         """
+        if not self._unsent:
+            return
+        async with self._flushing:
+            while self._unsent:
+                if self._is_broken:
+                    raise trio.BrokenResourceError("the peer is gone")
+                await self._wait_writable()
+                del self._unsent[: self._write(self._unsent)]
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Write everything, waiting for the peer no longer than the deadline per wait."""
+        self.feed(data)
+        await self.flush()
+
+    def _write(self, data: bytes | bytearray | memoryview) -> int:
+        """Hand over what the kernel takes now, possibly nothing."""
         try:
             return os.write(self.socket.fileno(), data)
         except (BlockingIOError, InterruptedError):
             return 0
-        except OSError as error:
-            raise trio.BrokenResourceError from error
+        except OSError:
+            self._is_broken = True
+            return 0
 
-    async def wait_writable(self) -> None:
-        """Block until the kernel takes more.
-
-        Raises:
-            trio.BrokenResourceError: Nothing was taken within the write deadline; the connection
-                is aborted.
-            trio.ClosedResourceError: The connection was closed meanwhile.
-        """
+    async def _wait_writable(self) -> None:
         with trio.move_on_after(self._write_timeout_s) as scope:
             await trio.lowlevel.wait_writable(self.socket)
         if scope.cancelled_caught:
             self.abort()
             raise trio.BrokenResourceError("the peer stopped reading")
 
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Write everything, waiting for the peer no longer than the deadline per wait."""
-        view = memoryview(data)
-        view = view[self.try_send(view) :] if view else view
-        while view:
-            await self.wait_writable()
-            view = view[self.try_send(view) :]
-
     async def wait_send_all_might_not_block(self) -> None:
-        """As the wrapped stream does."""
+        """Wait until nothing waits, then as the wrapped stream does."""
+        await self.flush()
         await self._inner.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:

@@ -101,7 +101,10 @@ def _keep_alive(connection: trio.socket.SocketType) -> None:
 
 
 class _ConnectionApp:
-    """The app as `TCPServer` calls it, telling raw handlers which stream they may write to."""
+    """The app as `TCPServer` calls it, telling raw handlers which stream they may write to.
+
+    Over HTTP/2 several requests share a stream, and none may write to it past Hypercorn.
+    """
 
     def __init__(self, app: AsgiApp, stream: GuardedStream) -> None:
         self._app = app
@@ -114,7 +117,7 @@ class _ConnectionApp:
         send: ASGISendCallable,
         *_thread_runners: object,
     ) -> None:
-        if scope["type"] == "http" and scope["http_version"] == "1.1":
+        if scope["http_version"] == "1.1":
             scope["extensions"][STREAM_EXTENSION] = self._stream
         await self._app(scope, receive, send)
 

@@ -8,6 +8,8 @@ from lmx.daemon.dispatch import Dispatch
 from lmx.daemon.loader import Loader
 from lmx.daemon.log_tail import LogTail
 from lmx.daemon.telemetry import Telemetry
+from lmx.web.events import EventHub
+from lmx.web.resume import AnswerKeeper
 
 
 class Services(NamedTuple):
@@ -19,6 +21,8 @@ class Services(NamedTuple):
         dispatch: Opens replies.
         telemetry: Counts and tells.
         admin: Manages the models.
+        events: Tells clients what happens.
+        keeper: Keeps answers that survive their connection.
         log_tail: Has the last log lines.
     """
 
@@ -27,4 +31,6 @@ class Services(NamedTuple):
     dispatch: Dispatch
     telemetry: Telemetry
     admin: ModelAdmin
+    events: EventHub
+    keeper: AnswerKeeper
     log_tail: LogTail

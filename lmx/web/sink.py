@@ -1,14 +1,13 @@
 """Where a stream's bytes go: straight to the socket from the task that reads worker frames.
 
 One SSE event costs about 130 µs through Quart's generators and 10 to 30 µs here, because no task
-is woken for it. What the kernel does not take waits in `_unsent`, flushed by the request's own
+is woken for it. What the kernel does not take waits in the stream, flushed by the request's own
 task, which is also the only one that waits for a slow client. HTTP/1.0 and HTTP/2 have no chunk
 framing of ours: there the request's task sends through ASGI instead. The sink knows bytes only.
 """
 
 from typing import Protocol
 
-import trio
 from hypercorn.typing import ASGISendCallable
 
 from lmx.web.guarded import GuardedStream
@@ -37,36 +36,19 @@ class SocketSink:
 
     def __init__(self, stream: GuardedStream) -> None:
         self._stream = stream
-        self._unsent = bytearray()
-        self._is_broken = False
 
     @property
     def is_blocked(self) -> bool:
         """Whether bytes wait for the client."""
-        return bool(self._unsent)
+        return self._stream.unsent_bytes > 0
 
     def feed(self, data: bytes) -> None:
-        """Send one chunk, or keep what the kernel does not take."""
-        chunk = b"%x\r\n%b\r\n" % (len(data), data)
-        if self._unsent or self._is_broken:
-            self._unsent += chunk
-            return
-        try:
-            sent = self._stream.try_send(chunk)
-        except trio.BrokenResourceError:
-            self._is_broken = True
-            sent = 0
-        if sent < len(chunk):
-            self._unsent += chunk[sent:]
+        """Send one chunk, or as much of it as the kernel takes."""
+        self._stream.feed(b"%x\r\n%b\r\n" % (len(data), data))
 
     async def flush(self) -> None:
         """Send what waits, bounded by the stream's write deadline."""
-        while self._unsent:
-            if self._is_broken:
-                raise trio.BrokenResourceError("the client is gone")
-            await self._stream.wait_writable()
-            sent = self._stream.try_send(self._unsent)
-            del self._unsent[:sent]
+        await self._stream.flush()
 
 
 class AsgiSink:

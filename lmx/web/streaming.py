@@ -1,24 +1,18 @@
-"""Token streams: from a reply's mailboxes to the client, encoded where the frame was read.
+"""A reply as a source of bytes: text from the mailboxes to parts, parts to a dialect's frames.
 
-Theory of operation. `pump` is called by the link's reader after every delivery. While the client
-keeps up it encodes and writes at once, without waking any task. When the client falls behind, text
-merges in the mailboxes and the request's own task (`run`) waits for the socket; a client that takes
-nothing within the write deadline is given up. `run` also sends the heartbeat, which is timed on
-bytes written and not on tokens.
+It knows neither sockets nor clients; `lmx.web.pump` takes what it gives.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import trio
-
 from lmx.daemon.dispatch import Reply, reply_error
 from lmx.daemon.reply import ReplyStream
 from lmx.errors import LmxError
 from lmx.protocol.values import FinishReason, TokenLogprob, Usage
-from lmx.schema.reply import SSE_COMMENT, merge_usage
+from lmx.schema.reply import merge_usage
 from lmx.text.parts import AnswerPart
-from lmx.web.sink import Sink
+from lmx.web.pump import Listener
 
 
 class Parser(Protocol):
@@ -36,6 +30,13 @@ MakeParser = Callable[[], Parser]
 
 class StreamEncoder(Protocol):
     """A dialect's way to spell a stream."""
+
+    @property
+    def heartbeat(self) -> bytes:
+        """A sign of life that says nothing."""
+
+    def opening(self, choice_count: int) -> bytes:
+        """What comes before any text; may be nothing."""
 
     def parts(self, index: int, parts: Sequence[AnswerPart], logprobs: list[TokenLogprob]) -> bytes:
         """New parts of one choice."""
@@ -62,68 +63,33 @@ class _Lane:
         self.is_ended = False
 
 
-class TokenStream:
-    """Moves one reply to one client.
+class ReplySource:
+    """One reply, spelled in a dialect.
 
     Args:
         reply: Where events come from.
         encoder: The dialect.
-        sink: Where bytes go.
         make_parser: A fresh parser per choice.
-        heartbeat_s: Silence after which a comment is sent.
+
+    Attributes:
+        is_ended: Whether the last frame was given.
     """
 
-    def __init__(
-        self,
-        reply: Reply,
-        encoder: StreamEncoder,
-        sink: Sink,
-        *,
-        make_parser: MakeParser,
-        heartbeat_s: float,
-    ) -> None:
+    def __init__(self, reply: Reply, encoder: StreamEncoder, *, make_parser: MakeParser) -> None:
         self._reply = reply
         self._encoder = encoder
-        self._sink = sink
-        self._heartbeat_s = heartbeat_s
         self._lanes = [_Lane(i, choice, make_parser()) for i, choice in enumerate(reply.choices)]
-        self._is_ended = False
-        self._wake = trio.Event()
-        self._last_write_s = trio.current_time()
+        self.is_ended = False
 
-    async def run(self) -> None:
-        """Stream until the answer has ended and the client has all of it.
-
-        Raises:
-            trio.BrokenResourceError: The client is gone.
-        """
+    def listen(self, listener: Listener | None) -> None:
+        """See `lmx.web.pump.Source`."""
         for lane in self._lanes:
-            lane.choice.on_change = self.pump
-        try:
-            self.pump()
-            while not self._is_ended:
-                if self._sink.is_blocked:
-                    await self._sink.flush()
-                    self.pump()
-                else:
-                    await self._wait_or_beat()
-            await self._sink.flush()
-        finally:
-            for lane in self._lanes:
-                lane.choice.on_change = None
+            lane.choice.on_change = listener
 
-    def pump(self) -> None:
-        """Write what the mailboxes hold, if the client keeps up. Never blocks."""
-        if self._sink.is_blocked or self._is_ended:
-            self._wake.set()
-            return
+    def take(self) -> bytes:
+        """What the mailboxes hold, and the end once it is there."""
         data = b"".join([self._drain(lane) for lane in self._lanes if not lane.is_ended])
-        data += self._encode_end()
-        if data:
-            self._sink.feed(data)
-            self._last_write_s = trio.current_time()
-        if self._is_ended or self._sink.is_blocked:
-            self._wake.set()
+        return data + self._encode_end()
 
     def _drain(self, lane: _Lane) -> bytes:
         """What one choice has to say now, its own end included."""
@@ -143,18 +109,9 @@ class TokenStream:
         errors = (reply_error(choice) for choice in self._reply.choices)
         error = next((error for error in errors if error is not None), None)
         if error is not None:
-            self._is_ended = True
+            self.is_ended = True
             return self._encoder.error(error)
         if not self._reply.is_over:
             return b""
-        self._is_ended = True
+        self.is_ended = True
         return self._encoder.finish(merge_usage(self._reply.usages))
-
-    async def _wait_or_beat(self) -> None:
-        with trio.move_on_at(self._last_write_s + self._heartbeat_s) as silence:
-            await self._wake.wait()
-        if silence.cancelled_caught and not self._sink.is_blocked:
-            self._sink.feed(SSE_COMMENT)
-            self._last_write_s = trio.current_time()
-        else:
-            self._wake = trio.Event()

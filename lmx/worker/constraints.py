@@ -27,7 +27,7 @@ CALL_WHITE_SPACE = r"( |\n {0,32})?"
 
 
 class ReasoningConstraint:
-    """Lets a model think freely, at most so many tokens, and constrains what comes after.
+    """Lets a model think freely until its budget or a word ends it; constrains what comes after.
 
     Args:
         closing_ids: Token ids of the marker that ends the thinking.
@@ -57,6 +57,20 @@ class ReasoningConstraint:
     def is_finished(self) -> bool:
         """Nothing may follow."""
         return self._state == "answering" and self._inner is not None and self._inner.is_finished
+
+    @property
+    def is_binding(self) -> bool:
+        """Not while it only watches for a word to stop."""
+        return self._inner is not None or (self._budget is not None and self._state != "answering")
+
+    @property
+    def decides_end(self) -> bool:
+        """As what holds after the thinking."""
+        return self._inner is not None and self._inner.decides_end
+
+    def stop_thinking(self) -> None:
+        """End the thinking with the next token, also one that has not begun."""
+        self._budget = len(self._thought)
 
     def fill_mask(self, mask: "NDArray[np.int32]") -> bool:
         """Allowed tokens of the next position; see `Constraint`."""
@@ -119,7 +133,8 @@ def make_constraint(
         grammar = calls_grammar(generate.prompt)
     inner = None if grammar is None else grammars.compile(grammar)
     budget = generate.thinking_budget
-    if rendered.reasoning == NO_REASONING or (inner is None and budget is None):
+    watches = budget is not None or generate.may_stop_thinking
+    if rendered.reasoning == NO_REASONING or (inner is None and not watches):
         return inner
     markers = REASONING[rendered.reasoning]
     opening_ids = tokenizer.encode(markers.opening)

@@ -28,6 +28,7 @@ from lmx.protocol.messages import (
     Shrink,
     Shutdown,
     Started,
+    StopThinking,
 )
 from lmx.protocol.values import Sampling
 from lmx.worker.channel import Channel
@@ -36,7 +37,7 @@ from lmx.worker.dialect import ModelDialect
 from lmx.worker.prompt import Rendered, render_prompt
 from lmx.worker.scheduler import Ready
 
-Work = Ready | Cancel | Shutdown | Shrink | LeaseCommand
+Work = Ready | Cancel | Shutdown | Shrink | LeaseCommand | StopThinking
 # EX_PROTOCOL of sysexits.h: the daemon spoke something else.
 EXIT_BAD_FRAME = 76
 

@@ -29,6 +29,8 @@ from lmx.protocol.messages import (
     LoadFailed,
     Prepare,
     Shrink,
+    Shutdown,
+    StopThinking,
 )
 from lmx.protocol.values import ModelInfo
 from lmx.worker.channel import Channel
@@ -145,17 +147,30 @@ def run_steps(
                 send(events)
             continue
         item = work.get()
-        if isinstance(item, Ready):
-            scheduler.submit(item)
-        elif isinstance(item, Cancel):
-            if answers := scheduler.cancel(item.sequence):
-                send(answers)
-        elif isinstance(item, LeaseCommand):
-            lease.take(item)
-        elif isinstance(item, Shrink):
-            scheduler.shrink()
-        else:
+        if isinstance(item, Shutdown):
             return
+        if answers := _obey(item, scheduler, lease):
+            send(answers)
+
+
+def _obey(
+    item: Ready | Cancel | Shrink | StopThinking | LeaseCommand,
+    scheduler: Scheduler,
+    lease: WorkerLease,
+) -> Sequence[Event]:
+    """Do what came between two steps; returns what it has to tell."""
+    match item:
+        case Ready():
+            scheduler.submit(item)
+        case Cancel(sequence):
+            return scheduler.cancel(sequence)
+        case StopThinking(sequence):
+            scheduler.stop_thinking(sequence)
+        case Shrink():
+            scheduler.shrink()
+        case _:
+            lease.take(item)
+    return ()
 
 
 def exit_now(status: int) -> None:

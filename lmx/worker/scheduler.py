@@ -15,6 +15,7 @@ from lmx.engines.base import Choice, Engine, StepResult, Tokenizer
 from lmx.errors import OutOfMemory
 from lmx.protocol.messages import Delta, Finished, RequestEvent, Vitals
 from lmx.protocol.values import FinishReason, Timings, Usage
+from lmx.worker.constraints import ReasoningConstraint
 from lmx.worker.logprobs import describe_prompt, describe_token
 from lmx.worker.output import SequenceOutput
 
@@ -148,6 +149,15 @@ class Scheduler:
                     self._waiting.remove(ready)
                 return [_never_started(ready, sequence, self._clock())]
         return []
+
+    def stop_thinking(self, sequence: int) -> None:
+        """End a choice's reasoning; see `StopThinking`."""
+        running = self._running.get(sequence)
+        for ready in self._waiting if running is None else [running.ready]:
+            for choice in ready.choices:
+                constraint = choice.constraint
+                if choice.sequence_id == sequence and isinstance(constraint, ReasoningConstraint):
+                    constraint.stop_thinking()
 
     def step(self) -> list[RequestEvent | Vitals]:
         """Fill free slots, run one engine step, and say what came of it.

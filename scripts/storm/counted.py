@@ -15,14 +15,15 @@ import trio
 from lmx.catalog.specs import ModelSpec, parse_spec
 from lmx.cli.logs import configure_logging
 from lmx.config import Settings, load_settings
+from lmx.daemon.log_tail import LogTail
 from lmx.serve import serve
 
 
-async def run(settings: Settings, specs: Sequence[ModelSpec]) -> None:
+async def run(settings: Settings, specs: Sequence[ModelSpec], log_tail: LogTail) -> None:
     """The daemon, until it is told to stop."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(answer)
-        await serve(settings, specs)
+        await serve(settings, specs, log_tail=log_tail)
         nursery.cancel_scope.cancel()
 
 
@@ -45,8 +46,10 @@ def main() -> None:
     settings = load_settings(
         overrides={"server": {"host": options.host, "port": options.port}},
     )
-    configure_logging(settings.logging.level)
-    trio.run(partial(run, settings, [parse_spec(text) for text in options.model]))
+    log_tail = LogTail()
+    configure_logging(settings.logging.level, log_tail)
+    specs = [parse_spec(text) for text in options.model]
+    trio.run(partial(run, settings, specs, log_tail))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ It knows only `lmx.engines.base`; `engine_checks` runs these with the rest.
 import json
 import math
 import re
+from typing import Any
 
 import pytest
 
@@ -181,7 +182,56 @@ def check_end_tokens(maker: Maker) -> None:
             assert len(least) > 70 or least[-1].finish == "length"
 
 
+class Watching:
+    """A constraint that binds nothing until it is told to; then it allows one token only."""
+
+    def __init__(self, forced_id: int) -> None:
+        self._forced_id = forced_id
+        self.is_binding = False
+        self.is_finished = False
+        self.decides_end = False
+        self.consumed: list[int] = []
+
+    def fill_mask(self, mask: Any) -> bool:
+        """All or one."""
+        if self.is_binding:
+            mask[:] = 0
+            mask.view("uint32")[self._forced_id // 32] |= 1 << self._forced_id % 32
+        return self.is_binding
+
+    def consume(self, token_id: int) -> None:
+        """Remember."""
+        self.consumed.append(token_id)
+
+
+def check_late_constraints(maker: Maker) -> None:
+    """A constraint may begin to bind between two steps; before that it changes nothing."""
+    with opened(maker) as (engine, tokenizer):
+        ids = tokenizer.encode(TEXTS[0])
+        forced = tokenizer.encode("a")[-1]
+        sampling = Sampling(20, temperature=1.0, seed=5, ignore_eos=True)
+        free = [result.token_id for result in run(engine, {0: (ids, sampling)})[0]]
+        watching = Watching(forced)
+        engine.add([Choice(1, sampling, watching)], ids)
+        found: list[StepResult] = []
+        while len(found) < 5:
+            found += engine.step()
+        watching.is_binding = True
+        while len(found) < 12:
+            found += engine.step()
+        watching.is_binding = False
+        while found[-1].finish is None:
+            found += engine.step()
+        given = [result.token_id for result in found]
+        assert given == watching.consumed
+        assert given[:5] == free[:5]
+        # An engine may have sampled one token ahead on either side.
+        assert given[6:12] == [forced] * 6
+        assert len(given) == len(free)
+
+
 OPTION_CHECKS = (
+    check_late_constraints,
     check_choices,
     check_choices_need_slots,
     check_logprobs,

@@ -60,7 +60,7 @@ def choice(text: str, index: int = 0, reason: str | None = None) -> dict[str, An
 def test_a_stream_without_usage() -> None:
     """Chunks hold text, then the reason; nothing announces a choice."""
     encoder = CompletionStreamEncoder(HEAD, include_usage=False)
-    data = encoder.first(1) + encoder.parts(1, [TextPart("a"), TextPart(" b")], [])
+    data = encoder.parts(1, [TextPart("a"), TextPart(" b")], [])
     data += encoder.parts(1, [], []) + encoder.finish_choice(1, "length") + encoder.finish(USAGE)
     expected = [document([choice("a b", 1)]), document([choice("", 1, "length")]), "[DONE]"]
     assert expected == events(data)

@@ -24,6 +24,8 @@ STATUSES: dict[type[LmxError], int] = {
     errors.PoisonRequest: 422,
     errors.ModelInUse: 409,
     errors.NotDeletable: 409,
+    errors.RequestCancelled: 499,
+    errors.RequestNotFound: 404,
     errors.ModelNotFound: 404,
     errors.QueueFull: 429,
     errors.NoModelLoaded: 503,
@@ -115,6 +117,7 @@ def test_retry_after_is_whole_seconds(retry_after_s: float | None, expected: byt
     [
         (errors.NoModelLoaded, b"false"),
         (errors.OutOfMemory, b"false"),
+        (errors.RequestCancelled, b"false"),
         (errors.BodyTimeout, b"false"),
         (errors.QueueFull, None),
         (errors.ModelLoading, None),

@@ -10,6 +10,7 @@ from lmx.engines.fake import load as load_fake
 from lmx.errors import OutOfMemory
 from lmx.protocol.messages import Delta, Finished, Load, RequestEvent
 from lmx.protocol.values import Grammar, ModelInfo, Sampling, Timings, TokenLogprob, Usage
+from lmx.worker.constraints import ReasoningConstraint
 from lmx.worker.logprobs import describe_prompt, describe_token
 from lmx.worker.scheduler import Ready, Scheduler
 
@@ -224,3 +225,20 @@ def test_tokens_are_described_by_text_and_bytes() -> None:
         [TokenLogprob("\ufffd", b"\xc3", -0.5), TokenLogprob(" amber", b" amber", -2.0)],
     )
     assert expected == describe_token(0xC3, scores, FakeTokenizer())
+
+
+def test_thinking_stops_for_the_choice_that_is_named() -> None:
+    """Waiting or running; of others and of unknown numbers nothing changes."""
+    engine = make_engine(slots=2, text="....")
+    scheduler = make_scheduler(engine)
+    watching = [
+        ReasoningConstraint(list(b"/"), opening_id=None, budget=None, inner=None) for _ in range(3)
+    ]
+    for number, constraint in enumerate(watching, start=1):
+        scheduler.submit(ready(number, constraint=constraint))
+    scheduler.step()
+    for number in (2, 3, 99):  # running, waiting for a slot, unknown
+        scheduler.stop_thinking(number)
+    assert [False, True, True] == [constraint.is_binding for constraint in watching]
+    events = [event for _ in range(3) for event in scheduler.step()]
+    assert "/" in "".join(e.text for e in events if isinstance(e, Delta) and e.sequence == 2)

@@ -2,7 +2,6 @@
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 from lmx.daemon.telemetry import SUBSCRIBER_BUFFER, DaemonEvent, Telemetry
 
@@ -15,12 +14,20 @@ def test_in_flight_is_what_has_not_ended() -> None:
 
 
 def test_tokens_add_up() -> None:
-    """Usage of ended requests is summed."""
+    """Tokens are summed over all models."""
     telemetry = Telemetry()
-    telemetry.count_tokens(prompt=3, completion=4)
-    telemetry.count_tokens(prompt=5, completion=6)
+    for name, prompt, generated in (("a", 3, 4), ("b", 5, 6)):
+        telemetry.models.of(name).totals.prompt_tokens += prompt
+        telemetry.models.of(name).totals.generated_tokens += generated
     now = telemetry.statistics()
     assert (8, 10) == (now.prompt_tokens, now.completion_tokens)
+
+
+def test_waiting_is_what_is_neither_refused_nor_admitted() -> None:
+    """Received is always refused plus waiting plus admitted."""
+    telemetry = Telemetry()
+    telemetry.received, telemetry.refused, telemetry.admitted = 10, 3, 5
+    assert 2 == telemetry.statistics().waiting
 
 
 def test_a_reading_is_a_snapshot() -> None:
@@ -93,25 +100,3 @@ def test_a_subscriber_that_closed_its_end_is_dropped() -> None:
         events.close()
         telemetry.publish("a")
         telemetry.publish("b")
-
-
-async def test_throughput_is_published_while_anything_runs(autojump_clock: MockClock) -> None:
-    """Each busy period gets one event, the first idle one a last with zero, then silence."""
-    telemetry = Telemetry()
-    async with trio.open_nursery() as nursery:
-        with telemetry.subscribe() as events:
-            nursery.start_soon(telemetry.run)
-            await trio.sleep(2.5)
-            telemetry.admitted += 1
-            telemetry.count_tokens(prompt=0, completion=30)
-            await trio.sleep(1)
-            telemetry.completed += 1
-            await trio.sleep(5)
-            nursery.cancel_scope.cancel()
-            heard = [events.receive_nowait() for _ in range(2)]
-            with pytest.raises(trio.WouldBlock):
-                events.receive_nowait()
-    assert [
-        DaemonEvent("throughput", {"tokens_per_second": 30.0, "active_requests": 1}),
-        DaemonEvent("throughput", {"tokens_per_second": 0.0, "active_requests": 0}),
-    ] == heard

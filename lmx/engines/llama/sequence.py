@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass
 
-from lmx.engines.base import Choice, Constraint, EngineFinish, TokenLogprobs, accept_token
+from lmx.engines.base import (
+    Choice,
+    Constraint,
+    EngineFinish,
+    TokenLogprobs,
+    accept_token,
+    decides_end,
+)
 from lmx.engines.llama.sampler import RowSampler
 from lmx.engines.llama.slots import Slot
 
@@ -73,7 +80,7 @@ def make_sequence(
         token_ids,
         end_ids=sorted(end_ids),
         vocabulary_size=vocabulary_size,
-        is_constrained=choice.constraint is not None,
+        is_constrained=decides_end(choice.constraint),
     )
     return LiveSequence(
         choice.sequence_id,

@@ -69,7 +69,7 @@ class DecodeBatch:
     @property
     def is_constrained(self) -> bool:
         """Some row's next mask depends on the token launched last."""
-        return any(sequence.constraint is not None for sequence in self._sequences)
+        return any(s.constraint is not None and s.constraint.is_binding for s in self._sequences)
 
     def join(self, ready: Ready) -> None:
         """Add prefilled sequences; those removed in the meantime leave before the next launch."""

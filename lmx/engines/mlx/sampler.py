@@ -73,7 +73,7 @@ class BatchSampler:
         self._rows = rows
         self._size = len(rows)
         self._bias = Bias.of([row.bias for row in rows], vocabulary_size)
-        left = [0 if r.is_constrained else max(0, r.min_tokens - r.drawn) for r in rows]
+        left = [max(0, r.min_tokens - r.drawn) for r in rows]
         self._ban = EndBan.of(left, [i for i in end_ids if i < vocabulary_size])
         self._penalties = Penalties.of([row.penalties for row in rows], vocabulary_size)
         self._masks = Masks.of([row.is_constrained for row in rows])

@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lmx.engines.base import Choice, Constraint, TokenLogprobs
+from lmx.engines.base import Choice, Constraint, TokenLogprobs, decides_end
 from lmx.engines.mlx.logprobs import DeviceLogprobs, read
 from lmx.engines.mlx.processors import PenaltyState
 from lmx.engines.mlx.sampler import Row
@@ -102,7 +102,7 @@ def make_sequence(choice: Choice, prompt_ids: Sequence[int]) -> LiveSequence:
         seed=seed % (1 << SEED_BITS),
         bias=sampling.logit_bias,
         penalties=_penalties(sampling, prompt_ids),
-        min_tokens=sampling.min_tokens,
+        min_tokens=0 if decides_end(choice.constraint) else sampling.min_tokens,
         is_constrained=choice.constraint is not None,
         top_logprobs=sampling.top_logprobs,
     )
