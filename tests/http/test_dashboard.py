@@ -102,17 +102,17 @@ def test_other_methods_are_refused(daemon: Daemon) -> None:
         assert 200 == connection.read_head().status
 
 
-def needs_events(daemon: Daemon) -> None:
-    """Skip where the daemon has no events yet."""
-    if "/admin/events" not in get(daemon, "/openapi.json").json()["paths"]:
-        pytest.skip("this daemon has no /admin/events")
+def needs_requests(daemon: Daemon) -> None:
+    """Skip where the daemon does not list its running requests."""
+    if "/admin/requests" not in get(daemon, "/openapi.json").json()["paths"]:
+        pytest.skip("this daemon has no /admin/requests")
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 @pytest.mark.parametrize("path", ["/", "/admin/ui"])
 async def test_a_model_is_managed_and_talked_to(daemon: Daemon, tmp_path: Path, path: str) -> None:
     """It loads without a fault, shows a model, loads and unloads one, chats; the charts move."""
-    needs_events(daemon)
+    needs_requests(daemon)
     with trio.fail_after(LIMIT_S):
         async with (
             open_browser(tmp_path) as browser,
@@ -147,7 +147,7 @@ async def test_a_model_is_managed_and_talked_to(daemon: Daemon, tmp_path: Path, 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 async def test_a_request_is_cancelled_and_a_worker_dies(daemon: Daemon, tmp_path: Path) -> None:
     """A press ends a chat; a worker's end stands there with its reason; the log tells of it."""
-    needs_events(daemon)
+    needs_requests(daemon)
     with trio.fail_after(LIMIT_S):
         async with (
             open_browser(tmp_path) as browser,
