@@ -22,9 +22,10 @@ from lmx.daemon.broadcaster import Broadcaster
 from lmx.daemon.dispatch import Dispatch
 from lmx.daemon.gauge import Gauge
 from lmx.daemon.guardian import Guardian
-from lmx.daemon.hardware import read_hardware
+from lmx.daemon.hardware import Hardware, read_hardware
 from lmx.daemon.live import LiveSettings
 from lmx.daemon.loader import Loader
+from lmx.daemon.log_tail import LogTail
 from lmx.daemon.meters import find_budget, make_meter
 from lmx.daemon.relief import ModelRelief
 from lmx.daemon.restarts import keep_running
@@ -49,6 +50,7 @@ async def serve(
     live: LiveSettings,
     specs: Sequence[ModelSpec],
     *,
+    log_tail: LogTail,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run the daemon until it is told to stop.
@@ -56,6 +58,7 @@ async def serve(
     Args:
         live: Everything configurable.
         specs: Models to load once the port answers.
+        log_tail: Where the last log lines are kept.
         task_status: Told the bound addresses as URLs.
 
     Raises:
@@ -68,35 +71,20 @@ async def serve(
     settings = live.current
     settings.home.mkdir(parents=True, exist_ok=True)
     sockets = bind_sockets(settings.server.host, settings.server.port)
-    telemetry = Telemetry()
     meter = make_meter()
     hardware = await trio.to_thread.run_sync(read_hardware)
     budget = await trio.to_thread.run_sync(find_budget, settings.memory, meter)
-    gauge = Gauge(meter)
-    loader = Loader(settings, telemetry, gauge=gauge, budget_bytes=budget)
-    dispatch = Dispatch(loader, telemetry, settings.models)
-    guardian = Guardian(settings.memory, gauge, ModelRelief(loader, dispatch), telemetry=telemetry)
+    services = _compose(live, hardware, log_tail, gauge=Gauge(meter), budget_bytes=budget)
+    loader, dispatch = services.loader, services.dispatch
+    relief = ModelRelief(loader, dispatch)
+    guardian = Guardian(settings.memory, loader.gauge, relief, telemetry=services.telemetry)
     broadcaster = Broadcaster(
-        telemetry,
+        services.telemetry,
         running=lambda: dispatch.running,
-        reading=lambda: gauge.reading,
+        reading=lambda: loader.reading,
         is_loading=lambda: loader.is_loading,
     )
     restorer = Restorer(loader, settings)
-    admin = ModelAdmin(loader)
-    events = EventHub(telemetry, heartbeat_s=settings.server.events_heartbeat_s)
-    keeper = AnswerKeeper(settings.server)
-    services = Services(
-        settings=settings,
-        live=live,
-        hardware=hardware,
-        loader=loader,
-        dispatch=dispatch,
-        telemetry=telemetry,
-        admin=admin,
-        events=events,
-        keeper=keeper,
-    )
     gate = Gate(lambda: live.current.security, hostname=hardware.hostname, clock=time.monotonic)
     server = HttpServer(Door(Dispatcher(services), gate), settings.server, sockets)
     stop_requested = trio.Event()
@@ -104,10 +92,10 @@ async def serve(
         await siblings.start(partial(_watch_signals, stop_requested))
         siblings.start_soon(partial(keep_running, broadcaster.run, name="broadcaster"))
         await siblings.start(loader.run)
-        await siblings.start(keeper.run)
-        siblings.start_soon(partial(keep_running, events.run, name="event heartbeat"))
+        await siblings.start(services.keeper.run)
+        siblings.start_soon(partial(keep_running, services.events.run, name="event heartbeat"))
         siblings.start_soon(partial(keep_running, guardian.run, name="memory guardian"))
-        siblings.start_soon(partial(keep_running, admin.run, name="model administration"))
+        siblings.start_soon(partial(keep_running, services.admin.run, name="model administration"))
         async with trio.open_nursery() as http:
             urls = await http.start(server.run)
             log.info("listening", version=__version__, urls=urls, pid=os.getpid())
@@ -119,7 +107,33 @@ async def serve(
             await restorer.close()
             await _drain(server, dispatch, drain_s=settings.server.drain_s)
         siblings.cancel_scope.cancel()
-    log.info("stopped", **msgspec.structs.asdict(telemetry.statistics()))
+    log.info("stopped", **msgspec.structs.asdict(services.telemetry.statistics()))
+
+
+def _compose(
+    live: LiveSettings,
+    hardware: Hardware,
+    log_tail: LogTail,
+    *,
+    gauge: Gauge,
+    budget_bytes: int,
+) -> Services:
+    """What requests are served with; nothing of it runs yet."""
+    settings = live.current
+    telemetry = Telemetry()
+    loader = Loader(settings, telemetry, gauge=gauge, budget_bytes=budget_bytes)
+    return Services(
+        settings=settings,
+        live=live,
+        hardware=hardware,
+        loader=loader,
+        dispatch=Dispatch(loader, telemetry, settings.models),
+        telemetry=telemetry,
+        admin=ModelAdmin(loader),
+        events=EventHub(telemetry, heartbeat_s=settings.server.events_heartbeat_s),
+        keeper=AnswerKeeper(settings.server),
+        log_tail=log_tail,
+    )
 
 
 async def _drain(server: HttpServer, dispatch: Dispatch, *, drain_s: float) -> None:

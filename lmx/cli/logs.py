@@ -10,6 +10,8 @@ import sys
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from lmx.daemon.log_tail import LogTail
+
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
 
@@ -34,8 +36,24 @@ class LogLevel:
         return event
 
 
-def configure_logging(level: str) -> LogLevel:
+class NamedPrintLogger(structlog.PrintLogger):
+    """Prints lines, and knows who it was made for.
+
+    Args:
+        name: As ``structlog.get_logger(name)`` gave it; empty without one.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        super().__init__(sys.stderr)
+        self.name = name
+
+
+def configure_logging(level: str, log_tail: LogTail) -> LogLevel:
     """Set the format and the least severe level written, once per process.
+
+    Args:
+        level: By its name.
+        log_tail: Keeps the last lines, too.
 
     Returns:
         The level, to be changed later.
@@ -45,6 +63,7 @@ def configure_logging(level: str) -> LogLevel:
         log_level,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso"),
+        log_tail.append,
     ]
     if sys.stderr.isatty():
         plain = structlog.dev.plain_traceback
@@ -55,7 +74,7 @@ def configure_logging(level: str) -> LogLevel:
         processors=[*shared, *tail],
         # Loggers are cached with this class, so it lets everything through to `LogLevel`.
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=NamedPrintLogger,
         cache_logger_on_first_use=True,
     )
     return log_level

@@ -10,6 +10,7 @@ import trio
 from lmx.catalog.specs import DEMO, parse_spec
 from lmx.cli.logs import configure_logging
 from lmx.daemon.live import LiveSettings, SettingsSource
+from lmx.daemon.log_tail import LogTail
 from lmx.errors import ConfigError
 from lmx.serve import serve
 
@@ -22,12 +23,13 @@ def run_daemon(config: Path | None, overrides: Mapping[str, Mapping[str, Any]]) 
     """
     source = SettingsSource(file=config, overrides=overrides).settled()
     settings = source.load()
-    log_level = configure_logging(settings.logging.level)
+    log_tail = LogTail()
+    log_level = configure_logging(settings.logging.level, log_tail)
     live = LiveSettings(source, settings, set_log_level=log_level.set)
     models = settings.models
     specs = [parse_spec(text, models.backend) for text in models.load or (DEMO,)]
     try:
-        trio.run(partial(serve, live, specs))
+        trio.run(partial(serve, live, specs, log_tail=log_tail))
     except OSError as error:
         address = f"{settings.server.host}:{settings.server.port}"
         raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from error

@@ -8,7 +8,7 @@ the past.
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import trio
 from msgspec import Struct
@@ -50,13 +50,6 @@ class DaemonEvent(Struct, frozen=True):
     fields: dict[str, Any]
 
 
-class Subscriber(NamedTuple):
-    """Where events go; `types` says which, `None` for all."""
-
-    channel: trio.MemorySendChannel[DaemonEvent]
-    types: Collection[str] | None
-
-
 class Telemetry:
     """Counters and the broadcast of events.
 
@@ -86,7 +79,6 @@ class Telemetry:
         self.models = FoldingTable(ModelMeasures, limit=MODEL_LIMIT)
         self.clients = FoldingTable(ClientCounts, limit=CLIENT_LIMIT)
         self.recent = RecentPast()
-        self._subscribers: list[Subscriber] = []
         self._listeners: list[Callable[[DaemonEvent], None]] = []
 
     def statistics(self) -> Statistics:
@@ -108,18 +100,10 @@ class Telemetry:
         )
 
     def publish(self, event_type: str, **fields: Any) -> None:
-        """Tell every listener, and subscribers of this type; drop those that are full."""
+        """Tell everybody who listens."""
         event = DaemonEvent(event_type, fields)
-        for listener in self._listeners:
+        for listener in list(self._listeners):
             listener(event)
-        for subscriber in list(self._subscribers):
-            if subscriber.types is not None and event_type not in subscriber.types:
-                continue
-            try:
-                subscriber.channel.send_nowait(event)
-            except (trio.WouldBlock, trio.BrokenResourceError):
-                self._subscribers.remove(subscriber)
-                subscriber.channel.close()
 
     def listen(self, listener: Callable[[DaemonEvent], None]) -> None:
         """Have every event given to `listener`, which must neither block nor raise, for good."""
@@ -135,11 +119,20 @@ class Telemetry:
             types: Which events; `None` for all.
         """
         send, receive = trio.open_memory_channel[DaemonEvent](SUBSCRIBER_BUFFER)
-        subscriber = Subscriber(send, types)
-        self._subscribers.append(subscriber)
+
+        def pass_on(event: DaemonEvent) -> None:
+            if types is not None and event.type not in types:
+                return
+            try:
+                send.send_nowait(event)
+            except (trio.WouldBlock, trio.BrokenResourceError):
+                self._listeners.remove(pass_on)
+                send.close()
+
+        self._listeners.append(pass_on)
         try:
             with send, receive:
                 yield receive
         finally:
-            if subscriber in self._subscribers:
-                self._subscribers.remove(subscriber)
+            if pass_on in self._listeners:
+                self._listeners.remove(pass_on)

@@ -212,7 +212,7 @@ class MemoryBudget(Struct, frozen=True, kw_only=True):
 
 
 class AdminMemory(Struct, frozen=True, kw_only=True):
-    """Memory of the machine, and of each model."""
+    """Memory of the machine, and of each model. Above `warning_percent` a warning is sent."""
 
     total_unified_memory_gb: float
     total_gb: float
@@ -220,6 +220,7 @@ class AdminMemory(Struct, frozen=True, kw_only=True):
     available_gb: float
     usage_percent: float
     used_percent: float
+    warning_percent: float
     threshold_percent: float
     models: dict[str, ModelMemory]
     per_model: list[ModelMemoryRow]

@@ -32,6 +32,7 @@ from lmx.schema.admin_requests import (
     ProbeRequest,
     UnloadRequest,
 )
+from lmx.schema.logs import LogTailQuery, LogTailReply
 from lmx.schema.machine import DeviceReply, ReloadReply
 from lmx.schema.route import BODY_ERRORS, Errors, Route
 
@@ -107,5 +108,13 @@ ADMIN_ROUTES: tuple[Route, ...] = (
         "Read the settings again and apply what can be applied",
         ReloadReply,
         errors=(ConfigError, LmxError),
+    ),
+    Route(
+        "get",
+        "/admin/logs/tail",
+        "The last log lines",
+        LogTailReply,
+        errors=(InvalidRequest,),
+        query=LogTailQuery,
     ),
 )

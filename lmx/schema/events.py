@@ -9,6 +9,21 @@ import time
 from typing import Any
 
 import msgspec
+from msgspec import Struct
+
+
+class EventDocument(Struct, frozen=True, kw_only=True):
+    """What every event holds. The other fields are its type's own."""
+
+    type: str
+    ts: float
+
+
+class TakeUpQuery(Struct, frozen=True, kw_only=True):
+    """For clients that cannot set ``Last-Event-ID``: the last event they have seen."""
+
+    last_event_id: str | None = None
+
 
 # What pages listen for with `onmessage`.
 UNNAMED = frozenset({"throughput", "memory", "model_event"})

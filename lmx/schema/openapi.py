@@ -10,13 +10,22 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from lmx.errors import CapacityError, LmxError, ModelNotFound, QueueFull, WorkerError
+from lmx.errors import (
+    CapacityError,
+    InvalidRequest,
+    LmxError,
+    ModelNotFound,
+    QueueFull,
+    StreamNotFound,
+    WorkerError,
+)
 from lmx.schema.access import Access, access_errors, needed_access
 from lmx.schema.admin_routes import ADMIN_ROUTES
 from lmx.schema.chat_documents import ChatChunk, ChatCompletion
 from lmx.schema.chat_request import ChatRequest
 from lmx.schema.completion_reply import TextCompletion
 from lmx.schema.completion_request import CompletionRequest
+from lmx.schema.events import TakeUpQuery
 from lmx.schema.live_routes import LIVE_ROUTES
 from lmx.schema.machine import Discovery
 from lmx.schema.problems import TABLE, ErrorDocument
@@ -71,6 +80,24 @@ ROUTES: tuple[Route, ...] = (
         request=CompletionRequest,
         event=TextCompletion,
         errors=(*BODY_ERRORS, *MODEL_ERRORS),
+    ),
+    Route(
+        "get",
+        "/v1/chat/completions",
+        "Take up the stream of an answer that was cut",
+        None,
+        event=ChatChunk,
+        query=TakeUpQuery,
+        errors=(InvalidRequest, StreamNotFound),
+    ),
+    Route(
+        "get",
+        "/v1/completions",
+        "Take up the stream of a text that was cut",
+        None,
+        event=TextCompletion,
+        query=TakeUpQuery,
+        errors=(InvalidRequest, StreamNotFound),
     ),
     Route("get", "/v1/models", "List the loaded models", ModelList),
     Route("get", "/v1/models/{model}", "Show one model", ModelRow, errors=(ModelNotFound,)),
@@ -177,15 +204,15 @@ def _operation(route: Route) -> dict[str, Any]:
 
 def _answers(route: Route) -> dict[str, Any]:
     """What a good answer holds, by its media type."""
+    events = {}
+    if route.event is not None:
+        events = {"text/event-stream": {"schema": _reference(route.event)}}
     if route.reply is None:
-        return {route.text_type: {"schema": {"type": "string"}}}
+        return events or {route.text_type: {"schema": {"type": "string"}}}
     reply: dict[str, Any] = _reference(route.reply)
     if route.is_list:
         reply = {"type": "array", "items": reply}
-    answers = {"application/json": {"schema": reply}}
-    if route.event is not None:
-        answers["text/event-stream"] = {"schema": _reference(route.event)}
-    return answers
+    return {"application/json": {"schema": reply}, **events}
 
 
 def _parameters(route: Route) -> list[dict[str, Any]]:

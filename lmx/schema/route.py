@@ -15,7 +15,7 @@ class Route(Struct, frozen=True):
         method: In lower case.
         path: With parameters in braces.
         summary: What it does.
-        reply: The answer's type; `None` for text.
+        reply: The answer's type; `None` for text, or for a stream of events alone.
         request: The body's type, if it takes one.
         event: The type of a stream's events, if it can stream.
         errors: What may be answered instead.

@@ -89,6 +89,7 @@ def memory_reply(loader: Loader) -> AdminMemory:
     )
     return AdminMemory(
         total_unified_memory_gb=machine.total_gb,
+        warning_percent=loader.settings.memory.warning_percent,
         models=models,
         per_model=rows,
         budget=budget,

@@ -20,11 +20,13 @@ from lmx.web.admin import CONVERTERS, admin_routes
 from lmx.web.admin_live import live_routes
 from lmx.web.chat import ChatRoute
 from lmx.web.completions import CompletionRoute
+from lmx.web.dashboard import dashboard_routes
 from lmx.web.docs import show_docs, show_openapi
 from lmx.web.door import with_headers
 from lmx.web.events import EventsRoute
 from lmx.web.exchange import Exchange, Handler, new_request_id, run_exchange
 from lmx.web.health import HealthRoutes
+from lmx.web.logs import log_routes
 from lmx.web.machine import DiscoveryRoute, machine_routes
 from lmx.web.models import model_routes
 from lmx.web.services import Services
@@ -67,6 +69,7 @@ def make_quart(services: Services) -> QuartTrio:
     app.register_blueprint(admin_routes(services.admin, services.dispatch))
     app.register_blueprint(machine_routes(services))
     app.register_blueprint(live_routes(services))
+    app.register_blueprint(log_routes(services.log_tail))
 
     @app.errorhandler(LmxError)
     async def refuse(error: LmxError) -> Response:
@@ -112,7 +115,7 @@ class Dispatcher:
         discovery = DiscoveryRoute(services)
         tokens = TokenRoutes(dispatch, services.loader, settings)
         self._raw: dict[tuple[str, str], Handler] = {
-            ("GET", "/"): health.index,
+            **dashboard_routes(health.index),
             ("GET", "/health"): health.live,
             ("GET", "/healthz"): health.live,
             ("GET", "/readyz"): health.ready,

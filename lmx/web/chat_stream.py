@@ -85,7 +85,7 @@ class ChatStream:
         self._make_encoder = make_encoder
         self.reply: Reply | None = None
 
-    async def perform(self, start: StartStream, heartbeat_s: float) -> None:
+    async def perform(self, start: StartStream, *, heartbeat_s: float) -> None:
         """Give the answer.
 
         Args:

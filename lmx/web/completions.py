@@ -93,7 +93,7 @@ class CompletionRoute:
             ]
 
     async def _stream(
-        self, job: CompletionJob, origin: Origin, start: StartStream, heartbeat_s: float
+        self, job: CompletionJob, origin: Origin, start: StartStream, *, heartbeat_s: float
     ) -> None:
         options = job.request.stream_options
         async with self._open(job, origin) as replies:

@@ -103,7 +103,7 @@ async def _answer(refusal: LmxError | None, exchange: Exchange, grants: list[Hea
 
     async def answer(exchange: Exchange) -> Answer:
         if refusal is not None:
-            await exchange.drop_body(timeout_s=DROP_LIMIT_S)
+            await exchange.body.drop(timeout_s=DROP_LIMIT_S)
             raise refusal
         if EXPOSED not in grants:  # a page that may nothing; its browser tells it so
             return Answer(b"", NO_CONTENT, ())

@@ -17,9 +17,10 @@ from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 from msgspec import Struct
 
 from lmx.daemon.origin import Origin
-from lmx.errors import BodyTimeout, BodyTooLarge, LmxError
+from lmx.errors import LmxError
 from lmx.schema.problems import JSON_TYPE, Headers, ProblemReply, encode_problem
 from lmx.web.barrier import contain
+from lmx.web.body import RequestBody
 from lmx.web.guarded import GuardedStream
 from lmx.web.server import STREAM_EXTENSION
 from lmx.web.sink import AsgiSink, Sink, SocketSink
@@ -28,6 +29,7 @@ from lmx.web.sink import AsgiSink, Sink, SocketSink
 FINISH_GRACE_S = 5.0
 # Above this, parsing takes long enough to be felt on the event loop and goes to a thread.
 PARSE_IN_THREAD_BYTES = 64 * 1024
+NOT_MODIFIED = 304
 # What a client may call itself, in characters; the rest is cut off.
 CLIENT_NAME_LIMIT = 64
 JSON_HEADERS: Headers = (JSON_TYPE,)
@@ -59,6 +61,7 @@ class Exchange:
         request_id: Sent back as ``x-request-id`` and used in logs.
         scope: The ASGI scope.
         received_s: When its head had arrived, on Trio's clock.
+        body: Its body, as far as it has arrived.
     """
 
     def __init__(
@@ -67,13 +70,10 @@ class Exchange:
         self.scope = scope
         self.request_id: str = scope["state"].get("request_id") or new_request_id()
         self.received_s = trio.current_time()
+        length = self.header(b"content-length")
+        self.body = RequestBody(int(length) if length.isdecimal() else 0)
         self._receive = receive
         self._send = send
-        self._chunks: list[bytes] = []
-        self._body_bytes = 0
-        self._body_limit = 0  # bytes over it are read and dropped
-        self._body_arrived = trio.Event()  # complete, or over the limit
-        self._body_ended = trio.Event()  # nothing more of it comes
         self._is_streaming = False
         self._is_answered = False
         self._on_disconnect: Callable[[], None] | None = None
@@ -113,30 +113,6 @@ class Exchange:
         """
         return Origin(self.request_id, client_name(self.scope), route, self.received_s)
 
-    async def read_body(self, *, timeout_s: float) -> bytes:
-        """The whole request body.
-
-        Raises:
-            BodyTooLarge: It is longer than the limit.
-            BodyTimeout: It did not arrive in time.
-        """
-        with trio.move_on_after(timeout_s):
-            await self._body_arrived.wait()
-        if self._body_bytes > self._body_limit:
-            raise BodyTooLarge(f"the request body is over {self._body_limit} bytes", param="body")
-        if not self._body_arrived.is_set():
-            raise BodyTimeout(f"the request body did not arrive within {timeout_s:g} s")
-        return b"".join(self._chunks)
-
-    async def drop_body(self, *, timeout_s: float) -> None:
-        """Wait until the client has sent its whole body, which is thrown away beyond the limit.
-
-        A connection that is answered earlier closes over unread bytes. That resets it, and the
-        client may lose the answer.
-        """
-        with trio.move_on_after(timeout_s):
-            await self._body_ended.wait()
-
     async def start_stream(self, first: bytes) -> Sink:
         """Send the head of an event stream and its first bytes; the rest goes to the sink."""
         self._is_streaming = True
@@ -150,16 +126,13 @@ class Exchange:
 
     async def listen(self, *, body_limit: int, on_disconnect: Callable[[], None]) -> None:
         """Read everything the client sends until it is gone or the exchange is over."""
-        self._body_limit = body_limit
         self._on_disconnect = on_disconnect
-        if (declared := self._declared_body_bytes()) > body_limit:
-            self._body_bytes = declared
-            self._body_arrived.set()
+        self.body.begin(body_limit)
         while True:
             message = await self._receive()
             if message["type"] != "http.request":
                 break
-            self._take_body(bytes(message["body"]), is_last=not message["more_body"])
+            self.body.take(bytes(message["body"]), is_last=not message["more_body"])
         if not self._is_answered:
             on_disconnect()
 
@@ -173,28 +146,13 @@ class Exchange:
             if self._is_streaming and answer is None:
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
             elif answer is not None and not self._is_streaming:
-                length = None if answer.status == NO_CONTENT else len(answer.body)
+                # A length beside "not modified" would be the whole document's (RFC 9110, 8.6).
+                has_no_body = answer.status in {NO_CONTENT, NOT_MODIFIED}
+                length = None if has_no_body else len(answer.body)
                 await self._send_head(answer.status, answer.headers, length=length)
                 await self._send(
                     {"type": "http.response.body", "body": answer.body, "more_body": False}
                 )
-
-    def _declared_body_bytes(self) -> int:
-        """What the client says it will send, so that too much is refused before it is sent."""
-        lengths = [value for name, value in self.scope["headers"] if name == b"content-length"]
-        return int(lengths[0]) if lengths and lengths[0].isdigit() else 0
-
-    def _take_body(self, data: bytes, *, is_last: bool) -> None:
-        if is_last:
-            self._body_ended.set()
-        self._body_bytes += len(data)
-        if self._body_bytes > self._body_limit:
-            self._chunks.clear()
-            self._body_arrived.set()
-            return
-        self._chunks.append(data)
-        if is_last:
-            self._body_arrived.set()
 
     async def _send_head(self, status: int, headers: Headers, *, length: int | None = None) -> None:
         size = [] if length is None else [(b"content-length", b"%d" % length)]
@@ -214,7 +172,7 @@ async def parse_body(exchange: Exchange, parse: Callable[[bytes], T], *, timeout
     Raises:
         RequestError: The body did not come whole, or `parse` refuses it.
     """
-    body = await exchange.read_body(timeout_s=timeout_s)
+    body = await exchange.body.read(timeout_s=timeout_s)
     if len(body) > PARSE_IN_THREAD_BYTES:
         return await trio.to_thread.run_sync(parse, body)
     return parse(body)

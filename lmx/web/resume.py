@@ -8,7 +8,6 @@ and at last what readers have had already. An answer that is not to be resumed r
 request, whose end cancels it.
 """
 
-from collections.abc import Awaitable, Callable
 from math import inf
 from typing import Protocol
 
@@ -24,8 +23,21 @@ from lmx.web.barrier import contain
 from lmx.web.exchange import Exchange
 from lmx.web.pump import Pump
 
-# How an answer is given: to whom, and after how much silence a sign of life is due.
-Perform = Callable[[StartStream, float], Awaitable[None]]
+
+class Perform(Protocol):
+    """Gives an answer."""
+
+    async def __call__(self, start: StartStream, *, heartbeat_s: float) -> None:
+        """Give it.
+
+        Args:
+            start: Begins its stream, once it is sure that there is an answer.
+            heartbeat_s: Silence after which a sign of life is due.
+
+        Raises:
+            LmxError: It was refused or broke before it began.
+        """
+
 
 log = structlog.get_logger("lmx.web")
 
@@ -68,7 +80,8 @@ class KeptAnswer:
 
         async def give() -> None:
             try:
-                await perform(self.log.start, inf)  # a sign of life is each connection's own
+                # Signs of life are each connection's own affair.
+                await perform(self.log.start, heartbeat_s=inf)
             except LmxError as error:
                 self.error = error
 
@@ -158,7 +171,7 @@ class AnswerKeeper:
             LmxError: It was refused or broke before it began.
         """
         if not self.wants(resumable):
-            await perform(exchange.start_stream, self._settings.heartbeat_s)
+            await perform(exchange.start_stream, heartbeat_s=self._settings.heartbeat_s)
             return
         kept = self.begin(exchange.request_id, SSE_FRAMING, perform)
         await kept.wait_open()

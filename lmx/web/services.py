@@ -8,6 +8,7 @@ from lmx.daemon.dispatch import Dispatch
 from lmx.daemon.hardware import Hardware
 from lmx.daemon.live import LiveSettings
 from lmx.daemon.loader import Loader
+from lmx.daemon.log_tail import LogTail
 from lmx.daemon.telemetry import Telemetry
 from lmx.web.events import EventHub
 from lmx.web.resume import AnswerKeeper
@@ -26,6 +27,7 @@ class Services(NamedTuple):
         keeper: Keeps answers that survive their connection.
         live: The settings in force, of which some may change.
         hardware: The machine.
+        log_tail: Has the last log lines.
     """
 
     settings: Settings
@@ -37,3 +39,4 @@ class Services(NamedTuple):
     keeper: AnswerKeeper
     live: LiveSettings
     hardware: Hardware
+    log_tail: LogTail

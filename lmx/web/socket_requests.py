@@ -66,9 +66,9 @@ class SocketAnswer:
         )
         self._stream = ChatStream(dispatch, job, origin, make_encoder=self._make_encoder)
 
-    async def perform(self, start: StartStream, heartbeat_s: float) -> None:
+    async def perform(self, start: StartStream, *, heartbeat_s: float) -> None:
         """See `ChatStream.perform`."""
-        await self._stream.perform(start, heartbeat_s)
+        await self._stream.perform(start, heartbeat_s=heartbeat_s)
 
     def encode_cancelled(self) -> bytes:
         """Its terminal message, if it is cancelled now."""
@@ -200,7 +200,7 @@ class SocketRequest:
             await self._read(self._kept, self._kept.log.read_after(0))
         else:
             heartbeat_s = self._services.settings.server.heartbeat_s
-            await self._beat_until(partial(answer.perform, self._start, heartbeat_s))
+            await self._beat_until(partial(answer.perform, self._start, heartbeat_s=heartbeat_s))
 
     async def _parse(self, data: bytes) -> ChatJob:
         parse = partial(_parse_job, data, self._services.settings)

@@ -15,14 +15,15 @@ import trio
 from lmx.catalog.specs import ModelSpec, parse_spec
 from lmx.cli.logs import configure_logging
 from lmx.daemon.live import LiveSettings, SettingsSource
+from lmx.daemon.log_tail import LogTail
 from lmx.serve import serve
 
 
-async def run(live: LiveSettings, specs: Sequence[ModelSpec]) -> None:
+async def run(live: LiveSettings, specs: Sequence[ModelSpec], log_tail: LogTail) -> None:
     """The daemon, until it is told to stop."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(answer)
-        await serve(live, specs)
+        await serve(live, specs, log_tail=log_tail)
         nursery.cancel_scope.cancel()
 
 
@@ -44,9 +45,11 @@ def main() -> None:
     options = parser.parse_args()
     source = SettingsSource(overrides={"server": {"host": options.host, "port": options.port}})
     settings = source.load()
-    log_level = configure_logging(settings.logging.level)
+    log_tail = LogTail()
+    log_level = configure_logging(settings.logging.level, log_tail)
     live = LiveSettings(source, settings, set_log_level=log_level.set)
-    trio.run(partial(run, live, [parse_spec(text) for text in options.model]))
+    specs = [parse_spec(text) for text in options.model]
+    trio.run(partial(run, live, specs, log_tail))
 
 
 if __name__ == "__main__":

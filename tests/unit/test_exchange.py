@@ -48,7 +48,7 @@ async def test_an_answer_is_sent_with_its_length_and_request_id(autojump_clock: 
     peer = Peer()
 
     async def handler(exchange: Exchange) -> Answer:
-        return Answer(await exchange.read_body(timeout_s=1), 201)
+        return Answer(await exchange.body.read(timeout_s=1), 201)
 
     await _run(peer, handler)
     head, body = peer.sent
@@ -101,7 +101,7 @@ async def test_a_body_over_the_limit_is_refused(autojump_clock: object) -> None:
     peer = Peer(b"x" * (BODY_LIMIT + 1))
 
     async def handler(exchange: Exchange) -> Answer:
-        return Answer(await exchange.read_body(timeout_s=1))
+        return Answer(await exchange.body.read(timeout_s=1))
 
     await _run(peer, handler)
     assert 413 == peer.sent[0]["status"]

@@ -101,6 +101,8 @@ def test_the_routes_are_all_there() -> None:
         "/.well-known/opta-lmx",
         "/admin/config/reload",
         "/admin/device",
+        "/admin/events",
+        "/admin/logs/tail",
         "/admin/diagnostics",
         "/admin/health",
         "/admin/metrics",

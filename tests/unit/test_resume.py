@@ -32,7 +32,7 @@ class Script:
         self.cancelled = False
         self._over = trio.Event()
 
-    async def perform(self, start: StartStream, _heartbeat_s: float) -> None:
+    async def perform(self, start: StartStream, *, heartbeat_s: float) -> None:
         self.sink = await start(frame("first"))
         try:
             await self._over.wait()
@@ -159,7 +159,7 @@ async def test_an_answer_goes_on_without_readers(autojump_clock: MockClock) -> N
 async def test_a_refused_answer_is_an_error_and_is_not_kept(autojump_clock: MockClock) -> None:
     """The status line is still to come, so the client gets the reason."""
 
-    async def refuse(_start: StartStream, _heartbeat_s: float) -> None:
+    async def refuse(start: StartStream, *, heartbeat_s: float) -> None:
         await trio.sleep(1)
         raise NoModelLoaded("No model loaded")
 
@@ -176,7 +176,7 @@ async def test_a_refused_answer_is_an_error_and_is_not_kept(autojump_clock: Mock
 async def test_a_fault_ends_one_answer_and_no_other(autojump_clock: MockClock) -> None:
     """What breaks is told as such, not taken for an end; the keeper goes on."""
 
-    async def fail(start: StartStream, _heartbeat_s: float) -> None:
+    async def fail(start: StartStream, *, heartbeat_s: float) -> None:
         await start(frame("x"))
         raise ZeroDivisionError
 
@@ -194,13 +194,13 @@ async def test_who_leaves_before_the_first_frame_cancels(autojump_clock: MockClo
     """Nobody knows the answer's id, so nobody could come back for it."""
     script = Script()
 
-    async def queue(start: StartStream, heartbeat_s: float) -> None:
+    async def queue(start: StartStream, *, heartbeat_s: float) -> None:
         try:
             await trio.sleep(100)
         except trio.Cancelled:
             script.cancelled = True
             raise
-        await script.perform(start, heartbeat_s)
+        await script.perform(start, heartbeat_s=heartbeat_s)
 
     async def use(house: Keeping) -> None:
         kept = house.keeper.begin("a", SSE_FRAMING, queue)
