@@ -100,3 +100,15 @@ def test_a_subscriber_that_closed_its_end_is_dropped() -> None:
         events.close()
         telemetry.publish("a")
         telemetry.publish("b")
+
+
+def test_a_subscriber_may_choose() -> None:
+    """One that wants some types is not filled, and so not dropped, by all the others."""
+    telemetry = Telemetry()
+    with telemetry.subscribe({"b"}) as events:
+        for _ in range(2 * SUBSCRIBER_BUFFER):
+            telemetry.publish("a")
+        telemetry.publish("b", n=1)
+        assert DaemonEvent("b", {"n": 1}) == events.receive_nowait()
+        with pytest.raises(trio.WouldBlock):
+            events.receive_nowait()
