@@ -49,7 +49,7 @@ def reply_to(prompt: str | None, *ends: Usage, count: int = 1) -> Reply:
         choice.deliver(Finished(choice.sequence, "stop", usage, Timings()))
     started = choices[0].started
     assert started is not None
-    return Reply("m", choices, started)
+    return Reply("m", choices, started, tell=lambda _: None)
 
 
 def make_encoder(replies: Sequence[Reply], *, has_echo: bool) -> EchoingEncoder:

@@ -15,6 +15,7 @@ from lmx.engines.llama.sampler import RowSampler
 from lmx.engines.mlx.sampler import BatchSampler
 from lmx.engines.mlx.sequence import make_sequence
 from lmx.protocol.values import Sampling
+from tests.unit.test_constraints import Ids
 
 # Nothing numpy warns about may reach the log.
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
@@ -61,8 +62,8 @@ def sampler_of(
 
 def mlx_choice(*, is_constrained: bool = False, **settings: Any) -> Callable[..., int]:
     """What the MLX engine's sampler chooses for the same sequence."""
-    row = make_sequence(Choice(1, Sampling(64, **{"temperature": 0.0, **settings})), PROMPT).row
-    row.is_constrained = is_constrained
+    sampling = Sampling(64, **{"temperature": 0.0, **settings})
+    row = make_sequence(Choice(1, sampling, Ids() if is_constrained else None), PROMPT).row
     sampler = BatchSampler([row], VOCABULARY, ENDS)
 
     def choose(logits: Floats, mask: NDArray[np.int32] | None = None) -> int:

@@ -13,7 +13,8 @@ from lmx.cli.logs import LogLevel
 SCRIPT = """
 import structlog
 from lmx.cli.logs import configure_logging
-level = configure_logging("info")
+from lmx.daemon.log_tail import LogTail
+level = configure_logging("info", LogTail())
 log = structlog.get_logger("x")
 def say(name):
     log.debug("debug", at=name)
@@ -30,7 +31,8 @@ import sys
 sys.stderr.isatty = lambda: True
 import structlog
 from lmx.cli.logs import configure_logging
-configure_logging("info")
+from lmx.daemon.log_tail import LogTail
+configure_logging("info", LogTail())
 def fail(admin_key):
     raise ValueError("no")
 try:

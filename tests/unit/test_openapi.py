@@ -36,7 +36,7 @@ DOCUMENT = json.loads(json.dumps(openapi_document("1.2.3")))
 SCHEMAS = DOCUMENT["components"]["schemas"]
 EXTENSIONS = set(
     """
-    chat_template_kwargs enable_thinking guided_choice guided_grammar guided_json guided_regex
+    chat_template_kwargs enable_thinking guided_choice guided_grammar guided_json guided_regex resumable
     ignore_eos min_p min_tokens reasoning_format repetition_penalty thinking_budget top_k
     """.split()  # noqa: SIM905  # a list of words reads best as words
 )

@@ -27,6 +27,7 @@ STATUSES: dict[type[LmxError], int] = {
     errors.RequestCancelled: 499,
     errors.RequestNotFound: 404,
     errors.ModelNotFound: 404,
+    errors.StreamNotFound: 404,
     errors.AdminKeyRefused: 403,
     errors.AdminKeyUnset: 403,
     errors.HostRefused: 403,
@@ -107,6 +108,7 @@ def test_the_envelope_serves_every_client(kind: type[LmxError]) -> None:
     ("kind", "top_code"),
     [
         (errors.ModelNotFound, "not_found"),
+        (errors.StreamNotFound, "not_found"),
         (errors.QueueFull, "rate_limited"),
         (errors.NoModelLoaded, "no-model-loaded"),
         (errors.OutOfMemory, "oom-unloaded"),
