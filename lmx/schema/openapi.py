@@ -73,15 +73,6 @@ ROUTES: tuple[Route, ...] = (
         errors=(*BODY_ERRORS, *MODEL_ERRORS),
     ),
     Route(
-        "post",
-        "/v1/completions",
-        "Continue a text",
-        TextCompletion,
-        request=CompletionRequest,
-        event=TextCompletion,
-        errors=(*BODY_ERRORS, *MODEL_ERRORS),
-    ),
-    Route(
         "get",
         "/v1/chat/completions",
         "Take up the stream of an answer that was cut",
@@ -89,6 +80,15 @@ ROUTES: tuple[Route, ...] = (
         event=ChatChunk,
         query=TakeUpQuery,
         errors=(InvalidRequest, StreamNotFound),
+    ),
+    Route(
+        "post",
+        "/v1/completions",
+        "Continue a text",
+        TextCompletion,
+        request=CompletionRequest,
+        event=TextCompletion,
+        errors=(*BODY_ERRORS, *MODEL_ERRORS),
     ),
     Route(
         "get",

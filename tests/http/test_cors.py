@@ -28,7 +28,7 @@ ANSWERS = [
     ("GET", "/v1/models", None, 200),
     ("GET", "/v1/models/nothing", None, 404),
     ("GET", "/nowhere", None, 404),
-    ("GET", CHAT_PATH, None, 405),
+    ("GET", "/tokenize", None, 405),
     ("POST", CHAT_PATH, chat_body("x"), 200),
     ("POST", CHAT_PATH, chat_body("x", stream=True), 200),
     ("POST", CHAT_PATH, b"{", 400),

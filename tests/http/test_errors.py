@@ -274,7 +274,7 @@ def test_probes_without_a_model(empty_daemon: Daemon) -> None:
         ("GET", "/nowhere", 404, "not_found", "not_found"),
         ("POST", "/v1/nowhere", 404, "not_found", "not_found"),
         ("GET", "/v1/models/no%2Fsuch", 404, "model-not-found", "not_found"),
-        ("GET", CHAT_PATH, 405, "method-not-allowed", "method-not-allowed"),
+        ("GET", "/tokenize", 405, "method-not-allowed", "method-not-allowed"),
         ("DELETE", "/healthz", 405, "method-not-allowed", "method-not-allowed"),
         ("POST", "/v1/models", 405, "method-not-allowed", "method-not-allowed"),
     ],

@@ -138,7 +138,11 @@ def test_pages_stay_open(daemon: Daemon) -> None:
         ("/nowhere", {"x_api_key": INFERENCE}, 404),
         ("/admin/nowhere", {}, 403),
         ("/metrics", {}, 403),
-        ("/admin/ui/", {}, 404),
+        ("/admin/ui/", {}, 200),
+        ("/admin/events", {}, 403),
+        ("/admin/events?admin_key=no", {}, 403),
+        (f"/admin/events?admin_key={ADMIN}", {}, 200),
+        (f"/admin/events?x_admin_key={ADMIN}", {}, 200),
     ],
 )
 def test_spellings(daemon: Daemon, path: str, headers: dict[str, str], *, status: int) -> None:

@@ -17,6 +17,7 @@ from tests.daemon_process import Daemon
 RECEIVE_BYTES = 65536
 TIMEOUT_S = 10.0
 CHAT_PATH = "/v1/chat/completions"
+ENDLESS_PATH = "/admin/events"
 
 
 class EndOfStream(Exception):
@@ -98,8 +99,12 @@ class Connection:
         headers: Mapping[str, str] | None = None,
         version: str = "1.1",
     ) -> Reply:
-        """Send a request and read its reply."""
+        """Send a request and read its reply; of a stream that never ends only the head."""
         self.send(encode_request(method, path, body, headers=headers, version=version))
+        if path.startswith(ENDLESS_PATH) and method == "GET":
+            head = self.read_head()
+            length = int(head.headers.get("content-length", 0))
+            return Reply(*head, self.read_exactly(length))
         return self.read_reply()
 
     def read_reply(self) -> Reply:
