@@ -12,9 +12,9 @@ import trio
 
 from lmx.web.dashboard import CONTENT_SECURITY_POLICY, CONTENT_TYPES, PAGE
 from tests.browser import CHROMIUM, open_browser
-from tests.daemon_process import Daemon
+from tests.daemon_process import Daemon, open_daemon
 from tests.http.shared import shared_daemon
-from tests.http.test_dashboard_page import LIVE, shows
+from tests.http.test_dashboard_page import KEY, LIVE, shows
 from tests.http.wire import Connection, Reply, encode_request
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
@@ -102,17 +102,10 @@ def test_other_methods_are_refused(daemon: Daemon) -> None:
         assert 200 == connection.read_head().status
 
 
-def needs_requests(daemon: Daemon) -> None:
-    """Skip where the daemon does not list its running requests."""
-    if "/admin/requests" not in get(daemon, "/openapi.json").json()["paths"]:
-        pytest.skip("this daemon has no /admin/requests")
-
-
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 @pytest.mark.parametrize("path", ["/", "/admin/ui"])
 async def test_a_model_is_managed_and_talked_to(daemon: Daemon, tmp_path: Path, path: str) -> None:
     """It loads without a fault, shows a model, loads and unloads one, chats; the charts move."""
-    needs_requests(daemon)
     with trio.fail_after(LIMIT_S):
         async with (
             open_browser(tmp_path) as browser,
@@ -136,7 +129,7 @@ async def test_a_model_is_managed_and_talked_to(daemon: Daemon, tmp_path: Path, 
             await page.press_enter()
             await page.wait_for(shows("#requests", "decoding"))
             await page.wait_for(f"{SPEED} > 10")
-            await page.wait_for(shows("#chat-usage", "+ 100 tokens"))
+            await page.wait_for(shows("#chat-usage", "+ 101 tokens"))
             assert before != await page.evaluate(still)
             await page.wait_for(shows("#chart-ttft", "ms"))
             await page.wait_for(f"{SPEED} === 0")
@@ -147,7 +140,6 @@ async def test_a_model_is_managed_and_talked_to(daemon: Daemon, tmp_path: Path, 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 async def test_a_request_is_cancelled_and_a_worker_dies(daemon: Daemon, tmp_path: Path) -> None:
     """A press ends a chat; a worker's end stands there with its reason; the log tells of it."""
-    needs_requests(daemon)
     with trio.fail_after(LIMIT_S):
         async with (
             open_browser(tmp_path) as browser,
@@ -175,6 +167,34 @@ async def test_a_request_is_cancelled_and_a_worker_dies(daemon: Daemon, tmp_path
                 "fetch('/admin/models/unload', {method: 'POST', body: '{\"model_id\": \"dies\"}'})"
                 ".then((reply) => reply.json())"
             )
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+async def test_a_daemon_with_a_key_is_opened(tmp_path: Path) -> None:
+    """The page comes without the key; a wrong one is told off, the right one opens everything."""
+    own = {"HOME": str(tmp_path / "user"), "LMX_SECURITY__ADMIN_KEY": KEY}
+    with trio.fail_after(LIMIT_S):
+        async with (
+            open_daemon(tmp_path / "home", ECHO, settings=own) as daemon,
+            open_browser(tmp_path / "profile") as browser,
+            browser.open_page(daemon.url) as page,
+        ):
+            await page.wait_for("document.querySelector('#key-dialog').open")
+            assert "" == await page.text("#loaded")
+            await page.fill("#key-input", "wrong")
+            await page.press_enter()
+            await page.wait_for(shows("#key-error", "key is wrong"))
+            await page.evaluate("document.querySelector('#key-input').select()")
+            await page.fill("#key-input", KEY)
+            await page.press_enter()
+            await page.wait_for(LIVE)
+            await page.wait_for(shows("#loaded", "echo"))
+            await page.wait_for("document.querySelector('#chat-model').value === 'echo'")
+            await page.fill("#chat-text", "hello there")
+            await page.press_enter()
+            await page.wait_for(shows("#chat-usage", "+ 101 tokens"))
+            assert all(KEY not in address for address in page.addresses)
+            assert all(KEY not in str(line) for line in daemon.log_lines())
 
 
 def test_the_log_is_told(daemon: Daemon) -> None:

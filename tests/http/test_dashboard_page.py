@@ -74,7 +74,19 @@ async def test_it_shows_what_it_is_told(tmp_path: Path, path: str) -> None:
 
 async def test_charts_follow_the_events(tmp_path: Path) -> None:
     """Values are drawn as they come; silence is zero tokens, but no TTFT of zero."""
-    async with open_stage() as stage, open_dashboard(tmp_path, stage) as page:
+
+    async def say_nothing(_asked: Asked) -> None:
+        await trio.sleep_forever()
+
+    async with open_stage() as stage:
+        # What is asked for would otherwise be drawn over what is told.
+        stage.documents["GET", "/admin/memory"] = say_nothing
+        await follow_events(stage, tmp_path)
+
+
+async def follow_events(stage: Stage, profile: Path) -> None:
+    """The charts before a daemon that answers no questions about memory."""
+    async with open_dashboard(profile, stage) as page:
         flat = await page.wait_for("document.querySelector('#chart-speed path').getAttribute('d')")
         stage.publish("throughput", **throughput(42.25, ttft_ms=180.0))
         await page.wait_for(shows("#chart-speed", "42.3"))

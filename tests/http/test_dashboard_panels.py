@@ -128,6 +128,7 @@ async def test_a_chat_says_what_went_wrong(tmp_path: Path) -> None:
         yield {"choices": [{"index": 0, "delta": {"content": "so far"}, "finish_reason": None}]}
         if error:
             yield {"error": {"message": "the model's worker ended", "code": "worker_crashed"}}
+        await trio.lowlevel.checkpoint()
 
     answers = [
         (429, {"code": "rate_limited", "error": {"message": "too many wait", "code": "x"}}),

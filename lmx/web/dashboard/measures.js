@@ -54,14 +54,14 @@ export class Measures {
     const { speed, ttft, itl, running, waiting, memory } = this.#series;
     const one = (series) => [{ series, class: "line-a" }];
     return [
-      { id: "chart-speed", title: "Tokens per second", lines: one(speed), isZeroWhenIdle: true, least: 10,
+      { id: "chart-speed", title: "Tokens/s", lines: one(speed), isZeroWhenIdle: true, least: 10,
         show: () => short(this.#current(speed)) },
       { id: "chart-ttft", title: "TTFT", lines: one(ttft), least: 10, show: () => this.#latest(ttft) },
       { id: "chart-itl", title: "ITL", lines: one(itl), least: 10, show: () => this.#latest(itl) },
-      { id: "chart-queue", title: "Requests", isZeroWhenIdle: true, least: 4,
+      { id: "chart-queue", title: "Queue", isZeroWhenIdle: true, least: 4,
         lines: [{ series: running, class: "line-a" }, { series: waiting, class: "line-b" }],
         show: () => `${short(this.#current(running))} run, ${short(this.#current(waiting))} wait` },
-      { id: "chart-memory", title: "Memory", lines: one(memory), top: PERCENT, maxGapS: 15,
+      { id: "chart-memory", title: "Memory, %", lines: one(memory), top: PERCENT, maxGapS: 15,
         marks: [() => this.#marks[0] ?? PERCENT, () => this.#marks[1] ?? PERCENT],
         show: () => this.#showMemory() },
     ];

@@ -59,7 +59,7 @@ export class MemoryBar {
 
 // From left to right: others, each model, what is reserved beyond that, and what is free to reserve.
 export function memoryParts({ used_gb: used, total_gb: total, models, budget }) {
-  const all = Object.entries(models);
+  const all = Object.entries(models).sort(([, one], [, other]) => other.loaded - one.loaded);
   const loaded = all.reduce((sum, [, model]) => sum + (model.loaded ? model.memory_gb : 0), 0);
   const spoken = all.reduce((sum, [, model]) => sum + model.memory_gb, 0);
   const others = Math.max(0, used - loaded);
