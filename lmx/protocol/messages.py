@@ -15,6 +15,7 @@ from lmx.protocol.values import (
     Grammar,
     Memory,
     ModelInfo,
+    Purpose,
     Sampling,
     Timings,
     TokenLogprob,
@@ -39,6 +40,7 @@ class Load(Struct, frozen=True, array_like=True, tag=0):
         kv_cache_bytes: What the keys and values of all running requests together may take, or
             `None` for no limit but the device's.
         lease: Whether the worker may compute only while it holds the device lease.
+        purpose: What the model is to answer.
     """
 
     engine: str
@@ -49,6 +51,7 @@ class Load(Struct, frozen=True, array_like=True, tag=0):
     gguf: GgufOptions = GgufOptions()
     kv_cache_bytes: int | None = None
     lease: bool = False
+    purpose: Purpose = "generation"
 
 
 class ChatPrompt(Struct, frozen=True, array_like=True, tag=0):
@@ -170,10 +173,42 @@ class StopThinking(Struct, frozen=True, array_like=True, tag=9):
     sequence: int
 
 
+class Embed(Struct, frozen=True, array_like=True, tag=10):
+    """Turn texts into vectors; answered by `Started`, then `Rows` in any order, then `Finished`.
+
+    Attributes:
+        sequence: Number unique on this pipe.
+        inputs: Texts, or token ids as they are.
+        dimensions: Keep so many leading numbers of each vector, normalised again; `None` for all.
+        truncate: Cut inputs that are too long instead of refusing them.
+    """
+
+    sequence: int
+    inputs: list[str | list[int]]
+    dimensions: int | None = None
+    truncate: bool = False
+
+
+class Score(Struct, frozen=True, array_like=True, tag=11):
+    """Score each pair of a query and a document, in 0 to 1; answered as `Embed` is.
+
+    A reranking model reads both together. An embedding model gives the cosine of their vectors.
+
+    Attributes:
+        sequence: Number unique on this pipe.
+        pairs: Query and document.
+        truncate: Cut documents that are too long instead of refusing them.
+    """
+
+    sequence: int
+    pairs: list[tuple[str, str]]
+    truncate: bool = True
+
+
 LeaseCommand = LeaseGranted | LeaseWantedBack
-Command = (
-    Load | Generate | Cancel | Shutdown | Inspect | Prepare | Shrink | LeaseCommand | StopThinking
-)
+# What a client asks for; each has the sequence number of its first answer.
+Ask = Generate | Embed | Score
+Command = Load | Ask | Cancel | Shutdown | Inspect | Prepare | Shrink | LeaseCommand | StopThinking
 
 
 class Loaded(Struct, frozen=True, array_like=True, tag=0):
@@ -268,6 +303,19 @@ class LeaseReleased(Struct, frozen=True, array_like=True, tag=9):
     wants_more: bool
 
 
+class Rows(Struct, frozen=True, array_like=True, tag=10):
+    """Results of some of a request's inputs.
+
+    Attributes:
+        indices: Which inputs, from 0.
+        values: For each of them as many little-endian float32 numbers: a vector, or one score.
+    """
+
+    sequence: int
+    indices: list[int]
+    values: bytes
+
+
 LeaseEvent = LeaseWanted | LeaseReleased
-RequestEvent = Started | Rejected | Delta | Finished
+RequestEvent = Started | Rejected | Delta | Rows | Finished
 Event = Loaded | LoadFailed | RequestEvent | Inspected | Vitals | LeaseEvent

@@ -7,6 +7,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+# What a model is for: text, vectors of texts, or scores of a document for a query.
+Purpose = Literal["generation", "embedding", "reranking"]
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
@@ -129,6 +131,8 @@ class ModelInfo(Struct, frozen=True, array_like=True):
         kv_bytes_per_token: KV cache growth per token and sequence.
         device: Where the engine computes, such as ``cpu`` or ``gpu``.
         engine: Engine name, such as ``mlx`` or ``fake``.
+        purpose: What it answers.
+        width: Numbers in a vector of an embedding model; 0 for others.
     """
 
     context_tokens: int
@@ -137,6 +141,8 @@ class ModelInfo(Struct, frozen=True, array_like=True):
     kv_bytes_per_token: int = 0
     device: str = "cpu"
     engine: str = "fake"
+    purpose: Purpose = "generation"
+    width: int = 0
 
 
 class GgufOptions(Struct, frozen=True, array_like=True):

@@ -18,6 +18,7 @@ from lmx.protocol.messages import (
     Cancel,
     ChatPrompt,
     Command,
+    Embed,
     Generate,
     Inspect,
     Inspected,
@@ -25,6 +26,7 @@ from lmx.protocol.messages import (
     Load,
     Prepare,
     Rejected,
+    Score,
     Shrink,
     Shutdown,
     Started,
@@ -117,6 +119,8 @@ class Intake:
             self._tokenise(command)
         elif isinstance(command, Inspect):
             self._inspect(command)
+        elif isinstance(command, Embed | Score):
+            self._refuse(command)
         else:
             self.work.put(command)
         if isinstance(command, Cancel) and self._served is not None:
@@ -146,6 +150,10 @@ class Intake:
             [msgspec.structs.replace(started, sequence=number) for number in numbers]
         )
         self.work.put(ready)
+
+    def _refuse(self, command: Embed | Score) -> None:
+        reason = "this model generates text; it has no vectors"
+        self._channel.send([Rejected(command.sequence, "invalid-request", reason, "model")])
 
     def _inspect(self, command: Inspect) -> None:
         if self._served is None:
