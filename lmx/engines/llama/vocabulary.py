@@ -27,6 +27,7 @@ FIRST_BUFFER_BYTES = 256
 AS_IT_STANDS, SHOWS_SPECIAL = False, True
 # No vocabulary has a token that joins it with anything.
 SENTINEL = "\x02"
+UNKNOWN_KEY, UNKNOWN_OF_BERT = "tokenizer.ggml.unknown_token_id", 100  # llama.cpp's default
 
 
 class Vocabulary(NamedTuple):
@@ -48,6 +49,36 @@ class Vocabulary(NamedTuple):
         """The bytes of one token; special tokens as their text, unknown ids as nothing."""
         shown = self.shown.get(token_id)
         return self.special.get(token_id, b"") if shown is None else shown
+
+
+class Frame(NamedTuple):
+    """The special ids around texts in a row, as the vocabulary's flags want them.
+
+    Attributes:
+        start: Before a text.
+        middle: Between a query and a document.
+        end: After a text.
+        spare: What stands for a row that would have no id at all.
+    """
+
+    start: list[int]
+    middle: list[int]
+    end: list[int]
+    spare: int
+
+
+class Pieces(NamedTuple):
+    """A vocabulary of BERT's kind, as llama.cpp stores it.
+
+    Attributes:
+        texts: By id. A word's beginning has a mark before it, what goes on a word stands bare.
+        special: Ids of those that are no part of a word.
+        unknown: The id for words that the others do not spell.
+    """
+
+    texts: list[str]
+    special: frozenset[int]
+    unknown: int
 
 
 class TextEncoder:
@@ -139,6 +170,55 @@ def read_vocabulary(model: LlamaModel) -> Vocabulary:
         if attributes & STRIPPING:
             stripping.add(as_text(spelled))
     return found._replace(added=frozenset(added), stripping=frozenset(stripping))
+
+
+def has_vocabulary(model: LlamaModel) -> bool:
+    """Whether texts can be made into ids at all."""
+    return bool(llama_cpp.llama_vocab_type(model.vocab) != llama_cpp.LLAMA_VOCAB_TYPE_NONE)
+
+
+def has_pieces(model: LlamaModel) -> bool:
+    """Whether the vocabulary is of BERT's kind."""
+    return bool(llama_cpp.llama_vocab_type(model.vocab) == llama_cpp.LLAMA_VOCAB_TYPE_WPM)
+
+
+def read_pieces(model: LlamaModel) -> Pieces:
+    """All of a vocabulary of BERT's kind."""
+    vocab, ids = model.vocab, range(model.vocabulary_size)
+    attributes = (llama_cpp.llama_vocab_get_attr(vocab, i) for i in ids)
+    special = {i for i, attribute in enumerate(attributes) if attribute & SPECIAL}
+    # Older conversions do not mark them.
+    named = (
+        llama_cpp.llama_vocab_bos,
+        llama_cpp.llama_vocab_sep,
+        llama_cpp.llama_vocab_eos,
+        llama_cpp.llama_vocab_pad,
+        llama_cpp.llama_vocab_mask,
+    )
+    unknown = int(model.metadata(UNKNOWN_KEY) or UNKNOWN_OF_BERT)
+    special |= {call(vocab) for call in named} | {unknown}
+    texts = [as_text(llama_cpp.llama_vocab_get_text(vocab, i)) for i in ids]
+    return Pieces(texts, frozenset(special & set(ids)), unknown)
+
+
+def read_frame(model: LlamaModel) -> Frame:
+    """What stands around texts, as llama.cpp puts it around one text, and its server around two.
+
+    Vocabularies of BERT's kind end a row with a separator whatever their flags say. Where there is
+    no end token, the separator is one.
+    """
+    vocab = model.vocab
+    beginning, end = llama_cpp.llama_vocab_bos(vocab), llama_cpp.llama_vocab_eos(vocab)
+    separator = llama_cpp.llama_vocab_sep(vocab)
+    known = [i for i in (beginning, end, separator, llama_cpp.llama_vocab_pad(vocab)) if i >= 0]
+    spare = known[0] if known else 0
+    if has_pieces(model):
+        return Frame([beginning], [separator], [separator], spare)
+    start = [beginning] if llama_cpp.llama_vocab_get_add_bos(vocab) and beginning >= 0 else []
+    last = end if end >= 0 else separator
+    ending = [last] if llama_cpp.llama_vocab_get_add_eos(vocab) and last >= 0 else []
+    is_parted = llama_cpp.llama_vocab_get_add_sep(vocab) and separator >= 0
+    return Frame(start, [*ending, *([separator] if is_parted else [])], ending, spare)
 
 
 def beginning_id(model: LlamaModel) -> int | None:
