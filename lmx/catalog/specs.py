@@ -19,10 +19,12 @@ from lmx.catalog.gguf_names import is_gguf, model_name, parse_variant
 from lmx.catalog.manifest import DEMO_NAME
 from lmx.config import Backend
 from lmx.errors import InvalidRequest
+from lmx.protocol.values import Purpose
 
 ModelKind = Literal["demo", "fake", "gguf", "directory", "id"]
 
 DEMO = "demo"
+EMBEDDER = "embedder"
 
 
 class ModelSpec(Struct, frozen=True):
@@ -35,6 +37,7 @@ class ModelSpec(Struct, frozen=True):
         aliases: Other exact names it answers to.
         backend: The format to load; ``auto`` prefers MLX. A fake model has none.
         variant: The quantisation of the GGUF file to load, in lower case; empty for the best.
+        purpose: What it is for, once that is known.
     """
 
     id: str
@@ -43,6 +46,7 @@ class ModelSpec(Struct, frozen=True):
     aliases: tuple[str, ...] = ()
     backend: Backend = "auto"
     variant: str = ""
+    purpose: Purpose | None = None
 
 
 def parse_spec(text: str, backend: Backend = "auto") -> ModelSpec:
