@@ -74,10 +74,6 @@ class ChatClient:
         """A POST with an empty body."""
         return await self._http.post(path)
 
-    async def post(self, path: str, body: Any) -> httpx2.Response:
-        """A plain POST on the shared connections."""
-        return await self._http.post(path, json=body)
-
     @asynccontextmanager
     async def open_stream(self, content: str = "hi", **fields: Any) -> AsyncIterator[Any]:
         """A streamed answer's raw response; leaving hangs up."""

@@ -36,7 +36,9 @@ SIDES: tuple[tuple[str, str], ...] = (
 DocumentObject = Annotated[
     dict[str, Any],
     Meta(
-        extra_json_schema={"properties": {"text": {"anyOf": [{"type": "string"}, {"type": "null"}]}}}
+        extra_json_schema={
+            "properties": {"text": {"anyOf": [{"type": "string"}, {"type": "null"}]}}
+        }
     ),
 ]
 Documents = Annotated[list[str | DocumentObject], Meta(min_length=1, max_length=MAX_INPUTS)]
@@ -205,9 +207,7 @@ def _document_text(request: RerankRequest, index: int) -> str:
             )
     if not found:
         wanted = " or ".join(map(repr, names))
-        raise InvalidRequest(
-            f"a document needs {wanted}", param=f"documents.{index}.{names[0]}"
-        )
+        raise InvalidRequest(f"a document needs {wanted}", param=f"documents.{index}.{names[0]}")
     return "\n".join(found)
 
 

@@ -199,9 +199,7 @@ def encode_embeddings(
 
 def encode_scores(head: VectorHead, scores: Sequence[float]) -> bytes:
     """Scores as an answer, in the order of the pairs."""
-    whole = ScoreList(
-        id=head.id, created=head.created, model=head.model, data=[], usage=head.usage
-    )
+    whole = ScoreList(id=head.id, created=head.created, model=head.model, data=[], usage=head.usage)
     rows = (ScoreRow(index=index, score=score) for index, score in enumerate(scores))
     return _encode_rows(whole, "data", rows)
 

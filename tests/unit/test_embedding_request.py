@@ -57,7 +57,10 @@ def test_every_form_of_input_is_a_list(given_input: Any, inputs: list[Any]) -> N
         ({"dimensions": None}, Embed(0, ["a"])),
         ({"truncate": True}, Embed(0, ["a"], truncate=True)),
         ({"truncate": False}, Embed(0, ["a"])),
-        ({"model": None, "user": {"any": 1}, "metadata": [], "encoding_format": None}, Embed(0, ["a"])),
+        (
+            {"model": None, "user": {"any": 1}, "metadata": [], "encoding_format": None},
+            Embed(0, ["a"]),
+        ),
         ({"nobody": None}, Embed(0, ["a"])),
     ],
 )

@@ -97,7 +97,13 @@ def test_documents_are_cut_unless_told_otherwise(fields: dict[str, Any], *, trun
 
 @pytest.mark.parametrize(
     ("fields", "count"),
-    [({}, 2), ({"top_n": 1}, 1), ({"top_k": 1}, 1), ({"top_n": 99}, 99), ({"top_n": 2, "top_k": 2}, 2)],
+    [
+        ({}, 2),
+        ({"top_n": 1}, 1),
+        ({"top_k": 1}, 1),
+        ({"top_n": 99}, 99),
+        ({"top_n": 2, "top_k": 2}, 2),
+    ],
 )
 def test_how_many_results_are_wanted(fields: dict[str, Any], count: int) -> None:
     """All, or as many as asked for under either name."""

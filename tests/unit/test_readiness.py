@@ -1,14 +1,16 @@
 """Readiness says whether a request would be taken now, and if not, why."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
 from trio.testing import MockClock
 
-from lmx.web.exchange import Exchange
 from lmx.web.health import HealthRoutes
 from tests.lifecycle import House, open_house
+
+if TYPE_CHECKING:
+    from lmx.web.exchange import Exchange
 
 
 async def ready(house: House) -> tuple[int, dict[str, Any]]:
