@@ -63,6 +63,7 @@ def embedded(wheel: Path, *, max_bytes: int = 1_000_000, without: str = "") -> E
     return EmbeddedModel(
         word="tiny",
         name="Tiny-Embedder",
+        purpose="embedding",
         wheel=PinnedWheel(NAME, VERSION, hashlib.sha256(wheel.read_bytes()).hexdigest()),
         content=DirectoryContent(files, max_bytes, "float32"),
     )

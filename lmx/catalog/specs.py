@@ -19,6 +19,7 @@ from lmx.catalog.embedded import EMBEDDED
 from lmx.catalog.gguf_names import is_gguf, model_name, parse_variant
 from lmx.config import Backend
 from lmx.errors import InvalidRequest
+from lmx.protocol.values import Purpose
 
 ModelKind = Literal["embedded", "fake", "gguf", "directory", "id"]
 
@@ -33,6 +34,7 @@ class ModelSpec(Struct, frozen=True):
         aliases: Other exact names it answers to.
         backend: The format to load; ``auto`` prefers MLX. A fake model has none.
         variant: The quantisation of the GGUF file to load, in lower case; empty for the best.
+        purpose: What it is for, once that is known.
     """
 
     id: str
@@ -41,6 +43,7 @@ class ModelSpec(Struct, frozen=True):
     aliases: tuple[str, ...] = ()
     backend: Backend = "auto"
     variant: str = ""
+    purpose: Purpose | None = None
 
 
 def parse_spec(text: str, backend: Backend = "auto") -> ModelSpec:
@@ -55,7 +58,8 @@ def parse_spec(text: str, backend: Backend = "auto") -> ModelSpec:
     """
     text = text.strip()
     if embedded := EMBEDDED.get(text):
-        return ModelSpec(embedded.name, "embedded", text, (text,), backend)
+        purpose = embedded.purpose
+        return ModelSpec(embedded.name, "embedded", text, (text,), backend, purpose=purpose)
     if text.startswith("fake:"):
         name, _, query = text.removeprefix("fake:").partition("?")
         if not name:

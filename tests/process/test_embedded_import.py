@@ -179,7 +179,7 @@ async def test_an_embedded_model_that_is_there_is_served_without_a_network(
         found = await run_import(tmp_path, EmbeddedImport("embedder"), reports.append)
         source = await find_source(parse_spec("embedder"), tmp_path)
     assert ([], EMBEDDER.directory(tmp_path)) == (reports, found)
-    assert Source("mlx", str(found)) == source
+    assert Source("mlx", str(found), "embedding") == source
 
 
 async def test_another_wheel_under_the_name_is_refused(

@@ -225,7 +225,15 @@ EDGES = st.sampled_from(
     + [[{"role": "user", "content": [part]}] for part in ({"type": "text"}, {"type": "x"})]
 )
 # Their rules need a second field, or the worker.
-CROSSED = {"stream_options", "top_logprobs", "best_of", "n", "min_tokens", "tool_choice"}
+CROSSED = {
+    "resumable",
+    "stream_options",
+    "top_logprobs",
+    "best_of",
+    "n",
+    "min_tokens",
+    "tool_choice",
+}
 
 
 @given(st.sampled_from(sorted(ChatRequest.__struct_fields__)), EDGES | json_values(3))

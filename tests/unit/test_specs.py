@@ -12,8 +12,14 @@ from lmx.errors import InvalidRequest
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("demo", ModelSpec(DEMO.name, "embedded", "demo", ("demo",))),
-        ("embedder", ModelSpec(EMBEDDER.name, "embedded", "embedder", ("embedder",))),
+        (
+            "demo",
+            ModelSpec(DEMO.name, "embedded", "demo", ("demo",), purpose="generation"),
+        ),
+        (
+            "embedder",
+            ModelSpec(EMBEDDER.name, "embedded", "embedder", ("embedder",), purpose="embedding"),
+        ),
         ("all-MiniLM-L6-v2", ModelSpec("all-MiniLM-L6-v2", "id", "all-MiniLM-L6-v2")),
         ("fake:x", ModelSpec("x", "fake", "")),
         ("fake:x?tokens=3&text=a?b", ModelSpec("x", "fake", "tokens=3&text=a?b")),
