@@ -72,7 +72,7 @@ class VectorDesk:
         Raises:
             LmxError: It was refused or broke.
         """
-        model = await self._find(model_name, "embedding") or self._configured_embedder()
+        model = await self._named(model_name, "embedding") or self._usual_embedder()
         async with self._dispatch.open(
             ask, model_name=model.id, origin=origin, purpose="embedding"
         ) as reply:
@@ -97,32 +97,33 @@ class VectorDesk:
             return await _collect(reply, method, len(ask.pairs))
 
     async def _choose_scorer(self, name: str) -> tuple[Model, Purpose]:
-        if model := await self._find(name, "reranking"):
-            return model, "reranking"
-        if name not in ANY_MODEL and (model := await self._find(name, "embedding")):
-            return model, "embedding"
+        """What is named goes first, then what scores best."""
+        purposes: tuple[Purpose, ...] = ("reranking", "embedding")
+        for purpose in purposes:
+            if model := await self._named(name, purpose):
+                return model, purpose
         if self._settings.rerank_model is not None:
             return self._load(self._settings.rerank_model, "reranking"), "reranking"
-        return await self._find("", "embedding") or self._configured_embedder(), "embedding"
+        if model := self._loaded("reranking"):
+            return model, "reranking"
+        return self._usual_embedder(), "embedding"
 
-    async def _find(self, name: str, purpose: Purpose) -> Model | None:
-        """The model that a name means; for no name in particular, one that is loaded.
+    async def _named(self, name: str, purpose: Purpose) -> Model | None:
+        """The model of a kind that a name means, if it means one."""
+        return None if name in ANY_MODEL else await self._loader.find(name, purpose)
 
-        What the settings name goes before what merely happens to be loaded.
-        """
-        model = await self._loader.find(name, purpose) if name not in ANY_MODEL else None
-        if model is not None or self._is_configured(purpose):
-            return model
-        loaded = [model for model in self._loader.routable if model.spec.purpose == purpose]
-        return loaded[0] if loaded else None
+    def _loaded(self, purpose: Purpose) -> Model | None:
+        """Some model of a kind that is there anyway, or on its way."""
+        known = [m for m in self._loader.models.values() if m.spec.purpose == purpose]
+        ready = [model for model in known if model.ready is not None]
+        coming = [model for model in known if model.is_on_its_way]
+        return next(iter([*ready, *coming]), None)
 
-    def _is_configured(self, purpose: Purpose) -> bool:
-        if purpose == "reranking":
-            return self._settings.rerank_model is not None
-        return self._settings.embedding_model != EMBEDDER.word
-
-    def _configured_embedder(self) -> Model:
-        return self._load(self._settings.embedding_model, "embedding")
+    def _usual_embedder(self) -> Model:
+        """What the settings name; unless they name none of their own, what is there anyway."""
+        named = self._settings.embedding_model
+        model = self._loaded("embedding") if named == EMBEDDER.word else None
+        return model or self._load(named, "embedding")
 
     def _load(self, text: str, purpose: Purpose) -> Model:
         """The model that the settings name, loaded if settings allow that.

@@ -237,5 +237,6 @@ def cosine(left: "NDArray[np.float32]", right: "NDArray[np.float32]") -> float:
 
     Shapes: (D,), (D,) float32.
     """
-    norms = float((left * left).sum() * (right * right).sum()) ** 0.5
-    return min(1.0, max(0.0, float((left * right).sum()) / max(norms, LEAST_NORM)))
+    lengths: float = float((left * left).sum() * (right * right).sum()) ** 0.5
+    product = float((left * right).sum())
+    return min(1.0, max(0.0, product / max(lengths, LEAST_NORM)))
