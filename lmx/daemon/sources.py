@@ -64,8 +64,10 @@ async def find_source(spec: ModelSpec, home: Path, folders: Sequence[str] = ()) 
         return Source("mlx", str(await _find_embedded(spec, embedded, home)), embedded.purpose)
     found = await trio.to_thread.run_sync(locate, spec, home, folders)
     if found.format == "mlx":
-        purpose = spec.purpose or await trio.to_thread.run_sync(mlx_purpose, found.path)
-        return Source("mlx", str(found.path), purpose)
+        if spec.purpose is not None:
+            return Source("mlx", str(found.path), spec.purpose)
+        read: Purpose = await trio.to_thread.run_sync(mlx_purpose, found.path)
+        return Source("mlx", str(found.path), read)
     if spec.backend == "mlx":
         converted = await run_import(home, GgufImport(found.path), _progress_logger(spec.id))
         return Source("mlx", str(converted))
