@@ -6,6 +6,7 @@ Source: conversion/bert.py of llama.cpp, and its tensor names.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,19 +38,24 @@ SPECIAL_KEYS = {"bos": "[CLS]", "eos": "[SEP]", "seperator": "[SEP]"}  # the key
 SPECIAL_KEYS |= {"unknown": "[UNK]", "padding": "[PAD]", "mask": "[MASK]"}
 
 
-def write_bert_gguf(source: Path, target: Path, pooling: PoolingType) -> Path:
+def write_bert_gguf(
+    source: Path, target: Path, pooling: PoolingType, *, labels: Sequence[str] = ()
+) -> Path:
     """Convert `source`, a model's directory, to the file `target`; returns `target`.
 
     Args:
         source: The directory.
         target: The file.
         pooling: What the header says of pooling; with `PoolingType.RANK` the classifier goes along.
+        labels: Names of the classifier's outputs.
     """
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     writer = GGUFWriter(target, "bert")
     _add_sizes(writer, config)
     writer.add_causal_attention(value=False)
     writer.add_pooling_type(pooling)
+    if labels:
+        writer.add_array("bert.classifier.output_labels", list(labels))
     _add_vocabulary(writer, json.loads((source / "tokenizer.json").read_text(encoding="utf-8")))
     names = _names(config["num_hidden_layers"])
     if pooling == PoolingType.RANK:
