@@ -191,6 +191,7 @@ class Loader:
             ModelNotFound: Another model is loaded, but none by that name.
             NoModelLoaded: Nothing is loaded and nothing by that name is loading.
             ModelLoading: It was not ready within `wait_s`.
+            ImportFailed: Its files could not be fetched now; later requests try again.
             LmxError: Why it cannot be loaded.
         """
         model = await self.find(name, purpose)
@@ -205,6 +206,8 @@ class Loader:
                 await model.wait_until_ready()  # it was there, but not until this one's turn
         if model.state is ModelState.READY:
             return model
+        if model.awaits_network:
+            raise model.error or self._refusal(name, purpose)
         if model.is_on_its_way:
             raise ModelLoading(
                 f"No model loaded yet: {model.id} is {model.state.value}",
@@ -241,7 +244,8 @@ class Loader:
     def _want_on_demand(self, model: Model) -> bool:
         """A request brings a model back that left by itself, but none that failed or was barred.
 
-        One that did not fit is tried again: there may be room by now.
+        One that did not fit is tried again: there may be room by now. One whose files could not be
+        fetched is tried at once and not after its pause.
 
         Returns:
             Whether it is on its way.
@@ -250,7 +254,7 @@ class Loader:
         has_left = did_not_fit or model.state in {ModelState.ABSENT, ModelState.DRAINING}
         is_barred = not did_not_fit and self._why_not(model) is not None
         may_come = self.settings.models.on_demand and not is_barred
-        if has_left and not model.is_wanted and may_come:
+        if model.awaits_network or (has_left and not model.is_wanted and may_come):
             self.load(model.spec)
         return model.is_on_its_way
 

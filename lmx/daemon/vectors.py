@@ -10,8 +10,9 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from lmx.catalog.embedded import EMBEDDER
 from lmx.catalog.names import ANY_MODEL
-from lmx.catalog.specs import EMBEDDER, parse_spec
+from lmx.catalog.specs import parse_spec
 from lmx.config import ModelSettings
 from lmx.daemon.dispatch import Dispatch, Reply, reply_error
 from lmx.daemon.loader import Loader
@@ -121,7 +122,7 @@ class VectorDesk:
     def _usual_embedder(self) -> Model:
         """What the settings name; unless they name none of their own, what is there anyway."""
         named = self._settings.embedding_model
-        model = self._loaded("embedding") if named == EMBEDDER else None
+        model = self._loaded("embedding") if named == EMBEDDER.word else None
         return model or self._load(named, "embedding")
 
     def _load(self, text: str, purpose: Purpose) -> Model:

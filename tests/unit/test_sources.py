@@ -94,7 +94,8 @@ async def test_a_fake_model_says_what_it_is_for(tmp_path: Path, purpose: str) ->
     assert purpose == found.purpose
 
 
-async def test_the_demo_is_no_gguf_file(tmp_path: Path) -> None:
-    """Asking for the demo model as GGUF is refused before anything is fetched."""
-    with trio.fail_after(10), pytest.raises(UnsupportedModel, match="demo"):
-        await find_source(parse_spec("demo", "gguf"), tmp_path)
+@pytest.mark.parametrize("word", ["demo", "embedder"])
+async def test_an_embedded_model_is_no_gguf_file(tmp_path: Path, word: str) -> None:
+    """Asking for one as GGUF is refused before anything is fetched."""
+    with trio.fail_after(10), pytest.raises(UnsupportedModel, match=word):
+        await find_source(parse_spec(word, "gguf"), tmp_path)
