@@ -15,6 +15,8 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 NUMBER_BYTES = 4
+# What one piece of a large answer holds at least.
+PIECE_BYTES = 64 * 1024
 # Cohere's: documents that one search unit pays for.
 SEARCH_UNIT_DOCUMENTS = 100
 
@@ -148,18 +150,6 @@ class VectorHead(NamedTuple):
         return VectorUsage(self.tokens, self.tokens)
 
 
-class Ranked(NamedTuple):
-    """A document's place.
-
-    Attributes:
-        index: In the request, from 0.
-        score: Within 0 and 1.
-    """
-
-    index: int
-    score: float
-
-
 def read_floats(values: bytes, *, byteorder: str = sys.byteorder) -> list[float]:
     """Little-endian float32 as numbers.
 
@@ -173,19 +163,20 @@ def read_floats(values: bytes, *, byteorder: str = sys.byteorder) -> list[float]
     return numbers.tolist()
 
 
-def rank(scores: Sequence[float], *, top: int) -> list[Ranked]:
-    """The best documents, best first; those with the same score in the order they came in.
+def rank(scores: Sequence[float], *, top: int) -> list[tuple[int, float]]:
+    """Index and score of the best documents, best first.
 
-    Cosines may leave 0 to 1; they are cut off after sorting.
+    Those with the same score stay in the order they came in. Cosines may leave 0 to 1; they are
+    cut off after sorting.
     """
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
-    return [Ranked(index, min(max(0.0, scores[index]), 1.0)) for index in order[:top]]
+    return [(index, min(max(0.0, scores[index]), 1.0)) for index in order[:top]]
 
 
 def encode_embeddings(
     head: VectorHead, values: bytes, *, width: int, encoding_format: Literal["float", "base64"]
-) -> bytes:
-    """Vectors as an answer.
+) -> list[bytes]:
+    """Vectors as an answer, in pieces.
 
     Args:
         head: Beside them.
@@ -197,14 +188,16 @@ def encode_embeddings(
     return _encode_rows(whole, "data", _embedding_rows(values, width, encoding_format))
 
 
-def encode_scores(head: VectorHead, scores: Sequence[float]) -> bytes:
+def encode_scores(head: VectorHead, scores: Sequence[float]) -> list[bytes]:
     """Scores as an answer, in the order of the pairs."""
     whole = ScoreList(id=head.id, created=head.created, model=head.model, data=[], usage=head.usage)
     rows = (ScoreRow(index=index, score=score) for index, score in enumerate(scores))
     return _encode_rows(whole, "data", rows)
 
 
-def encode_ranking(head: VectorHead, results: Iterable[RankedResult], meta: RankMeta) -> bytes:
+def encode_ranking(
+    head: VectorHead, results: Iterable[RankedResult], meta: RankMeta
+) -> list[bytes]:
     """A ranking as an answer of ``/v1/rerank``."""
     whole = RerankReply(id=head.id, model=head.model, results=[], usage=head.usage, meta=meta)
     return _encode_rows(whole, "results", results)
@@ -212,7 +205,7 @@ def encode_ranking(head: VectorHead, results: Iterable[RankedResult], meta: Rank
 
 def encode_cohere_ranking(
     head: VectorHead, results: Iterable[RankedResult], meta: RankMeta
-) -> bytes:
+) -> list[bytes]:
     """A ranking as an answer of ``/v2/rerank``."""
     whole = CohereRerankReply(id=head.id, results=[], meta=meta)
     return _encode_rows(whole, "results", results)
@@ -241,11 +234,20 @@ def _embedding_rows(
         yield EmbeddingRow(index=index, embedding=spelled)
 
 
-def _encode_rows(whole: Struct, name: str, rows: Iterable[Struct]) -> bytes:
-    """Encode an answer whose list `name` is still empty, with `rows` in it, in one copy."""
+def _encode_rows(whole: Struct, name: str, rows: Iterable[Struct]) -> list[bytes]:
+    """Encode an answer whose list `name` is still empty, with `rows` in it.
+
+    In pieces: one of all would be copied in one go, which takes longer than all else together.
+    """
     # No string can hold these bytes: a quote in a string has a backslash before it.
     before, _, after = msgspec.json.encode(whole).partition(b'"%b":[]' % name.encode())
-    pieces = [msgspec.json.encode(row) for row in rows]
-    pieces[0] = b'%b"%b":[%b' % (before, name.encode(), pieces[0])
-    pieces[-1] += b"]" + after
-    return b",".join(pieces)
+    encoder = msgspec.json.Encoder()
+    held = bytearray(b'%b"%b":[' % (before, name.encode()))
+    pieces = []
+    for index, row in enumerate(rows):
+        held += b"," if index else b""
+        encoder.encode_into(row, held, -1)
+        if len(held) > PIECE_BYTES:
+            pieces.append(bytes(held))
+            held.clear()
+    return [*pieces, b"%b]%b" % (bytes(held), after)]

@@ -121,7 +121,12 @@ class VectorRoutes:
             ask, model_name=request.model or "", origin=_origin(exchange)
         )
         encode = partial(
-            _encode_rerank, request, ask, numbers, _head(exchange, numbers, "rerank"), version
+            _encode_rerank,
+            request,
+            ask,
+            numbers=numbers,
+            head=_head(exchange, numbers, "rerank"),
+            version=version,
         )
         size_bytes = sum(len(document) for _, document in ask.pairs)
         return Answer(await _encode(encode, size_bytes=size_bytes), headers=_headers(numbers))
@@ -148,10 +153,11 @@ def _plan_score(body: bytes) -> tuple[ScoreRequest, Score]:
 def _encode_rerank(
     request: RerankRequest,
     ask: Score,
+    *,
     numbers: Numbers,
     head: VectorHead,
     version: Literal["1", "2"],
-) -> bytes:
+) -> list[bytes]:
     """The answer of either version."""
     wants_documents = request.return_documents
     if wants_documents is None:
@@ -171,7 +177,7 @@ def _encode_rerank(
     return encode(head, results, meta)
 
 
-async def _encode(encode: Callable[[], bytes], *, size_bytes: int) -> bytes:
+async def _encode(encode: Callable[[], list[bytes]], *, size_bytes: int) -> list[bytes]:
     if size_bytes > ENCODE_IN_THREAD_BYTES:
         return await trio.to_thread.run_sync(encode)
     return encode()

@@ -131,16 +131,35 @@ def test_errors_name_what_the_client_sent(given_input: Any, param: str, expected
     assert expected == embedding_param(request, param)
 
 
-EDGES = st.sampled_from(
-    [0, 1, -1, 2.5, 2**31, "", "x", "float", "base64", [], [""], ["x"], [1], [[1]], [[]], [1, "x"]]
-    + [["x", [1]], [1, [1]], ["x", ""], [[1], []], {}, [None], [True], [[1.5]]]
+EDGES = st.one_of(
+    st.sampled_from(
+        [
+            0,
+            1,
+            -1,
+            2.5,
+            2**31,
+            "",
+            "x",
+            "float",
+            "base64",
+            [],
+            [""],
+            ["x"],
+            [1],
+            [[1]],
+            [[]],
+            [1, "x"],
+        ]
+    ),
+    st.sampled_from([["x", [1]], [1, [1]], ["x", ""], [[1], []], {}, [None], [True], [[1.5]]]),
 )
 FIELDS = st.sampled_from(["input", "model", "encoding_format", "dimensions", "truncate", "user"])
 
 
 @given(FIELDS, EDGES | json_values(3))
 def test_a_request_is_taken_iff_it_is_as_described(name: str, value: Any) -> None:
-    """The description and the parser agree, but for lists of several kinds, which no schema tells."""
+    """The description and the parser agree, but for lists of several kinds."""
     body = {"input": "a", name: value}
     try:
         ask(**body)

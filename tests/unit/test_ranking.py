@@ -265,9 +265,36 @@ def test_errors_name_the_side(fields: dict[str, Any], param: str, expected: str)
     assert expected == score_param(score_request(**fields), param)
 
 
-EDGES = st.sampled_from(
-    [0, 1, -1, 2, "", "x", [], [""], ["x"], [1], {}, {"text": "x"}, [{"text": "x"}], [{"text": 1}]]
-    + [[{"text": None}], [{}], {"mode": "disabled"}, ENABLED, True, False, ["x"] * (MAX_INPUTS + 1)]
+EDGES = st.one_of(
+    st.sampled_from(
+        [
+            0,
+            1,
+            -1,
+            2,
+            "",
+            "x",
+            [],
+            [""],
+            ["x"],
+            [1],
+            {},
+            {"text": "x"},
+            [{"text": "x"}],
+            [{"text": 1}],
+        ]
+    ),
+    st.sampled_from(
+        [
+            [{"text": None}],
+            [{}],
+            {"mode": "disabled"},
+            ENABLED,
+            True,
+            False,
+            ["x"] * (MAX_INPUTS + 1),
+        ]
+    ),
 )
 
 

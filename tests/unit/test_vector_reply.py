@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmx.schema.vector_reply import (
+    PIECE_BYTES,
     RankedResult,
     VectorHead,
     encode_cohere_ranking,
@@ -32,13 +33,17 @@ def pack(*numbers: float) -> bytes:
     return struct.pack(f"<{len(numbers)}f", *numbers)
 
 
+def whole(pieces: list[bytes]) -> Any:
+    """A decoded answer."""
+    return json.loads(b"".join(pieces))
+
+
 def embeddings(
     values: bytes, width: int, encoding_format: Literal["float", "base64"] = "float"
 ) -> dict[str, Any]:
     """The decoded answer."""
-    answer: dict[str, Any] = json.loads(
-        encode_embeddings(HEAD, values, width=width, encoding_format=encoding_format)
-    )
+    pieces = encode_embeddings(HEAD, values, width=width, encoding_format=encoding_format)
+    answer: dict[str, Any] = whole(pieces)
     assert is_described("EmbeddingList", answer)
     return answer
 
@@ -74,6 +79,19 @@ def test_both_formats_hold_the_same_numbers(rows: list[list[float]]) -> None:
     assert values == b"".join(pack(*row) for row in spelled)
     assert values == b"".join(map(base64.b64decode, packed))
     assert len(rows) == len(spelled) == len(packed)
+
+
+def test_large_answers_come_in_pieces() -> None:
+    """Each small enough for one copy of it to be felt by nobody, and together the whole."""
+    values = pack(*range(1, 40_001))
+    pieces = encode_embeddings(HEAD, values, width=100, encoding_format="float")
+    assert len(pieces) > 2
+    assert max(map(len, pieces)) < 2 * PIECE_BYTES
+    rows = whole(pieces)["data"]
+    assert list(range(400)) == [row["index"] for row in rows]
+    assert [float(number) for number in range(1, 40_001)] == [
+        number for row in rows for number in row["embedding"]
+    ]
 
 
 @pytest.mark.parametrize("byteorder", ["little", "big"])
@@ -126,7 +144,7 @@ def described_meta(version: str, method: str) -> dict[str, Any]:
 def test_a_ranking_has_what_jinas_clients_and_the_cli_read() -> None:
     """Results, model and usage; how it came about stands in the meta."""
     meta = rank_meta("embedding-cosine", version="1", document_count=101, tokens=12)
-    answer = json.loads(encode_ranking(HEAD, RESULTS, meta))
+    answer = whole(encode_ranking(HEAD, RESULTS, meta))
     assert {
         "id": "id-1",
         "object": "list",
@@ -141,7 +159,7 @@ def test_a_ranking_has_what_jinas_clients_and_the_cli_read() -> None:
 def test_a_ranking_has_what_coheres_clients_read() -> None:
     """An id, the results and the meta."""
     meta = rank_meta("cross-encoder", version="2", document_count=101, tokens=12)
-    answer = json.loads(encode_cohere_ranking(HEAD, RESULTS, meta))
+    answer = whole(encode_cohere_ranking(HEAD, RESULTS, meta))
     assert {
         "id": "id-1",
         "results": SHOWN,
@@ -159,7 +177,7 @@ def test_search_units_are_hundreds_of_documents(documents: int, units: int) -> N
 
 def test_scores_have_vllms_shape() -> None:
     """In the order of the pairs, and as they are."""
-    answer = json.loads(encode_scores(HEAD, [0.5, -0.25]))
+    answer = whole(encode_scores(HEAD, [0.5, -0.25]))
     assert {
         "id": "id-1",
         "object": "list",
