@@ -42,6 +42,8 @@ ENCODERS = frozenset(
         "t5encoder",
     }
 )
+# Those of them that llama.cpp gives a cache of keys and values all the same.
+CACHED_ENCODERS = frozenset({"llama-embed"})
 # Those that are a part of a model or no language model at all.
 NO_MODELS = frozenset({"clip", "wavtokenizer-dec"})
 ENCODER_DECODERS = frozenset({"t5"})
@@ -79,6 +81,7 @@ class GgufHeader(Struct, frozen=True, kw_only=True):
         tokenizer: ``tokenizer.ggml.model``, such as ``gpt2``, or empty.
         pre_tokenizer: ``tokenizer.ggml.pre``, such as ``qwen2``, or empty.
         pooling: How the model makes one vector of many, or `None` if it does not say.
+        is_causal: A token knows only those before it.
         split_index: Which part of a split file this is, from 0.
         split_count: Parts of the split file, at least 1.
         tensor_count: Tensors in this file.
@@ -103,6 +106,7 @@ class GgufHeader(Struct, frozen=True, kw_only=True):
     tokenizer: str
     pre_tokenizer: str
     pooling: Pooling | None
+    is_causal: bool
     split_index: int
     split_count: int
     tensor_count: int
@@ -123,11 +127,32 @@ class GgufHeader(Struct, frozen=True, kw_only=True):
         is_vocabulary = self.tensor_count == 0 and self.split_count == 1
         if self.kind != "model" or self.architecture in NO_MODELS or is_vocabulary:
             return "other"
-        if self.pooling == "rank" or self.has_classifier:
+        says_pooling = self.pooling not in {None, "none"}
+        # Conversions for vectors may carry the head that the model was trained with.
+        if self.pooling == "rank" or (self.has_classifier and not says_pooling):
             return "reranking"
-        if self.architecture in ENCODERS or self.pooling not in {None, "none"}:
+        if self.architecture in ENCODERS or says_pooling:
             return "embedding"
         return "generation"
+
+    @property
+    def vector_pooling(self) -> Pooling:
+        """How one vector or score is made of a row, by custom where the header does not say."""
+        if self.purpose == "reranking":
+            return "rank"
+        if self.pooling is None or self.pooling == "none":
+            return "mean" if self.architecture in ENCODERS else "last"
+        return self.pooling
+
+    @property
+    def has_cache(self) -> bool:
+        """llama.cpp keeps keys and values of what the model has read."""
+        return self.architecture not in ENCODERS or self.architecture in CACHED_ENCODERS
+
+    @property
+    def reads_in_parts(self) -> bool:
+        """A row can be read in several passes: what counts is its last token, and those before."""
+        return self.has_cache and self.is_causal and self.vector_pooling in {"last", "rank"}
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -215,6 +240,9 @@ def _interpret(layout: Layout) -> GgufHeader:
         tokenizer=facts.text("tokenizer.ggml.model"),
         pre_tokenizer=facts.text("tokenizer.ggml.pre"),
         pooling=_pooling(facts, architecture),
+        is_causal=facts.flag(
+            f"{architecture}.attention.causal", missing=architecture not in ENCODERS
+        ),
         split_index=split_index,
         split_count=split_count,
         tensor_count=len(layout.tensors),
@@ -250,6 +278,13 @@ class _Facts:
         if len(value) < length:
             raise CorruptModel(f"{key} has {len(value)} values for {length} layers")
         return tuple(self._checked(key, item) for item in value[:length])
+
+    def flag(self, key: str, *, missing: bool) -> bool:
+        """A truth value."""
+        value = self._values.get(key, missing)
+        if not isinstance(value, bool):
+            raise CorruptModel(f"{key} is not a truth value")
+        return value
 
     @staticmethod
     def _checked(key: str, value: Value) -> int:

@@ -8,7 +8,8 @@ People's rule of thumb, parameters times bits / 8 times 1.2, is a plan's `weight
 top for everything else; here that fifth is computed.
 """
 
-from typing import Literal
+from math import isqrt
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -35,6 +36,10 @@ LLAMA_USUAL_SEQUENCE_TOKENS = 1024
 LLAMA_CELL_STEP = 256  # llama.cpp rounds up to this
 # A pass is what a waiting token is held up by; prefill is as fast in passes of 512 as in longer.
 LLAMA_BATCH_TOKENS = 512
+# What reading one row may take when nobody says otherwise: work space where a row must fit one
+# pass, which only rows that long use up, and a cache, which is made whole at load.
+LLAMA_PASS_BYTES = 2 << 30
+LLAMA_ROW_CACHE_BYTES = 1 << 30
 
 # Most tokens of a prefill pass. One is what a cancelled request or a waiting token can be held up
 # by. mlx-lm's 2048 on a GPU; on a CPU of 100 to 1,000 tokens per second a quarter to a few seconds,
@@ -53,6 +58,7 @@ WIDE_VECTORS, FEED_FORWARD_VECTORS = 4, 3
 # Logits of the decoding sequences, raw and as two steps of sampling see them, in float32.
 LOGITS_COPIES = 3
 FLOAT32_BYTES = 4
+MASK_BYTES = 2
 
 
 class MemoryPlan(Struct, frozen=True):
@@ -76,6 +82,22 @@ class MemoryPlan(Struct, frozen=True):
     def total(self) -> int:
         """All of it."""
         return self.weights + self.kv_cache + self.transient
+
+
+class VectorSizes(NamedTuple):
+    """What llama.cpp is set up for in a model of vectors or scores.
+
+    Attributes:
+        row_tokens: The longest row.
+        pass_tokens: Most tokens of one pass.
+        cells: Tokens whose keys and values fit; 0 in models without a cache.
+        budget: Bytes that the longest row was fitted into.
+    """
+
+    row_tokens: int
+    pass_tokens: int
+    cells: int
+    budget: int
 
 
 def choose_context(asked: int | None, trained: int) -> int:
@@ -150,6 +172,79 @@ def plan_gguf(
     )
 
 
+def choose_vector_sizes(
+    header: GgufHeader,
+    *,
+    asked: int | None,
+    batch_tokens: int = LLAMA_BATCH_TOKENS,
+    cache_bytes: int | None = None,
+) -> VectorSizes:
+    """How long a row may be, and what llama.cpp must have room for.
+
+    A causal model reads a long row in passes of the usual length and keeps its keys and values; any
+    other needs all of a row in one pass. The model's own context is cut to what may be spent on
+    that, one that somebody asked for is not.
+
+    Args:
+        header: Of the file, or of all its parts together.
+        asked: Tokens of the longest row, or `None` for the model's own.
+        batch_tokens: Tokens of a usual pass.
+        cache_bytes: What the cache may take, or `None` for the engine's default.
+    """
+    row_tokens = choose_context(asked, header.context_tokens or 0)
+    if header.reads_in_parts:
+        budget = cache_bytes or LLAMA_ROW_CACHE_BYTES
+        affordable = budget // (header.kv_bytes_per_token or 1) // LLAMA_CELL_STEP * LLAMA_CELL_STEP
+    else:
+        budget = LLAMA_PASS_BYTES
+        affordable = _affordable_pass_tokens(header, budget)
+    if asked is None:
+        row_tokens = min(row_tokens, max(affordable, LLAMA_CELL_STEP))
+    pass_tokens = batch_tokens if header.reads_in_parts else max(batch_tokens, row_tokens)
+    cells = _round_up(max(row_tokens, pass_tokens)) if header.has_cache else 0
+    return VectorSizes(row_tokens, pass_tokens, cells, budget)
+
+
+def plan_gguf_vectors(
+    header: GgufHeader,
+    size_bytes: int,
+    *,
+    batch_tokens: int = LLAMA_BATCH_TOKENS,
+    context_tokens: int | None = None,
+    kv_cache_bytes: int | None = None,
+) -> MemoryPlan:
+    """Plan for llama.cpp with a model of vectors or scores, whose rows do not stay.
+
+    Args:
+        header: Of the file, or of all its parts together.
+        size_bytes: Of the file, or of all its parts together.
+        batch_tokens: Tokens of a usual pass.
+        context_tokens: The longest row somebody asked for, or `None` for the model's own.
+        kv_cache_bytes: What the cache may take, or `None` for the engine's default.
+    """
+    sizes = choose_vector_sizes(
+        header, asked=context_tokens, batch_tokens=batch_tokens, cache_bytes=kv_cache_bytes
+    )
+    return MemoryPlan(
+        weights=sum(header.bytes_by_type.values()) or size_bytes,
+        kv_cache=sizes.cells * header.kv_bytes_per_token,
+        transient=pass_bytes(header, sizes),
+        kv_bytes_per_token=0,
+        context_tokens=sizes.row_tokens,
+    )
+
+
+def pass_bytes(header: GgufHeader, sizes: VectorSizes) -> int:
+    """llama.cpp's work space for one pass of a model of vectors or scores.
+
+    llama.cpp keeps room for logits of every token, whether or not the model makes any, and those
+    that are made stand there twice; the mask has a half for each pair of tokens.
+    """
+    values = header.vocabulary_size * (2 if header.has_cache else 1) + _wide_values(header)
+    seen = sizes.cells or sizes.pass_tokens
+    return sizes.pass_tokens * (FLOAT32_BYTES * values + MASK_BYTES * seen)
+
+
 def plan_mlx(
     config: Config,
     weight_file_bytes: int,
@@ -197,9 +292,20 @@ def _llama_bytes_per_batch_token(header: GgufHeader, cells: int) -> int:
 
     It is made for the worst pass: logits of every token and the mask of every cell, in float32.
     """
+    return FLOAT32_BYTES * (header.vocabulary_size + cells + _wide_values(header))
+
+
+def _wide_values(header: GgufHeader) -> int:
+    """Activations of a token that llama.cpp holds at once."""
     width = WIDE_VECTORS * header.embedding_length
-    feed_forward = FEED_FORWARD_VECTORS * header.feed_forward_length
-    return FLOAT32_BYTES * (header.vocabulary_size + cells + width + feed_forward)
+    return width + FEED_FORWARD_VECTORS * header.feed_forward_length
+
+
+def _affordable_pass_tokens(header: GgufHeader, budget: int) -> int:
+    """The longest pass whose work space, which grows with its square, fits a budget of bytes."""
+    linear = pass_bytes(header, VectorSizes(1, 1, 1, budget)) - MASK_BYTES
+    # The positive root of MASK_BYTES * n^2 + linear * n = budget.
+    return (isqrt(linear * linear + 4 * MASK_BYTES * budget) - linear) // (2 * MASK_BYTES)
 
 
 def _mlx_weights(config: Config, weight_file_bytes: int, device: Device) -> int:

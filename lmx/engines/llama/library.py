@@ -1,7 +1,7 @@
 """The few llama.cpp calls LMX makes, with Python types and typed errors. Knows no requests.
 
-Only here and in `tokenizer` does `llama_cpp` appear. Its signatures are written by hand from one C
-header, and a wrong one is silent memory corruption: the version is pinned, and
+`llama_cpp` appears only here and where vocabularies and batches are. Its signatures are written by
+hand from one C header, and a wrong one is silent memory corruption: the version is pinned, and
 `tests/unit/test_llama_library.py` calls every function once.
 Source: llama.h of the llama.cpp that llama-cpp-python 0.3.36 carries.
 """
@@ -15,6 +15,7 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
+from lmx.catalog.gguf_header import Pooling
 from lmx.engines.llama.batch import RowBatch
 from lmx.errors import CorruptModel, OutOfMemory
 from lmx.protocol.values import GgufOptions
@@ -23,8 +24,16 @@ WARNING_LEVEL, ERROR_LEVEL, CONTINUATION_LEVEL = 3, 4, 5  # of ggml.h
 MAX_KEPT_LINES = 40
 NO_FREE_CELLS, ABORTED = 1, 2
 MAX_VALUE_BYTES = 1 << 24
+AND_ITS_BUFFERS = False  # what a sequence no longer has is not read, so it need not be zeroed
 # What a failed allocation of weights, cache or work space says in the log.
 OUT_OF_MEMORY_MARKS = ("failed to allocate", "unable to allocate", "out of memory")
+POOLING_TYPES: dict[Pooling, int] = {
+    "none": llama_cpp.LLAMA_POOLING_TYPE_NONE,
+    "mean": llama_cpp.LLAMA_POOLING_TYPE_MEAN,
+    "cls": llama_cpp.LLAMA_POOLING_TYPE_CLS,
+    "last": llama_cpp.LLAMA_POOLING_TYPE_LAST,
+    "rank": llama_cpp.LLAMA_POOLING_TYPE_RANK,
+}
 
 
 class ContextSize(NamedTuple):
@@ -32,7 +41,7 @@ class ContextSize(NamedTuple):
 
     Attributes:
         cells: Tokens whose keys and values fit, of all sequences together.
-        sequences: Most sequences at once.
+        sequences: Most sequences at once, which llama.cpp wants to fit one pass.
         batch_tokens: Most tokens of one pass.
         threads: CPU threads.
     """
@@ -123,6 +132,27 @@ class LlamaModel:
             and not llama_cpp.llama_model_is_diffusion(self.pointer)
         )
 
+    @property
+    def is_encoder(self) -> bool:
+        """Whether all it has is an encoder of the kind that decoders come with."""
+        return bool(
+            llama_cpp.llama_model_has_encoder(self.pointer)
+            and not llama_cpp.llama_model_has_decoder(self.pointer)
+        )
+
+    @property
+    def vector_width(self) -> int:
+        """Numbers in a vector that it makes of a text."""
+        width: int = llama_cpp.llama_model_n_embd_out(self.pointer)
+        return width
+
+    @property
+    def labels(self) -> list[str]:
+        """What its classifier tells apart; a name that the file does not give is empty."""
+        count: int = llama_cpp.llama_model_n_cls_out(self.pointer)
+        names = (llama_cpp.llama_model_cls_label(self.pointer, index) for index in range(count))
+        return [(name or b"").decode("utf-8", "replace") for name in names]
+
     def metadata(self, key: str) -> str | None:
         """A value of the file's header as text; `None` if there is none."""
         size: int = llama_cpp.llama_model_meta_val_str(self.pointer, key.encode(), None, 0)
@@ -162,17 +192,9 @@ class LlamaContext:
     def __init__(self, model: LlamaModel, size: ContextSize) -> None:
         self._model = model
         self.size = size
-        params = llama_cpp.llama_context_default_params()
-        params.n_ctx = size.cells
-        params.n_seq_max = size.sequences
-        params.n_batch = params.n_ubatch = size.batch_tokens
-        params.n_threads = params.n_threads_batch = size.threads
-        params.kv_unified = True
+        params = _context_params(size)
         params.swa_full = True  # or a prefix could not be reused in models with sliding windows
-        params.no_perf = True
-        self.pointer = llama_cpp.llama_init_from_model(model.pointer, params)
-        if not self.pointer:
-            raise model.failure("llama.cpp cannot make a context")
+        self.pointer = _open_context(model, params)
         self._memory = llama_cpp.llama_get_memory(self.pointer)
         # llama.cpp asks after every operation of a pass whether to go on. A Python callback would
         # need the GIL each time, a tenth of a small model's step. `strlen` of this buffer answers
@@ -246,6 +268,76 @@ class LlamaContext:
             self.pointer = None
 
 
+class VectorContext:
+    """Passes that make one vector, or the outputs of a classifier, of each sequence.
+
+    Args:
+        model: Stays open as long as this.
+        size: What to make room for.
+        pooling: How many hidden states become one.
+
+    Raises:
+        OutOfMemory: There is no room for it.
+        CorruptModel: llama.cpp refuses the model.
+    """
+
+    def __init__(self, model: LlamaModel, size: ContextSize, pooling: Pooling) -> None:
+        self._model = model
+        self.size = size
+        params = _context_params(size)
+        params.embeddings = True
+        params.pooling_type = POOLING_TYPES[pooling]
+        self.pointer = _open_context(model, params)
+        # Encoders of BERT's kind keep nothing between passes, and have no memory at all.
+        self._memory = llama_cpp.llama_get_memory(self.pointer)
+        is_decoding = self._memory and not model.is_encoder
+        self._run = llama_cpp.llama_decode if is_decoding else llama_cpp.llama_encode
+
+    def forget(self) -> None:
+        """Begin with empty sequences."""
+        if self._memory:
+            llama_cpp.llama_memory_clear(self._memory, AND_ITS_BUFFERS)
+
+    def run(self, batch: RowBatch) -> None:
+        """Run one pass, all rows of which are wanted.
+
+        Raises:
+            OutOfMemory: The device has no room. Call `forget` before anything else.
+            RuntimeError: Any other failure.
+        """
+        code: int = self._run(self.pointer, batch.struct())
+        if code == 0:
+            return
+        log = self._model.log
+        said, is_out_of_memory = log.last(), _is_out_of_memory(log)
+        log.lines.clear()  # the next failure, if any, has reasons of its own
+        if is_out_of_memory:
+            raise OutOfMemory(f"the device ran out of memory: {said}")
+        raise RuntimeError(f"llama.cpp failed with {code}: {said}")
+
+    def read(self, out: NDArray[np.float32]) -> None:
+        """Copy what the last pass made of the sequences from 0 on.
+
+        Args:
+            out: (sequences, width) float32, with the width of a vector or of the classifier.
+        """
+        for sequence, row in enumerate(out):
+            pointer = llama_cpp.llama_get_embeddings_seq(self.pointer, sequence)
+            if not pointer:
+                raise RuntimeError(f"llama.cpp made nothing of sequence {sequence}")
+            row[:] = np.ctypeslib.as_array(pointer, row.shape)
+
+    def synchronise(self) -> None:
+        """Wait until the device has done every pass."""
+        llama_cpp.llama_synchronize(self.pointer)
+
+    def close(self) -> None:
+        """Free the work space. Idempotent."""
+        if self.pointer:
+            llama_cpp.llama_free(self.pointer)
+            self.pointer = None
+
+
 def max_sequences() -> int:
     """The most sequences this build of llama.cpp takes in one context."""
     count: int = llama_cpp.llama_max_parallel_sequences()
@@ -255,6 +347,24 @@ def max_sequences() -> int:
 def has_gpu() -> bool:
     """Whether this build can put layers on a GPU that is there."""
     return bool(llama_cpp.llama_supports_gpu_offload())
+
+
+def _context_params(size: ContextSize) -> Any:
+    params = llama_cpp.llama_context_default_params()
+    params.n_ctx = size.cells
+    params.n_seq_max = size.sequences
+    params.n_batch = params.n_ubatch = size.batch_tokens
+    params.n_threads = params.n_threads_batch = size.threads
+    params.kv_unified = True
+    params.no_perf = True
+    return params
+
+
+def _open_context(model: LlamaModel, params: Any) -> Any:
+    pointer = llama_cpp.llama_init_from_model(model.pointer, params)
+    if not pointer:
+        raise model.failure("llama.cpp cannot make a context")
+    return pointer
 
 
 def _is_out_of_memory(log: Log) -> bool:
