@@ -39,6 +39,7 @@ from scripts.bench.http_vectors import run_work
 from scripts.bench.random_bert import write_cross_encoder
 from scripts.bench.servers import PipedEngine, lmx_server, piped_engine
 from scripts.bench.vector_work import Outcome, Work, make_query, make_texts
+from scripts.bench_gguf import usable_cores
 from scripts.bench_serving import print_table
 
 BARE, INNER, PEER = "bare loop", "compute alone", "sentence-transformers"
@@ -47,6 +48,7 @@ RERANK = "LMX"
 PEER_PACKAGES = ("torch==2.13.0", "sentence-transformers")
 # Texts in all, texts of a request, clients: enough of them to take a second or so.
 SIZES = ((48, 1, 1), (256, 32, 1), (256, 256, 1), (128, 1, 8))
+GGUF_BATCH_TOKENS = 512
 LEAST_COSINE = 0.999
 MOST_DIFFERENCE = 0.001
 
@@ -191,7 +193,8 @@ def bench_gguf(source: Path, *, repeats: int) -> None:
     """A GGUF embedder against llama.cpp's own calls."""
     rows = [Row(*size) for size in SIZES]
     with ExitStack() as stack:
-        bare = piped_engine("bare_llama_vectors", str(source.absolute()), like_workers=True)
+        arguments = (str(source.absolute()), str(usable_cores()), str(GGUF_BATCH_TOKENS))
+        bare = piped_engine("bare_llama_vectors", *arguments, like_workers=True)
         sides = {BARE: measure_piped(stack.enter_context(bare), is_shared=True)}
         sides |= stack.enter_context(open_lmx(source, (BASE64, FLOAT)))
         measure_all(rows, sides, repeats, is_rerank=False)

@@ -166,8 +166,8 @@ def read_floats(values: bytes, *, byteorder: str = sys.byteorder) -> list[float]
 def rank(scores: Sequence[float], *, top: int) -> list[tuple[int, float]]:
     """Index and score of the best documents, best first.
 
-    Those with the same score stay in the order they came in. Cosines may leave 0 to 1; they are
-    cut off after sorting.
+    Those with the same score stay in the order they came in. What is not within 0 and 1, by
+    rounding or else, is cut off after sorting.
     """
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     return [(index, min(max(0.0, scores[index]), 1.0)) for index in order[:top]]

@@ -42,6 +42,8 @@ CHECKS = [
     checks.unsupported_method,
     checks.allow_header_conformance,
 ]
+# What is refused here because nothing can be loaded is a 503.
+REFUSAL_CHECKS = [check for check in CHECKS if check is not not_a_server_error]
 EVENT_STREAM = "text/event-stream"
 CALL = "%3Ctool_call%3E%7B%22name%22:%22f%22,%22arguments%22:%7B%7D%7D%3C/tool_call%3E"
 
@@ -60,6 +62,7 @@ def without_events(document: dict[str, Any]) -> dict[str, Any]:
 
 SCHEMA = schemathesis.openapi.from_dict(without_events(openapi_document(__version__)))
 ADMIN = "^/admin/"
+NUMBERS = "rerank$|^/v1/(embeddings|score)$"
 REPEATABLE = settings(
     max_examples=20,
     derandomize=True,
@@ -73,8 +76,18 @@ REPEATABLE = settings(
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A small context keeps the longest answer short; one model calls a tool."""
     models = ("fake:x?tokens=4&context=256", f"fake:calls?text=So.+{CALL}")
-    with shared_daemon(tmp_path_factory.mktemp("home"), *models) as shared:
+    # It is loaded when vectors are asked for; what no models are configured for is cosines.
+    settings = {"LMX_MODELS__EMBEDDING_MODEL": "fake:emb?purpose=embedding"}
+    with shared_daemon(tmp_path_factory.mktemp("home"), *models, settings=settings) as shared:
         assert 200 == chat(shared, "x").status  # waits for it
+        yield shared
+
+
+@pytest.fixture(scope="module")
+def wordless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon that has nothing to make vectors with, and may load nothing."""
+    settings = {"LMX_MODELS__ON_DEMAND": "false"}
+    with shared_daemon(tmp_path_factory.mktemp("wordless"), "fake:x", settings=settings) as shared:
         yield shared
 
 
@@ -93,6 +106,16 @@ def managed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 def test_the_daemon_does_as_described(daemon: Daemon, case: "schemathesis.Case[Any]") -> None:
     """Whatever is asked, the answer is one that the description announces."""
     case.call_and_validate(base_url=daemon.url, checks=CHECKS)
+
+
+@SCHEMA.include(path_regex=NUMBERS).parametrize()
+@REPEATABLE
+@pytest.mark.timeout(120)
+def test_what_cannot_be_computed_is_as_described(
+    wordless: Daemon, case: "schemathesis.Case[Any]"
+) -> None:
+    """Without any model for it, a request for numbers gets a described refusal."""
+    case.call_and_validate(base_url=wordless.url, checks=REFUSAL_CHECKS)
 
 
 @SCHEMA.include(path_regex=ADMIN).exclude(path="/admin/events").parametrize()
@@ -178,6 +201,24 @@ def test_completions_are_as_described(daemon: Daemon, *, is_streamed: bool) -> N
     documents = stream_chunks(reply.body) if is_streamed else [reply.json()]
     for document in documents:
         valid("TextCompletion", document)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "fields"),
+    [
+        ("/v1/embeddings", "EmbeddingList", {"input": ["a", "b"]}),
+        ("/v1/embeddings", "EmbeddingList", {"input": [1, 2], "encoding_format": "base64"}),
+        ("/v1/rerank", "RerankReply", {"query": "a", "documents": ["b", {"text": "c"}]}),
+        ("/rerank", "RerankReply", {"query": "a", "documents": ["b"], "return_documents": False}),
+        ("/v2/rerank", "CohereRerankReply", {"query": "a", "documents": ["b"]}),
+        ("/v1/score", "ScoreList", {"text_1": "a", "text_2": ["b", "c"]}),
+    ],
+)
+def test_numbers_are_as_described(
+    daemon: Daemon, path: str, kind: str, fields: dict[str, Any]
+) -> None:
+    """Whatever the form of the request."""
+    valid(kind, post(daemon, path, **fields).json())
 
 
 def test_the_description_of_requests_is_lenient_where_the_server_is() -> None:

@@ -36,7 +36,7 @@ class Line:
 
     async def ask(self, timed: Timed) -> None:
         """One streamed request, timed from sending it to its last frame."""
-        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: lmx\r\ncontent-length: %d\r\n\r\n"
         sent_s = last_s = trio.current_time()
         await self._stream.send_all(head % len(BODY) + BODY)
         is_first, tail = True, b""
@@ -61,7 +61,7 @@ async def open_line(daemon: Daemon) -> AsyncIterator[Line]:
 async def scrape(daemon: Daemon) -> Scraped:
     """What the daemon says of itself now."""
     async with await trio.open_tcp_stream(HOST, daemon.port) as stream:
-        await stream.send_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        await stream.send_all(b"GET /metrics HTTP/1.1\r\nhost: lmx\r\nconnection: close\r\n\r\n")
         reply = b"".join([bytes(chunk) async for chunk in stream])
     head, _, body = reply.partition(b"\r\n\r\n")
     assert b"200" in head.split(b"\r\n")[0]

@@ -10,6 +10,7 @@ from lmx.daemon.origin import Origin
 from lmx.errors import QueueFull
 from lmx.web.exchange import (
     CLIENT_NAME_LIMIT,
+    FINISH_GRACE_S,
     PIECE_BYTES,
     PIECE_LIMIT_S,
     Answer,
@@ -135,17 +136,19 @@ async def test_a_client_that_leaves_cancels_the_handler(autojump_clock: object) 
 
 
 class SlowPeer(Peer):
-    """Takes the head and so many pieces of the body, and no more."""
+    """Takes the head and so many pieces of the body, each after a while, and no more."""
 
-    def __init__(self, piece_count: int) -> None:
+    def __init__(self, piece_count: int, *, piece_s: float = 0) -> None:
         super().__init__()
         self._left = piece_count
+        self._piece_s = piece_s
 
     async def send(self, message: Any) -> None:
         if message["type"] == "http.response.body":
             if not self._left:
                 await trio.sleep_forever()
             self._left -= 1
+            await trio.sleep(self._piece_s)
         await super().send(message)
 
 
@@ -185,6 +188,21 @@ async def test_a_client_that_leaves_during_a_large_answer_ends_it(autojump_clock
         peer.is_over.set()
     assert began_s == trio.current_time()
     assert [True, True] == [m["more_body"] for m in peer.sent[1:]]
+
+
+async def test_a_slow_client_gets_all_of_a_large_answer(autojump_clock: object) -> None:
+    """However long it takes as a whole, as long as it goes on."""
+    piece_s = FINISH_GRACE_S - 1
+    peer, body = SlowPeer(9, piece_s=piece_s), bytes(9 * PIECE_BYTES)
+
+    async def handler(_exchange: Exchange) -> Answer:
+        await trio.lowlevel.checkpoint()
+        return Answer(body)
+
+    began_s = trio.current_time()
+    await _run(peer, handler)
+    assert 9 * piece_s == trio.current_time() - began_s
+    assert body == b"".join(message["body"] for message in peer.sent[1:])
 
 
 async def test_a_client_that_takes_no_more_is_lost(autojump_clock: object) -> None:
