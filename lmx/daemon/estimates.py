@@ -15,7 +15,7 @@ import trio
 from msgspec import Struct
 
 from lmx.catalog.gguf_files import read_model
-from lmx.catalog.memory_plan import MemoryPlan, plan_gguf, plan_mlx
+from lmx.catalog.memory_plan import MemoryPlan, plan_gguf, plan_gguf_vectors, plan_mlx
 from lmx.catalog.mlx_files import read_mlx
 from lmx.config import GgufSettings, Settings
 from lmx.daemon.ledger import Demand
@@ -84,6 +84,8 @@ class Estimates:
         weights = self._measured.get(source, plan.weights)
         rest = self._budget_bytes - weights - plan.transient
         per_token = plan.kv_bytes_per_token
+        if not per_token:  # nothing that a shorter context would save
+            return msgspec.structs.replace(plan, weights=weights), cache_bytes
         if min(LEAST_CONTEXT_TOKENS, plan.context_tokens) * per_token <= rest < plan.kv_cache:
             # The model fits, but not with all the cache it would like.
             cache_bytes = rest
@@ -96,6 +98,10 @@ class Estimates:
         limits = self._settings.models
         if source.engine == "llama":
             gguf = read_model(Path(source.path))
+            if source.purpose != "generation":
+                return lambda cache_bytes: plan_gguf_vectors(
+                    gguf.header, gguf.size_bytes, context_tokens=asked, kv_cache_bytes=cache_bytes
+                )
             return lambda cache_bytes: plan_gguf(
                 gguf.header,
                 gguf.size_bytes,
