@@ -85,7 +85,7 @@ async def measure(daemon: Daemon) -> Timed:
 
 
 async def test_histograms_agree_with_a_client(tmp_path: Path) -> None:
-    """TTFT, ITL and end to end: one for each token or request, and sums within 5 % of a client's."""
+    """TTFT, ITL and end to end: their counts, and sums within 5 % of a client's."""
     async with open_daemon(tmp_path, MODEL) as daemon:
         await daemon.wait_ready()
         with trio.fail_after(50):
