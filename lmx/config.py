@@ -22,6 +22,7 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0)]
 Percent = Annotated[float, Meta(gt=0, le=100)]
+ModelArgument = Annotated[str, Meta(min_length=1)]
 Backend = Literal["auto", "mlx", "gguf"]
 LeaseMode = Literal["auto", "exclusive", "shared"]
 
@@ -84,6 +85,9 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         min_residency_s: How long a model that just came up is not unloaded to make room.
         drain_s: How long running requests may go on when their model is to leave.
         restore: Load again what was loaded before the daemon stopped uncleanly.
+        embedding_model: The model of requests for vectors that name none of that kind, in the forms
+            `--model` takes. It is loaded at the first of them.
+        rerank_model: The model of requests for scores that name none of that kind, or `None`.
     """
 
     load: tuple[str, ...] = ()
@@ -103,6 +107,8 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     min_residency_s: Seconds = 5.0
     drain_s: Seconds = 30.0
     restore: bool = True
+    embedding_model: ModelArgument = "embedder"
+    rerank_model: ModelArgument | None = None
 
 
 class GgufSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -31,6 +31,7 @@ from lmx.daemon.relief import ModelRelief
 from lmx.daemon.restarts import keep_running
 from lmx.daemon.restorer import Restorer
 from lmx.daemon.telemetry import Telemetry
+from lmx.daemon.vectors import VectorDesk
 from lmx.web.app import Dispatcher
 from lmx.web.auth import Gate
 from lmx.web.door import Door
@@ -122,16 +123,18 @@ def _compose(
     settings = live.current
     telemetry = Telemetry()
     loader = Loader(settings, telemetry, gauge=gauge, budget_bytes=budget_bytes)
+    dispatch = Dispatch(loader, telemetry, settings.models)
     return Services(
         settings=settings,
         live=live,
         hardware=hardware,
         loader=loader,
-        dispatch=Dispatch(loader, telemetry, settings.models),
+        dispatch=dispatch,
         telemetry=telemetry,
         admin=ModelAdmin(loader),
         events=EventHub(telemetry, heartbeat_s=settings.server.events_heartbeat_s),
         keeper=AnswerKeeper(settings.server),
+        vectors=VectorDesk(dispatch, loader, settings.models),
         log_tail=log_tail,
     )
 

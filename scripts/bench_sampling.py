@@ -138,6 +138,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
     loaded = load_engine(Load("mlx", str(options.directory), max(BATCHES)))
+    if not isinstance(loaded, LoadedEngine):
+        parser.error("the model generates no text")
     bench = Bench(loaded, options.steps)
     kinds = bench.kinds()
     print("| rows | " + " | ".join(f"batch {batch}" for batch in BATCHES) + " |")

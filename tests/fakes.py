@@ -30,7 +30,7 @@ from lmx.protocol.messages import (
     Generate,
     Loaded,
 )
-from lmx.protocol.values import FinishReason, Memory, ModelInfo, Sampling, Timings, Usage
+from lmx.protocol.values import FinishReason, Memory, ModelInfo, Purpose, Sampling, Timings, Usage
 
 USAGE = Usage(3, 4)
 
@@ -173,7 +173,9 @@ class OneModel:
         self.may_route = trio.Event()
         self.may_route.set()
 
-    async def wait_routable(self, name: str, *, wait_s: float) -> Model:
+    async def wait_routable(
+        self, name: str, *, wait_s: float, purpose: Purpose = "generation"
+    ) -> Model:
         await self.may_route.wait()
         return self.model
 

@@ -1,8 +1,12 @@
 """As much of JSON Schema 2020-12 as the API's description uses, to check values against it."""
 
+import functools
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from lmx.schema.openapi import openapi_document
 
 IGNORED = {"title", "description", "default", "discriminator", "additionalProperties"}
 TYPES: dict[str, tuple[type, ...]] = {
@@ -25,6 +29,31 @@ LIMITS: dict[str, tuple[tuple[type, ...], Callable[[Any, Any], bool]]] = {
     "maximum": ((int, float), lambda limit, value: value <= limit),
     "exclusiveMinimum": ((int, float), lambda limit, value: value > limit),
 }
+
+
+@functools.cache
+def described_schemas() -> dict[str, Any]:
+    """The components of the API's description."""
+    schemas: dict[str, Any] = json.loads(json.dumps(openapi_document("1")))["components"]["schemas"]
+    return schemas
+
+
+def is_described(name: str, value: Any) -> bool:
+    """Whether a value fits the component of that name."""
+    return fits({"$ref": f"#/components/schemas/{name}"}, value, described_schemas())
+
+
+def nodes(value: Any) -> Iterator[Any]:
+    """Every value inside a value, and itself."""
+    yield value
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from nodes(inner)
+
+
+def has_whole_float(value: Any) -> bool:
+    """Whether there is a number such as 1.0, an integer for JSON Schema alone."""
+    return any(isinstance(node, float) and node.is_integer() for node in nodes(value))
 
 
 def fits(schema: dict[str, Any], value: Any, components: dict[str, Any]) -> bool:

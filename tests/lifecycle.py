@@ -26,6 +26,7 @@ from lmx.daemon.telemetry import Telemetry
 from lmx.daemon.worker import ExitKind
 from lmx.errors import LmxError, LoadError, WorkerBroken, WorkerClosed
 from lmx.protocol.messages import Command, Generate, LoadFailed, Started
+from lmx.protocol.values import Purpose
 from tests.fakes import Recorder, ScriptedWorker, delta, finished, generate, loaded_event
 
 FOREVER = float("inf")
@@ -186,7 +187,7 @@ class ScriptedShelf:
     def __init__(self, names: Sequence[str] = ()) -> None:
         self._names = names
 
-    async def find(self, name: str) -> ModelSpec | None:
+    async def find(self, name: str, purpose: Purpose | None = None) -> ModelSpec | None:
         """Exact names only."""
         return ModelSpec(name, "fake", "") if name in self._names else None
 

@@ -25,6 +25,7 @@ from lmx.catalog.mlx_files import (
 )
 from lmx.catalog.places import Files
 from lmx.errors import CorruptModel, LoadError
+from lmx.protocol.values import Purpose
 
 # How many missing files a reason names.
 NAMED_FILES = 3
@@ -43,7 +44,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     architecture: str = ""
     parameter_count: int | None = None
     context_tokens: int | None = None
-    purpose: str = "generation"
+    purpose: Purpose = "generation"
     is_model: bool = True
 
 

@@ -8,6 +8,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from lmx.protocol.values import Purpose
+
 Format = Literal["mlx", "gguf"]
 Status = Literal["complete", "incomplete", "unreadable", "downloading"]
 
@@ -42,7 +44,7 @@ class InventoryRow(Struct, frozen=True, kw_only=True):
     architecture: str = ""
     parameter_count: int | None = None
     context_tokens: int | None = None
-    purpose: str = "generation"
+    purpose: Purpose = "generation"
 
 
 class Scan(Struct, frozen=True):

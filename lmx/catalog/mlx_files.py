@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from lmx.catalog import mlx_config
 from lmx.errors import CorruptModel
+from lmx.protocol.values import Purpose
 
 CONFIG_FILE = "config.json"
 INDEX_FILE = "model.safetensors.index.json"
@@ -126,3 +128,14 @@ def _read(path: Path | str) -> bytes:
             os.close(descriptor)
     except OSError as error:
         raise CorruptModel(f"{Path(path).name} cannot be read: {error.strerror}") from error
+
+
+def mlx_purpose(directory: Path) -> Purpose:
+    """What the model in a directory is for.
+
+    Raises:
+        CorruptModel: Its configuration cannot be read.
+    """
+    if (directory / "modules.json").exists():  # of sentence-transformers
+        return "embedding"
+    return mlx_config.purpose(read_config(directory / CONFIG_FILE))

@@ -1,6 +1,6 @@
 """What a person may write where a model is asked for, and what it means. Pure.
 
-demo                       the embedded default
+demo, embedder             the embedded models, one for text and one for vectors
 fake:NAME?key=value&...    the deterministic engine
 path/to/model.gguf         a GGUF file, or any part of a split one
 path/to/directory          a directory with an MLX model or GGUF files
@@ -15,14 +15,13 @@ from typing import Literal
 
 from msgspec import Struct
 
+from lmx.catalog.embedded import EMBEDDED
 from lmx.catalog.gguf_names import is_gguf, model_name, parse_variant
-from lmx.catalog.manifest import DEMO_NAME
 from lmx.config import Backend
 from lmx.errors import InvalidRequest
+from lmx.protocol.values import Purpose
 
-ModelKind = Literal["demo", "fake", "gguf", "directory", "id"]
-
-DEMO = "demo"
+ModelKind = Literal["embedded", "fake", "gguf", "directory", "id"]
 
 
 class ModelSpec(Struct, frozen=True):
@@ -31,10 +30,11 @@ class ModelSpec(Struct, frozen=True):
     Attributes:
         id: Canonical id, as `/v1/models` lists it.
         kind: How to find it.
-        source: Path, query string of a fake model, or the id itself.
+        source: Path, query string of a fake model, word of an embedded one, or the id itself.
         aliases: Other exact names it answers to.
         backend: The format to load; ``auto`` prefers MLX. A fake model has none.
         variant: The quantisation of the GGUF file to load, in lower case; empty for the best.
+        purpose: What it is for, once that is known.
     """
 
     id: str
@@ -43,6 +43,7 @@ class ModelSpec(Struct, frozen=True):
     aliases: tuple[str, ...] = ()
     backend: Backend = "auto"
     variant: str = ""
+    purpose: Purpose | None = None
 
 
 def parse_spec(text: str, backend: Backend = "auto") -> ModelSpec:
@@ -56,8 +57,9 @@ def parse_spec(text: str, backend: Backend = "auto") -> ModelSpec:
         InvalidRequest: It is empty or a fake model without a name.
     """
     text = text.strip()
-    if text == DEMO:
-        return ModelSpec(DEMO_NAME, "demo", DEMO, (DEMO,), backend)
+    if embedded := EMBEDDED.get(text):
+        purpose = embedded.purpose
+        return ModelSpec(embedded.name, "embedded", text, (text,), backend, purpose=purpose)
     if text.startswith("fake:"):
         name, _, query = text.removeprefix("fake:").partition("?")
         if not name:

@@ -14,20 +14,21 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from lmx.catalog.embedded import EmbeddedModel
 from lmx.config import home_directory
-from lmx.daemon.imports import DemoImport, ImportProgress, find_demo, run_import
+from lmx.daemon.imports import EmbeddedImport, ImportProgress, run_import
 
 
-def import_with_progress() -> None:
-    """Import the demo model, showing a bar per stage on a terminal.
+def import_with_progress(model: EmbeddedModel) -> None:
+    """Import an embedded model, showing a bar per stage on a terminal.
 
     Raises:
         LoadError: The import failed; running it again resumes it.
     """
     home = home_directory(os.environ)
     console = Console(stderr=True)
-    if found := find_demo(home):
-        console.print(f"The demo model is there already: {found}")
+    if found := model.find(home):
+        console.print(f"{model.name} is there already: {found}")
         return
     columns = (
         TextColumn("{task.description:>9}"),
@@ -44,5 +45,5 @@ def import_with_progress() -> None:
                 bars[stage.stage] = progress.add_task(stage.stage)
             progress.update(bars[stage.stage], completed=stage.done, total=stage.total or None)
 
-        path = trio.run(run_import, home, DemoImport(), report)
-    console.print(f"The demo model is ready: {path}")
+        path = trio.run(run_import, home, EmbeddedImport(model.word), report)
+    console.print(f"{model.name} is ready: {path}")

@@ -70,7 +70,7 @@ def serve(
         list[str] | None,
         typer.Option(
             help="Model to load: an id, a directory, a .gguf file, either of the first two with "
-            "@QUANTISATION for one of several GGUF files, 'demo', or "
+            "@QUANTISATION for one of several GGUF files, 'demo', 'embedder', or "
             "'fake:NAME?key=value'. May be repeated. [demo]"
         ),
     ] = None,
@@ -103,6 +103,16 @@ def serve(
 @import_app.command("demo")
 def import_demo() -> None:
     """Fetch the embedded default model and convert it for MLX."""
+    from lmx.catalog.embedded import DEMO
     from lmx.cli.importing import import_with_progress
 
-    import_with_progress()
+    import_with_progress(DEMO)
+
+
+@import_app.command("embedder")
+def import_embedder() -> None:
+    """Fetch the embedded model that makes vectors of texts."""
+    from lmx.catalog.embedded import EMBEDDER
+    from lmx.cli.importing import import_with_progress
+
+    import_with_progress(EMBEDDER)

@@ -7,7 +7,8 @@ from typing import Any
 
 import trio
 
-from lmx.catalog.specs import DEMO, parse_spec
+from lmx.catalog.embedded import DEMO
+from lmx.catalog.specs import parse_spec
 from lmx.cli.logs import configure_logging
 from lmx.daemon.live import LiveSettings, SettingsSource
 from lmx.daemon.log_tail import LogTail
@@ -27,7 +28,7 @@ def run_daemon(config: Path | None, overrides: Mapping[str, Mapping[str, Any]]) 
     log_level = configure_logging(settings.logging.level, log_tail)
     live = LiveSettings(source, settings, set_log_level=log_level.set)
     models = settings.models
-    specs = [parse_spec(text, models.backend) for text in models.load or (DEMO,)]
+    specs = [parse_spec(text, models.backend) for text in models.load or (DEMO.word,)]
     try:
         trio.run(partial(serve, live, specs, log_tail=log_tail))
     except OSError as error:

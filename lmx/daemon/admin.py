@@ -205,7 +205,7 @@ class ModelAdmin:
         if spec := self._find_known(name):
             return spec if backend is None else msgspec.structs.replace(spec, backend=backend)
         spec = parse_spec(name, backend or settings.models.backend)
-        if spec.kind in {"fake", "demo"}:
+        if spec.kind in {"fake", "embedded"}:
             return spec
         look = partial(locate, spec, settings.home, settings.models.folders)
         try:
@@ -265,7 +265,7 @@ class ModelAdmin:
         """Refuse to delete files that a model was loaded from, under whatever name."""
         settings = self.loader.settings
         for model in self._in_use():
-            if model.spec.kind in {"fake", "demo"}:
+            if model.spec.kind in {"fake", "embedded"}:
                 continue
             search = partial(locate, model.spec, settings.home, settings.models.folders)
             try:
@@ -281,7 +281,7 @@ class ModelAdmin:
         model = self.loader.models.get(model_id)
         if loaded is not None or model is None:
             return loaded or "auto"
-        kinds = {"fake": "fake", "demo": "mlx"}
+        kinds = {"fake": "fake", "embedded": "mlx"}
         is_file = model.spec.kind == "gguf" and model.spec.backend == "auto"
         return "gguf" if is_file else kinds.get(model.spec.kind, model.spec.backend)
 

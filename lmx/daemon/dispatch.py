@@ -34,14 +34,15 @@ from lmx.errors import (
     from_code,
 )
 from lmx.protocol.messages import (
+    Ask,
     Command,
-    Generate,
     Inspected,
     Prompt,
     Started,
     StopThinking,
+    choice_count,
 )
-from lmx.protocol.values import Usage
+from lmx.protocol.values import Purpose, Usage
 
 ANYWHERE = Origin()
 # What the requests of a worker are told that ended by itself.
@@ -168,14 +169,20 @@ class Dispatch:
 
     @asynccontextmanager
     async def open(
-        self, generate: Generate, *, model_name: str, origin: Origin = ANYWHERE
+        self,
+        ask: Ask,
+        *,
+        model_name: str,
+        origin: Origin = ANYWHERE,
+        purpose: Purpose = "generation",
     ) -> AsyncIterator[Reply]:
         """Start a request and give its answer as it comes.
 
         Args:
-            generate: What to generate; its sequence number is ignored.
+            ask: What is asked for; its sequence number is ignored.
             model_name: As the client spelled it.
             origin: Where it comes from.
+            purpose: What kind of model answers that.
 
         Raises:
             LmxError: The request was refused or broke before it started.
@@ -187,23 +194,23 @@ class Dispatch:
             self._refuse_if_draining()
             wait_s = self._settings.load_wait_s
             model = await request.wait(
-                partial(self._loader.wait_routable, model_name, wait_s=wait_s)
+                partial(self._loader.wait_routable, model_name, wait_s=wait_s, purpose=purpose)
             )
             request.model_id = model.id
-            ready = self._require_room(generate, model)
-            ready.admission.enter(len(generate.samplings))
+            ready = self._require_room(ask, model)
+            ready.admission.enter(choice_count(ask))
             tally = self._books.admit(request, model, ready)
-            places = [_Place(ready.admission, tally) for _ in generate.samplings]
+            places = [_Place(ready.admission, tally) for _ in range(choice_count(ask))]
             ready.enter()
             try:
-                started = await self._start(request, generate, places=places, ready=ready)
+                started = await self._start(request, ask, places=places, ready=ready)
                 yield Reply(model.id, request.choices, started, tell=ready.worker.link.send)
             finally:
                 for place in places:
                     place.leave()
                 ready.leave()
                 self._close(request.choices, ready)
-                self._judge(generate, request.choices, model=model, ready=ready)
+                self._judge(ask, request.choices, model=model, ready=ready)
 
     async def inspect(self, prompt: Prompt, *, model_name: str) -> tuple[str, Inspected]:
         """What a prompt is for a model, as text and as token ids.
@@ -251,39 +258,39 @@ class Dispatch:
             raise QueueFull(SHORT_OF_MEMORY, retry_after_s=RETRY_AFTER_SHORTAGE_S)
 
     def _judge(
-        self, generate: Generate, choices: Sequence[ReplyStream], *, model: Model, ready: ReadyModel
+        self, ask: Ask, choices: Sequence[ReplyStream], *, model: Model, ready: ReadyModel
     ) -> None:
         """Remember a request that was running when its worker died of something it computed."""
         if self._poison and choices and all(choice.end is not None for choice in choices):
-            self._poison.absolve(_mark(generate, model))
+            self._poison.absolve(_mark(ask, model))
         ended = ready.worker.ended
         if ended is None or not ended.may_be_a_request:
             return
         if any(isinstance(choice.error, DEATHS) for choice in choices):
-            self._poison.blame([_mark(generate, model)], trio.current_time(), death=ended.pid)
+            self._poison.blame([_mark(ask, model)], trio.current_time(), death=ended.pid)
 
     def _refuse_if_draining(self) -> None:
         if self._is_draining:
             raise Draining(DRAINING, retry_after_s=RETRY_AFTER_STOP_S)
 
-    def _require_room(self, generate: Generate, model: Model) -> ReadyModel:
+    def _require_room(self, ask: Ask, model: Model) -> ReadyModel:
         """The worker to be asked, unless the request is to be refused now."""
         self._refuse_if_draining()
         ready = _require_ready(model)
         self._refuse_if_short_of_memory()
         if self._poison:
-            self._poison.check(_mark(generate, model), trio.current_time())
+            self._poison.check(_mark(ask, model), trio.current_time())
         return ready
 
     async def _start(
         self,
         request: OpenRequest,
-        generate: Generate,
+        ask: Ask,
         *,
         places: Sequence[_Place],
         ready: ReadyModel,
     ) -> Started:
-        choices = ready.worker.link.open_replies(generate)
+        choices = ready.worker.link.open_replies(ask)
         request.attach(choices)
         for choice, place in zip(choices, places, strict=True):
             choice.on_over = place.leave
@@ -311,9 +318,9 @@ def _require_ready(model: Model) -> ReadyModel:
     return model.ready
 
 
-def _mark(generate: Generate, model: Model) -> bytes:
+def _mark(ask: Ask, model: Model) -> bytes:
     """What a request is remembered by: what ends one model's worker may be fine with another."""
-    return model.id.encode() + fingerprint(generate)
+    return model.id.encode() + fingerprint(ask)
 
 
 def reply_error(stream: ReplyStream) -> LmxError | None:

@@ -137,6 +137,7 @@ def load_command(
         limits.dialects.get(model_id, ""),
         GgufOptions(gguf.gpu_layers, gguf.threads, gguf.mmap, cache_bytes),
         kv_cache_bytes=cache_bytes,
+        purpose=source.purpose,
     )
 
 

@@ -18,7 +18,6 @@ from typing import IO, Literal
 import msgspec
 import trio
 
-from lmx.catalog.manifest import demo_directory, is_complete
 from lmx.errors import ImportFailed, from_code
 
 IMPORTER = "lmx.engines.importer"
@@ -29,9 +28,14 @@ Stage = Literal["wait", "download", "extract", "convert"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
-class DemoImport(msgspec.Struct, frozen=True):
-    """Fetch and convert the demo model."""
+class EmbeddedImport(msgspec.Struct, frozen=True):
+    """Fetch an embedded model, and convert it where it has to be.
 
+    Attributes:
+        word: What it is asked for by, such as ``demo``.
+    """
+
+    word: str
     dtype: Dtype = "auto"
 
 
@@ -66,15 +70,9 @@ class _Line(msgspec.Struct, frozen=True):
     message: str = ""
 
 
-def find_demo(home: Path) -> Path | None:
-    """The demo model's directory if it is imported whole; touches nothing but the disk."""
-    directory = demo_directory(home)
-    return directory if is_complete(directory) else None
-
-
 async def run_import(
     home: Path,
-    request: DemoImport | GgufImport,
+    request: EmbeddedImport | GgufImport,
     on_progress: Callable[[ImportProgress], None],
 ) -> Path:
     """Run one import to its end in a child process.
@@ -112,13 +110,16 @@ async def run_import(
 
 @asynccontextmanager
 async def _open_importer(
-    home: Path, request: DemoImport | GgufImport, stderr: IO[bytes]
+    home: Path, request: EmbeddedImport | GgufImport, stderr: IO[bytes]
 ) -> AsyncIterator[trio.Process]:
     """The running child; leaving kills and reaps it if it still runs.
 
     Its standard input is a pipe that nobody writes to: its end tells the child that we are gone.
     """
-    what = ["--demo"] if isinstance(request, DemoImport) else ["--gguf", str(request.path)]
+    if isinstance(request, EmbeddedImport):
+        what = ["--embedded", request.word]
+    else:
+        what = ["--gguf", str(request.path)]
     process = await trio.lowlevel.open_process(
         [sys.executable, "-m", IMPORTER, "--home", str(home), "--dtype", request.dtype, *what],
         stdin=subprocess.PIPE,

@@ -18,11 +18,11 @@ from lmx.daemon.reply import ReplyStream
 from lmx.errors import FrameError, LmxError, WorkerClosed, from_code
 from lmx.protocol.codec import encode_command, event_decoder
 from lmx.protocol.messages import (
+    Ask,
     Cancel,
     Command,
     Event,
     Finished,
-    Generate,
     Inspect,
     Inspected,
     LeaseEvent,
@@ -31,6 +31,7 @@ from lmx.protocol.messages import (
     Prompt,
     Rejected,
     Vitals,
+    choice_count,
 )
 
 if TYPE_CHECKING:
@@ -102,11 +103,11 @@ class WorkerLink:
             return self._loaded
         raise self._loaded or WorkerClosed("the worker link closed during the load")
 
-    def open_replies(self, generate: Generate) -> list[ReplyStream]:
+    def open_replies(self, ask: Ask) -> list[ReplyStream]:
         """Send a request; the events of its choices arrive in the returned streams.
 
         Args:
-            generate: The request; its sequence number is set here.
+            ask: The request; its sequence number is set here.
 
         Returns:
             One stream per choice, in order.
@@ -118,8 +119,8 @@ class WorkerLink:
         if self._closed_by is not None:
             raise self._closed_by
         first = self._next_sequence
-        self._next_sequence += len(generate.samplings)
-        self.send(msgspec.structs.replace(generate, sequence=first))
+        self._next_sequence += choice_count(ask)
+        self.send(msgspec.structs.replace(ask, sequence=first))
         replies = [ReplyStream(number) for number in range(first, self._next_sequence)]
         self._replies.update({reply.sequence: reply for reply in replies})
         return replies

@@ -31,6 +31,7 @@ from lmx.daemon.supervisor import Supervisor
 from lmx.daemon.telemetry import Telemetry
 from lmx.errors import (
     DoesNotFit,
+    InvalidRequest,
     LmxError,
     ModelLoading,
     ModelNotFound,
@@ -38,6 +39,7 @@ from lmx.errors import (
     NoModelLoaded,
     OutOfMemory,
 )
+from lmx.protocol.values import Purpose
 
 RETRY_LOADING_S = 5.0
 # Turns at the device are a fraction of this; who waits longer is worth an event.
@@ -165,18 +167,36 @@ class Loader:
                 raise model.error or ModelNotFound(f"{model.id} was unloaded", param="model")
             await model.wait_change()
 
-    async def wait_routable(self, name: str, *, wait_s: float) -> Model:
+    async def find(self, name: str, purpose: Purpose) -> Model | None:
+        """The model of a kind that a name means: one that is known, else one on disk, which loads.
+
+        Args:
+            name: As the client spelled it.
+            purpose: What it has to answer.
+        """
+        return self._find_known(name, purpose) or await self._find_on_shelf(name, purpose)
+
+    async def wait_routable(
+        self, name: str, *, wait_s: float, purpose: Purpose = "generation"
+    ) -> Model:
         """The model a client means, waiting in line for one that is on its way.
 
+        Args:
+            name: As the client spelled it.
+            wait_s: How long to wait.
+            purpose: What it has to answer.
+
         Raises:
+            InvalidRequest: The model of that name answers something else.
             ModelNotFound: Another model is loaded, but none by that name.
             NoModelLoaded: Nothing is loaded and nothing by that name is loading.
             ModelLoading: It was not ready within `wait_s`.
+            ImportFailed: Its files could not be fetched now; later requests try again.
             LmxError: Why it cannot be loaded.
         """
-        model = self._find_known(name) or await self._find_on_shelf(name)
+        model = await self.find(name, purpose)
         if model is None:
-            raise self._refusal(name)
+            raise self._refusal(name, purpose)
         if model.state is ModelState.READY and not model.waiting_count:
             return model
         self._want_on_demand(model)
@@ -186,12 +206,14 @@ class Loader:
                 await model.wait_until_ready()  # it was there, but not until this one's turn
         if model.state is ModelState.READY:
             return model
+        if model.awaits_network:
+            raise model.error or self._refusal(name, purpose)
         if model.is_on_its_way:
             raise ModelLoading(
                 f"No model loaded yet: {model.id} is {model.state.value}",
                 retry_after_s=RETRY_LOADING_S,
             )
-        raise self._why_not(model) or self._refusal(name)
+        raise self._why_not(model) or self._refusal(name, purpose)
 
     def _count_lease_wait(self, model_id: str, waited_s: float) -> None:
         """The wait of a model's worker for the device is over."""
@@ -222,7 +244,8 @@ class Loader:
     def _want_on_demand(self, model: Model) -> bool:
         """A request brings a model back that left by itself, but none that failed or was barred.
 
-        One that did not fit is tried again: there may be room by now.
+        One that did not fit is tried again: there may be room by now. One whose files could not be
+        fetched is tried at once and not after its pause.
 
         Returns:
             Whether it is on its way.
@@ -231,31 +254,32 @@ class Loader:
         has_left = did_not_fit or model.state in {ModelState.ABSENT, ModelState.DRAINING}
         is_barred = not did_not_fit and self._why_not(model) is not None
         may_come = self.settings.models.on_demand and not is_barred
-        if has_left and not model.is_wanted and may_come:
+        if model.awaits_network or (has_left and not model.is_wanted and may_come):
             self.load(model.spec)
         return model.is_on_its_way
 
-    def _find_known(self, name: str) -> Model | None:
+    def _find_known(self, name: str, purpose: Purpose) -> Model | None:
         """Ready models first, then those on their way, then those that left by themselves.
 
         A model asked for exactly goes before another whose name is close enough.
         """
-        known = self._models.values()
+        known = [m for m in self._models.values() if m.spec.purpose in {None, purpose}]
+        ready = [model for model in known if model.state is ModelState.READY]
         coming = [model for model in known if model.is_on_its_way]
         left = [model for model in known if not model.is_wanted]
         for model in known:
             if name == model.id or name in model.spec.aliases:
                 return model
         return (
-            self._resolve(name, self.routable)
+            self._resolve(name, ready)
             or self._resolve(name, coming)
             or self._resolve(name, sorted(left, key=self._reluctance))
         )
 
-    async def _find_on_shelf(self, name: str) -> Model | None:
+    async def _find_on_shelf(self, name: str, purpose: Purpose) -> Model | None:
         if not self.settings.models.on_demand:
             return None
-        spec = await self.shelf.find(name)
+        spec = await self.shelf.find(name, purpose)
         return None if spec is None else self.load(spec)
 
     def _resolve(self, name: str, among: Iterable[Model]) -> Model | None:
@@ -270,8 +294,13 @@ class Loader:
         """Why a model that is not on its way will not come by being asked for."""
         return model.error if isinstance(model.error, BARRED) else None
 
-    def _refusal(self, name: str) -> LmxError:
-        loaded = [model.id for model in self.routable]
+    def _refusal(self, name: str, purpose: Purpose) -> LmxError:
+        other = self._models.get(name)
+        if other is not None and other.spec.purpose not in {None, purpose}:
+            return InvalidRequest(
+                f"{name} is for {other.spec.purpose}; it does not answer this", param="model"
+            )
+        loaded = [model.id for model in self.routable if model.spec.purpose in {None, purpose}]
         if loaded:
             return ModelNotFound(
                 f"The model {name!r} is not loaded. Loaded: {', '.join(loaded)}", param="model"

@@ -15,7 +15,7 @@ from lmx.catalog.specs import ModelSpec
 from lmx.daemon.admission import Admission
 from lmx.daemon.model_state import ModelEvent, ModelState, next_state
 from lmx.daemon.worker import Worker
-from lmx.errors import LmxError, WorkerClosed
+from lmx.errors import ImportFailed, LmxError, WorkerClosed
 from lmx.protocol.messages import Loaded
 
 LeaveReason = Literal["manual", "lru", "ttl", "oom", "swap", "recycle"]
@@ -170,6 +170,12 @@ class Model:
         return self.is_wanted and self.state is not ModelState.READY
 
     @property
+    def awaits_network(self) -> bool:
+        """Whether its files could not be fetched, and the next attempt has not begun."""
+        is_resting = self.state is ModelState.FAILED and self.failures > 0
+        return is_resting and isinstance(self.error, ImportFailed)
+
+    @property
     def waiting_count(self) -> int:
         """Requests that wait for it to be ready."""
         return len(self._waiting)
@@ -242,14 +248,17 @@ class Model:
         await self._changed.wait()
 
     async def wait_until_ready(self) -> None:
-        """Wait, in order of arrival, until it is ready or no longer on its way."""
+        """Wait, in order of arrival, until it is ready or no longer on its way.
+
+        A network that is missing is not waited for.
+        """
         if self.state is ModelState.READY and not self._waiting:
             return
         ticket = object()
         self._waiting.append(ticket)
         try:
             async with self._turnstile:
-                while self.is_on_its_way:
+                while self.is_on_its_way and not self.awaits_network:
                     await self._changed.wait()
         finally:
             self._waiting.remove(ticket)

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from lmx.errors import PoisonRequest
-from lmx.protocol.messages import Generate
+from lmx.protocol.messages import Ask, Generate
 
 FINGERPRINT_BYTES = 16
 SECONDS_PER_MINUTE = 60
@@ -96,17 +96,20 @@ class PoisonList:
             del self._records[fingerprint]
 
 
-def fingerprint(generate: Generate) -> bytes:
+def fingerprint(ask: Ask) -> bytes:
     """What a request asks for, in 16 bytes, the same each time it is sent.
 
     Neither its sequence number nor the order of keys in its dictionaries matters.
     """
+    if not isinstance(ask, Generate):
+        numbers = msgspec.msgpack.encode(msgspec.structs.replace(ask, sequence=0))
+        return hashlib.blake2b(numbers, digest_size=FINGERPRINT_BYTES).digest()
     # msgspec orders string keys only; the token ids of a bias are the only others.
     samplings = [
         msgspec.structs.replace(s, logit_bias=dict(sorted(s.logit_bias.items())))
-        for s in generate.samplings
+        for s in ask.samplings
     ]
-    rest = msgspec.structs.replace(generate, sequence=0, samplings=[])
+    rest = msgspec.structs.replace(ask, sequence=0, samplings=[])
     digest = hashlib.blake2b(digest_size=FINGERPRINT_BYTES)
     digest.update(msgspec.msgpack.encode(rest, order="deterministic"))
     digest.update(msgspec.msgpack.encode(samplings))

@@ -38,7 +38,7 @@ async def candidates(spec: ModelSpec, loader: Loader) -> Sequence[tuple[str, Mod
         ModelNotFound: It is nowhere on disk.
         CorruptModel: What is there is no model.
     """
-    if spec.kind in {"fake", "demo"}:
+    if spec.kind in {"fake", "embedded"}:
         return [("fake" if spec.kind == "fake" else "mlx", spec)]
     search = partial(locate, home=loader.settings.home, folders=loader.settings.models.folders)
     found = []

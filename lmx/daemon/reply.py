@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from lmx.errors import FrameError, LmxError, from_code
-from lmx.protocol.messages import Delta, Finished, Rejected, RequestEvent, Started
+from lmx.protocol.messages import Delta, Finished, Rejected, RequestEvent, Rows, Started
 from lmx.protocol.values import TokenLogprob
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class ReplyStream:
         error: Why there will be no terminal event from the worker, if so.
         on_change: Called after each delivery, synchronously; must not raise.
         on_over: Called once when the answer is over, whether or not a client has read it.
+        rows: Numbers so far, of a request for numbers.
         tally: Counts and times what is delivered, if anybody wants to know.
     """
 
@@ -48,6 +49,7 @@ class ReplyStream:
         "on_change",
         "on_over",
         "prompt_logprobs",
+        "rows",
         "sequence",
         "started",
         "tally",
@@ -62,6 +64,7 @@ class ReplyStream:
         self.on_change: Listener | None = None
         self.on_over: Listener | None = None
         self.tally: ChoiceTally | None = None
+        self.rows: list[Rows] = []
         self._texts: list[str] = []
         self._logprobs: list[TokenLogprob] = []
         self._changed = trio.Event()
@@ -89,6 +92,9 @@ class ReplyStream:
                 self.prompt_logprobs += event.prompt_logprobs
             if len(self._texts) > MERGE_AFTER:
                 self._texts[:] = ["".join(self._texts)]
+        elif isinstance(event, Rows):
+            self._require(is_started=True)
+            self.rows.append(event)
         elif isinstance(event, Finished):
             self._require(is_started=True)
             self.end = event

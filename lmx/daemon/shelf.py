@@ -6,6 +6,7 @@ for a little while.
 
 from collections.abc import Sequence
 
+import msgspec
 import structlog
 import trio
 
@@ -14,6 +15,7 @@ from lmx.catalog.names import ANY_MODEL, resolve_name
 from lmx.catalog.scan import Inventory
 from lmx.catalog.specs import ModelSpec, parse_spec
 from lmx.config import Settings
+from lmx.protocol.values import Purpose
 
 FRESH_S = 5.0
 
@@ -53,14 +55,22 @@ class Shelf:
                 self._reported = frozenset(found.problems)
         return self._rows
 
-    async def find(self, name: str) -> ModelSpec | None:
-        """What to load for a name that a request gave; only what is listed can be meant."""
+    async def find(self, name: str, purpose: Purpose | None = None) -> ModelSpec | None:
+        """What to load for a name that a request gave; only what is listed can be meant.
+
+        Args:
+            name: As the client spelled it.
+            purpose: What it has to answer; `None` for anything.
+        """
         if name in ANY_MODEL:
             return None
         answering = {
-            row.id: ()
+            row.id: row.purpose
             for row in await self.rows()
-            if row.status == "complete" and row.purpose == "generation"
+            if row.status == "complete" and purpose in {None, row.purpose}
         }
-        found = resolve_name(name, answering)
-        return None if found is None else parse_spec(found, self._settings.models.backend)
+        found = resolve_name(name, dict.fromkeys(answering, ()))
+        if found is None:
+            return None
+        spec = parse_spec(found, self._settings.models.backend)
+        return msgspec.structs.replace(spec, purpose=answering[found])

@@ -1,22 +1,26 @@
 """From what somebody asked for to what a worker can load; imports what must be imported first.
 
-The demo model becomes an MLX directory in a child process, once, and so does a GGUF file that MLX
-is to serve; afterwards they are found on disk and no network is asked. Any other GGUF file is read
-here as far as its header, so that no worker starts for one that is damaged or of no use.
+A child process makes an MLX directory of an embedded model, once, and of a GGUF file that MLX is to
+serve; afterwards they are found on disk and no network is asked. Any other GGUF file is read here
+as far as its header, so that no worker starts for one that is damaged or of no use.
 """
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import structlog
 import trio
 from msgspec import Struct
 
+from lmx.catalog.embedded import EMBEDDED, EmbeddedModel
 from lmx.catalog.gguf_files import GgufModel, read_model
 from lmx.catalog.locate import locate
+from lmx.catalog.mlx_files import mlx_purpose
 from lmx.catalog.specs import ModelSpec
-from lmx.daemon.imports import DemoImport, GgufImport, ImportProgress, find_demo, run_import
-from lmx.errors import UnsupportedModel
+from lmx.daemon.imports import EmbeddedImport, GgufImport, ImportProgress, run_import
+from lmx.errors import ImportFailed, UnsupportedModel
+from lmx.protocol.values import Purpose
 
 # Progress lines in the log, per stage.
 PROGRESS_STEP_PERCENT = 20
@@ -30,10 +34,12 @@ class Source(Struct, frozen=True):
     Attributes:
         engine: Engine name.
         path: Model directory, GGUF file, or the query string of a fake model.
+        purpose: What it answers.
     """
 
     engine: str
     path: str
+    purpose: Purpose = "generation"
 
 
 async def find_source(spec: ModelSpec, home: Path, folders: Sequence[str] = ()) -> Source:
@@ -52,33 +58,48 @@ async def find_source(spec: ModelSpec, home: Path, folders: Sequence[str] = ()) 
         A running import ends; what it downloaded stays for the next try.
     """
     if spec.kind == "fake":
-        return Source("fake", spec.source)
-    if spec.kind == "demo":
-        return Source("mlx", str(await _find_demo(spec, home)))
+        return Source("fake", spec.source, _fake_purpose(spec.source))
+    if spec.kind == "embedded":
+        embedded = EMBEDDED[spec.source]
+        return Source("mlx", str(await _find_embedded(spec, embedded, home)), embedded.purpose)
     found = await trio.to_thread.run_sync(locate, spec, home, folders)
     if found.format == "mlx":
-        return Source("mlx", str(found.path))
+        if spec.purpose is not None:
+            return Source("mlx", str(found.path), spec.purpose)
+        read: Purpose = await trio.to_thread.run_sync(mlx_purpose, found.path)
+        return Source("mlx", str(found.path), read)
     if spec.backend == "mlx":
         converted = await run_import(home, GgufImport(found.path), _progress_logger(spec.id))
         return Source("mlx", str(converted))
     model = await trio.to_thread.run_sync(read_model, found.path)
-    _check_generates(model)
-    return Source("llama", str(model.path))
+    _check_is_one_part(model)
+    answers = model.header.purpose
+    return Source("llama", str(model.path), "generation" if answers == "other" else answers)
 
 
-async def _find_demo(spec: ModelSpec, home: Path) -> Path:
+async def _find_embedded(spec: ModelSpec, model: EmbeddedModel, home: Path) -> Path:
     if spec.backend == "gguf":
-        raise UnsupportedModel("the demo model is served by MLX; it is there in no other format")
-    found = await trio.to_thread.run_sync(find_demo, home)
-    return found or await run_import(home, DemoImport(), _progress_logger(spec.id))
+        raise UnsupportedModel(f"{spec.source} is served by MLX; it is there in no other format")
+    if found := await trio.to_thread.run_sync(model.find, home):
+        return found
+    try:
+        return await run_import(home, EmbeddedImport(model.word), _progress_logger(spec.id))
+    except ImportFailed as error:
+        raise ImportFailed(
+            f"{spec.id} is not on this machine yet and could not be fetched; once there is a "
+            f"network, `lmx import {model.word}` fetches it: {error.message}"
+        ) from error
 
 
-def _check_generates(model: GgufModel) -> None:
-    """Refuse a model that cannot generate text."""
+def _fake_purpose(query: str) -> Purpose:
+    said = parse_qs(query).get("purpose", [""])[0]
+    known: dict[str, Purpose] = {"embedding": "embedding", "reranking": "reranking"}
+    return known.get(said, "generation")
+
+
+def _check_is_one_part(model: GgufModel) -> None:
+    """Refuse an encoder with a decoder."""
     header = model.header
-    if header.purpose != "generation":
-        kind = "an embedding" if header.purpose == "embedding" else "a reranking"
-        raise UnsupportedModel(f"{model.path} is {kind} model; it cannot generate text")
     if header.is_encoder_decoder:
         raise UnsupportedModel(
             f"{model.path}: {header.architecture} is an encoder with a decoder; only models that "

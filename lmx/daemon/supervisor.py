@@ -113,6 +113,7 @@ class Supervisor:
                 life.start_soon(self._cancel_unwanted_load, None, life.cancel_scope)
                 settings = self._shop.settings
                 source = await find_source(model.spec, settings.home, settings.models.folders)
+                model.spec = msgspec.structs.replace(model.spec, purpose=source.purpose)
                 plan = await self._shop.estimates.plan(source, model)
                 async with trio.open_nursery() as lives:
                     await self._serve_from(source, plan, lives)

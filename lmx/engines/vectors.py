@@ -37,6 +37,10 @@ class VectorTokenizer(Protocol):
     def max_tokens(self) -> int:
         """The longest row the model takes, special tokens included."""
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Token ids are below this."""
+
     def encode(self, texts: Sequence[str], *, limit: int | None = None) -> list[TokenRow]:
         """One row per text, with the model's special tokens.
 

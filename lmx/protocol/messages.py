@@ -208,6 +208,13 @@ class Score(Struct, frozen=True, array_like=True, tag=11):
 LeaseCommand = LeaseGranted | LeaseWantedBack
 # What a client asks for; each has the sequence number of its first answer.
 Ask = Generate | Embed | Score
+
+
+def choice_count(ask: Ask) -> int:
+    """How many answers it has, each with events of its own."""
+    return len(ask.samplings) if isinstance(ask, Generate) else 1
+
+
 Command = Load | Ask | Cancel | Shutdown | Inspect | Prepare | Shrink | LeaseCommand | StopThinking
 
 

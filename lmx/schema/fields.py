@@ -1,11 +1,11 @@
-"""Request fields that every generating route shares: sampling, stopping, constraints, streaming.
+"""Request fields that routes share: who asks, sampling, stopping, constraints, streaming.
 
 The types carry the ranges, so that what parses a body also describes it. What one field cannot
 say alone, such as two fields that exclude each other, is checked by functions beside them. It
 knows neither messages nor prompts.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -73,7 +73,19 @@ class StreamOptions(Struct, forbid_unknown_fields=True):
     )
 
 
-class GenerationFields(Struct, kw_only=True):
+class CallerFields(Struct, kw_only=True):
+    """They say who asks or how to file it."""
+
+    user: Ignored = None
+    metadata: Ignored = None
+    store: Ignored = None
+    safety_identifier: Ignored = None
+    prompt_cache_key: Ignored = None
+    prompt_cache_retention: Ignored = None
+    service_tier: Ignored = None
+
+
+class GenerationFields(CallerFields, kw_only=True):
     """The shared fields. `None` means absent, as explicit nulls occur."""
 
     model: str | None = None
@@ -102,14 +114,6 @@ class GenerationFields(Struct, kw_only=True):
     num_ctx: Refused = None
 
     resumable: Resumable | None = None
-    # They say who asks or how to file it.
-    user: Ignored = None
-    metadata: Ignored = None
-    store: Ignored = None
-    safety_identifier: Ignored = None
-    prompt_cache_key: Ignored = None
-    prompt_cache_retention: Ignored = None
-    service_tier: Ignored = None
 
 
 def parse_fields(
@@ -128,10 +132,7 @@ def parse_fields(
     """
     request = decode_body(body, decoder)
     refuse_unknown(body, request.__struct_fields__)
-    for name, values in {"num_ctx": (), **neutral}.items():
-        value = getattr(request, name)
-        if value is not None and not any(_is_same(value, allowed) for allowed in values):
-            raise UnsupportedFeature(f"{name!r} is not supported", param=name)
+    refuse_effects(request, {"num_ctx": (), **neutral})
     _check_stream_options(request)
     if request.resumable and not request.stream:
         raise InvalidRequest("'resumable' needs 'stream': true", param="resumable")
@@ -147,6 +148,22 @@ def refuse_unknown(body: bytes, known: Collection[str]) -> None:
     for name, raw in msgspec.json.decode(body, type=dict[str, msgspec.Raw]).items():
         if name not in known and bytes(raw).strip() != b"null":
             raise InvalidRequest(f"unrecognized request field {name!r}", param=name)
+
+
+def refuse_effects(request: Struct, neutral: Mapping[str, tuple[Any, ...]]) -> None:
+    """Refuse fields that are documented and have no effect here, unless they ask for none.
+
+    Args:
+        request: A parsed body.
+        neutral: Such fields, and the values besides null at which they ask for none.
+
+    Raises:
+        UnsupportedFeature: Naming the first such field.
+    """
+    for name, values in neutral.items():
+        value = getattr(request, name)
+        if value is not None and not any(_is_same(value, allowed) for allowed in values):
+            raise UnsupportedFeature(f"{name!r} is not supported", param=name)
 
 
 def stop_strings(fields: GenerationFields) -> list[str]:

@@ -12,9 +12,12 @@ from msgspec import Struct
 
 from lmx.errors import (
     CapacityError,
+    DoesNotFit,
     InvalidRequest,
     LmxError,
+    LoadError,
     ModelNotFound,
+    ModelQuarantined,
     QueueFull,
     StreamNotFound,
     WorkerError,
@@ -29,6 +32,7 @@ from lmx.schema.events import TakeUpQuery
 from lmx.schema.live_routes import LIVE_ROUTES
 from lmx.schema.machine import Discovery
 from lmx.schema.problems import TABLE, ErrorDocument
+from lmx.schema.ranking import RerankRequest, ScoreRequest
 from lmx.schema.route import BODY_ERRORS, Errors, Route
 from lmx.schema.status import Health, Index, ModelList, ModelRow, Ready, Unready
 from lmx.schema.tokens import (
@@ -39,6 +43,8 @@ from lmx.schema.tokens import (
     TokenizeReply,
     TokenizeRequest,
 )
+from lmx.schema.vector_reply import CohereRerankReply, EmbeddingList, RerankReply, ScoreList
+from lmx.schema.vectors import EmbeddingRequest
 
 OPENAPI_VERSION = "3.1.0"
 REF_TEMPLATE = "#/components/schemas/{name}"
@@ -49,6 +55,8 @@ PATH_PARAMETERS = {
 }
 
 MODEL_ERRORS: Errors = (ModelNotFound, QueueFull, CapacityError, WorkerError, LmxError)
+# Whatever is asked for, a model that only the settings name may have to be loaded.
+VECTOR_ERRORS: Errors = (*BODY_ERRORS, *MODEL_ERRORS, ModelQuarantined, LoadError, DoesNotFit)
 
 SECURITY_SCHEMES: dict[str, dict[str, str]] = {
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -98,6 +106,37 @@ ROUTES: tuple[Route, ...] = (
         event=TextCompletion,
         query=TakeUpQuery,
         errors=(InvalidRequest, StreamNotFound),
+    ),
+    Route(
+        "post",
+        "/v1/embeddings",
+        "Vectors of texts",
+        EmbeddingList,
+        request=EmbeddingRequest,
+        errors=VECTOR_ERRORS,
+    ),
+    *(
+        Route(
+            "post",
+            path,
+            "Order documents by how well they fit a query",
+            reply,
+            request=RerankRequest,
+            errors=VECTOR_ERRORS,
+        )
+        for path, reply in (
+            ("/v1/rerank", RerankReply),
+            ("/rerank", RerankReply),
+            ("/v2/rerank", CohereRerankReply),
+        )
+    ),
+    Route(
+        "post",
+        "/v1/score",
+        "How well the texts of pairs fit each other",
+        ScoreList,
+        request=ScoreRequest,
+        errors=VECTOR_ERRORS,
     ),
     Route("get", "/v1/models", "List the loaded models", ModelList),
     Route("get", "/v1/models/{model}", "Show one model", ModelRow, errors=(ModelNotFound,)),

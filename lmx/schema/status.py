@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from lmx.protocol.values import Purpose
+
 Yes = Annotated[bool, Meta(extra_json_schema={"const": True})]
 No = Annotated[bool, Meta(extra_json_schema={"const": False})]
 
@@ -58,6 +60,7 @@ class ModelRow(Struct, frozen=True, kw_only=True):
     context_length: int | UnsetType = UNSET
     max_concurrent_requests: int | UnsetType = UNSET
     engine: str | UnsetType = UNSET
+    purpose: Purpose | UnsetType = UNSET
 
 
 class ModelList(Struct, frozen=True, kw_only=True):

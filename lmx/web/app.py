@@ -32,6 +32,7 @@ from lmx.web.models import model_routes
 from lmx.web.services import Services
 from lmx.web.socket_requests import SocketServices
 from lmx.web.tokens import TokenRoutes
+from lmx.web.vectors import VectorRoutes
 from lmx.web.websocket import ROUTE as SOCKET_ROUTE
 from lmx.web.websocket import ChatSocket
 
@@ -114,6 +115,7 @@ class Dispatcher:
         health = HealthRoutes(services.loader, dispatch)
         discovery = DiscoveryRoute(services)
         tokens = TokenRoutes(dispatch, services.loader, settings)
+        vectors = VectorRoutes(services.vectors, settings.server)
         self._raw: dict[tuple[str, str], Handler] = {
             **dashboard_routes(health.index),
             ("GET", "/health"): health.live,
@@ -131,6 +133,11 @@ class Dispatcher:
             ("POST", "/tokenize"): tokens.tokenize,
             ("POST", "/detokenize"): tokens.detokenize,
             ("POST", "/apply-template"): tokens.apply_template,
+            ("POST", "/v1/embeddings"): vectors.embed,
+            ("POST", "/v1/rerank"): vectors.rerank,
+            ("POST", "/rerank"): vectors.rerank,
+            ("POST", "/v2/rerank"): vectors.rerank_v2,
+            ("POST", "/v1/score"): vectors.score,
         }
         self._socket = ChatSocket(SocketServices(dispatch, settings, keeper))
         self._quart = make_quart(services)

@@ -27,6 +27,10 @@ from lmx.web.sink import AsgiSink, Sink, SocketSink
 
 # How long the last bytes of a finished answer and the connection's own bookkeeping may take.
 FINISH_GRACE_S = 5.0
+# A larger answer goes out in pieces, each of which may take this long: a client that takes less is
+# lost, and between two pieces everybody else has a turn.
+PIECE_BYTES = 128 * 1024
+PIECE_LIMIT_S = 60.0
 # Above this, parsing takes long enough to be felt on the event loop and goes to a thread.
 PARSE_IN_THREAD_BYTES = 64 * 1024
 NOT_MODIFIED = 304
@@ -47,9 +51,15 @@ log = structlog.get_logger("lmx.web")
 
 
 class Answer(Struct, frozen=True):
-    """A whole response, sent in one piece."""
+    """A whole response.
 
-    body: bytes
+    Attributes:
+        body: All of it, or its pieces in order where they are too large to be copied together.
+        status: Of HTTP.
+        headers: Beside its length and the request's id.
+    """
+
+    body: bytes | list[bytes]
     status: int = 200
     headers: Headers = JSON_HEADERS
 
@@ -140,19 +150,41 @@ class Exchange:
         """Send the answer, or end the stream that the handler began.
 
         A stream whose handler failed is cut off instead, so that nobody takes it for whole.
+
+        Cancellation:
+            A client that goes away during a large answer cancels the rest of it.
         """
+        *most, last = [memoryview(b"")] if answer is None else _cut(answer.body)
+        is_large = bool(most) and not self._is_streaming
+        if answer is not None and is_large:
+            await self._send_answer_head(answer)
+            for piece in most:
+                await self._send_piece(piece)
         self._is_answered = True
+        if self._is_streaming is (answer is not None):
+            return  # it is cut off, or the handler had nothing to say
         with trio.move_on_after(FINISH_GRACE_S, shield=True):
-            if self._is_streaming and answer is None:
-                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-            elif answer is not None and not self._is_streaming:
-                # A length beside "not modified" would be the whole document's (RFC 9110, 8.6).
-                has_no_body = answer.status in {NO_CONTENT, NOT_MODIFIED}
-                length = None if has_no_body else len(answer.body)
-                await self._send_head(answer.status, answer.headers, length=length)
-                await self._send(
-                    {"type": "http.response.body", "body": answer.body, "more_body": False}
-                )
+            if answer is not None and not is_large:
+                await self._send_answer_head(answer)
+            await self._send_body(last, is_last=True)
+
+    async def _send_piece(self, piece: memoryview) -> None:
+        with trio.move_on_after(PIECE_LIMIT_S) as scope:
+            await self._send_body(piece, is_last=False)
+        if scope.cancelled_caught:
+            self.abort()
+            await trio.sleep_forever()
+
+    async def _send_body(self, body: memoryview, *, is_last: bool) -> None:
+        await self._send(
+            {"type": "http.response.body", "body": bytes(body), "more_body": not is_last}
+        )
+
+    async def _send_answer_head(self, answer: Answer) -> None:
+        # A length beside "not modified" would be the whole document's (RFC 9110, 8.6).
+        has_no_body = answer.status in {NO_CONTENT, NOT_MODIFIED}
+        length = None if has_no_body else sum(map(len, _cut(answer.body)))
+        await self._send_head(answer.status, answer.headers, length=length)
 
     async def _send_head(self, status: int, headers: Headers, *, length: int | None = None) -> None:
         size = [] if length is None else [(b"content-length", b"%d" % length)]
@@ -233,6 +265,16 @@ async def _answer_of(handler: Handler, exchange: Exchange) -> Answer | None:
             raise
         log.info("client lost", request_id=exchange.request_id, reason=str(error))
         return None
+
+
+def _cut(body: bytes | list[bytes]) -> list[memoryview]:
+    """A body's pieces, none of them too large; at least one."""
+    given = [body] if isinstance(body, bytes) else body
+    return [
+        memoryview(piece)[start : start + PIECE_BYTES]
+        for piece in given
+        for start in range(0, max(len(piece), 1), PIECE_BYTES)
+    ]
 
 
 def problem_answer(reply: ProblemReply) -> Answer:

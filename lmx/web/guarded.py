@@ -113,6 +113,7 @@ class GuardedStream(trio.abc.HalfCloseableStream):
 
     def abort(self) -> None:
         """Reset the connection at once; whoever reads or writes on it wakes with an error."""
+        self._is_broken = True
         with contextlib.suppress(OSError):  # already closed is what is wanted
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
         self.socket.close()

@@ -44,6 +44,8 @@ class HealthRoutes:
         routable = [model for model in self._loader.routable if model.ready is not None]
         if self._dispatch.is_draining:
             return self._unready("draining", "draining")
+        if self._dispatch.is_short_of_memory:
+            return self._unready("memory_critical", OutOfMemory.code)
         if not routable:
             is_loading = any(model.is_on_its_way for model in self._loader.models.values())
             errors = [model.error for model in self._loader.models.values()]

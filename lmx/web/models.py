@@ -47,6 +47,7 @@ def _row(model: Model) -> ModelRow:
         context_length=info.context_tokens,
         max_concurrent_requests=info.max_sequences,
         engine=info.engine,
+        purpose=info.purpose,
     )
 
 

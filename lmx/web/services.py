@@ -10,6 +10,7 @@ from lmx.daemon.live import LiveSettings
 from lmx.daemon.loader import Loader
 from lmx.daemon.log_tail import LogTail
 from lmx.daemon.telemetry import Telemetry
+from lmx.daemon.vectors import VectorDesk
 from lmx.web.events import EventHub
 from lmx.web.resume import AnswerKeeper
 
@@ -27,6 +28,7 @@ class Services(NamedTuple):
         keeper: Keeps answers that survive their connection.
         live: The settings in force, of which some may change.
         hardware: The machine.
+        vectors: Answers requests for numbers.
         log_tail: Has the last log lines.
     """
 
@@ -39,4 +41,5 @@ class Services(NamedTuple):
     keeper: AnswerKeeper
     live: LiveSettings
     hardware: Hardware
+    vectors: VectorDesk
     log_tail: LogTail

@@ -9,16 +9,17 @@ its daemon.
 import queue
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from lmx.engines.base import Choice, LoadedEngine, Tokenizer
 from lmx.errors import ContextTooLong, FrameError, InvalidRequest, RequestError
 from lmx.protocol.messages import (
+    Ask,
     Cancel,
     ChatPrompt,
     Command,
-    Embed,
     Generate,
     Inspect,
     Inspected,
@@ -26,11 +27,11 @@ from lmx.protocol.messages import (
     Load,
     Prepare,
     Rejected,
-    Score,
     Shrink,
     Shutdown,
     Started,
     StopThinking,
+    choice_count,
 )
 from lmx.protocol.values import Sampling
 from lmx.worker.channel import Channel
@@ -38,8 +39,12 @@ from lmx.worker.constraints import make_constraint
 from lmx.worker.dialect import ModelDialect
 from lmx.worker.prompt import Rendered, render_prompt
 from lmx.worker.scheduler import Ready
+from lmx.worker.vectors import VectorJob
 
-Work = Ready | Cancel | Shutdown | Shrink | LeaseCommand | StopThinking
+if TYPE_CHECKING:
+    from lmx.worker.vector_intake import VectorsServed
+
+Work = Ready | VectorJob | Cancel | Shutdown | Shrink | LeaseCommand | StopThinking
 # EX_PROTOCOL of sysexits.h: the daemon spoke something else.
 EXIT_BAD_FRAME = 76
 
@@ -92,10 +97,10 @@ class Intake:
         self.loads: queue.SimpleQueue[Load | Prepare] = queue.SimpleQueue()
         self.work: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self._channel = channel
-        self._served: Served | None = None  # set before the daemon hears `Loaded`
+        self._served: Served | VectorsServed | None = None  # set before the daemon hears `Loaded`
 
-    def serve(self, served: "Served") -> None:
-        """Accept `Generate` commands for this model from now on."""
+    def serve(self, served: "Served | VectorsServed") -> None:
+        """Accept requests for this model from now on."""
         self._served = served
 
     def run(self) -> int:
@@ -115,45 +120,32 @@ class Intake:
     def _take(self, command: Command) -> None:
         if isinstance(command, Load | Prepare):
             self.loads.put(command)
-        elif isinstance(command, Generate):
-            self._tokenise(command)
+        elif isinstance(command, Ask):
+            self._accept(command)
         elif isinstance(command, Inspect):
             self._inspect(command)
-        elif isinstance(command, Embed | Score):
-            self._refuse(command)
         else:
             self.work.put(command)
         if isinstance(command, Cancel) and self._served is not None:
             # After the command is queued, so that the step that ends early finds it.
             self._served.interrupt(command.sequence)
 
-    def _tokenise(self, generate: Generate) -> None:
+    def _accept(self, ask: Ask) -> None:
         if self._served is None:
             raise FrameError("a request came before the model was loaded")
-        numbers = range(generate.sequence, generate.sequence + len(generate.samplings))
         try:
-            rendered, ready = self._served.prepare(generate)
+            started, work = self._served.accept(ask)
         except RequestError as error:
+            count = choice_count(ask)
             self._channel.send(
-                [Rejected(number, error.code, error.message, error.param) for number in numbers]
+                [
+                    Rejected(number, error.code, error.message, error.param)
+                    for number in range(ask.sequence, ask.sequence + count)
+                ]
             )
             return
-        started = Started(
-            generate.sequence,
-            len(ready.token_ids),
-            rendered.dialect,
-            rendered.reasoning,
-            rendered.in_reasoning,
-            rendered.text if generate.wants_prompt else None,
-        )
-        self._channel.send(
-            [msgspec.structs.replace(started, sequence=number) for number in numbers]
-        )
-        self.work.put(ready)
-
-    def _refuse(self, command: Embed | Score) -> None:
-        reason = "this model generates text; it has no vectors"
-        self._channel.send([Rejected(command.sequence, "invalid-request", reason, "model")])
+        self._channel.send(started)
+        self.work.put(work)
 
     def _inspect(self, command: Inspect) -> None:
         if self._served is None:
@@ -175,6 +167,26 @@ class Served:
     def __init__(self, loaded: LoadedEngine, dialect: str = "") -> None:
         self._loaded = loaded
         self.dialect = ModelDialect(loaded.tokenizer, dialect)
+
+    def accept(self, ask: Ask) -> tuple[list[Started], Ready]:
+        """What a request begins with, and the work it is.
+
+        Raises:
+            RequestError: The request cannot be answered by this model.
+        """
+        if not isinstance(ask, Generate):
+            raise InvalidRequest("this model generates text; it has no vectors", param="model")
+        rendered, ready = self.prepare(ask)
+        first = Started(
+            ask.sequence,
+            len(ready.token_ids),
+            rendered.dialect,
+            rendered.reasoning,
+            rendered.in_reasoning,
+            rendered.text if ask.wants_prompt else None,
+        )
+        numbers = range(ask.sequence, ask.sequence + len(ask.samplings))
+        return [msgspec.structs.replace(first, sequence=number) for number in numbers], ready
 
     def prepare(self, generate: Generate) -> tuple[Rendered, Ready]:
         """Everything that may refuse a request, before any device work.

@@ -16,8 +16,9 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any, Protocol
 
-from lmx.engines import LoadedEngine, import_engine, load_engine
+from lmx.engines import LoadedEngine, LoadedVectors, import_engine, load_engine
 from lmx.errors import LmxError, OutOfMemory, UnsupportedModel
 from lmx.protocol.messages import (
     EXIT_OUT_OF_MEMORY,
@@ -38,6 +39,32 @@ from lmx.worker.intake import Intake, Served, Work
 from lmx.worker.intervals import VARIABLE, IntervalLog
 from lmx.worker.lease import WorkerLease
 from lmx.worker.scheduler import Ready, Scheduler
+from lmx.worker.vector_intake import VectorsServed
+from lmx.worker.vectors import VectorJob, VectorScheduler
+
+
+class Stepper(Protocol):
+    """What the loop needs of a scheduler. It is given the work that its own intake makes."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+
+    def submit(self, work: Any, /) -> None:
+        """Take a request."""
+
+    def cancel(self, sequence: int) -> Sequence[Event]:
+        """Free what an answer holds, before the next step."""
+
+    def stop_thinking(self, sequence: int) -> None:
+        """End an answer's reasoning."""
+
+    def shrink(self) -> None:
+        """Give back memory that is only kept for speed."""
+
+    def step(self) -> Sequence[Event]:
+        """One unit of device work."""
+
 
 EXIT_LOAD_FAILED = 65  # EX_DATAERR: the daemon already has the typed reason
 
@@ -63,17 +90,8 @@ def run_worker(connection: socket.socket) -> int:
         loaded = _load(load, channel)
     if loaded is None:
         return EXIT_LOAD_FAILED
-    served = Served(loaded, load.dialect)
-    intake.serve(served)
     engine = loaded.engine
-    visible = served.dialect.visible
-    scheduler = Scheduler(
-        engine,
-        loaded.tokenizer,
-        visible=visible,
-        clock=time.monotonic,
-        cache_tokens=_cache_tokens(load, engine.info),
-    )
+    scheduler = _serve(loaded, load, intake)
     channel.send([Loaded(engine.info, engine.memory(), loaded.notes)])
     lease = WorkerLease(is_needed=load.lease, quiesce=engine.quiesce, clock=time.monotonic)
     try:
@@ -85,6 +103,24 @@ def run_worker(connection: socket.socket) -> int:
     return 0
 
 
+def _serve(
+    loaded: LoadedEngine | LoadedVectors, load: Load, intake: Intake
+) -> Scheduler | VectorScheduler:
+    """Let requests in, and give what schedules them."""
+    if isinstance(loaded, LoadedVectors):
+        intake.serve(VectorsServed(loaded))
+        return VectorScheduler(loaded.engine, clock=time.monotonic)
+    served = Served(loaded, load.dialect)
+    intake.serve(served)
+    return Scheduler(
+        loaded.engine,
+        loaded.tokenizer,
+        visible=served.dialect.visible,
+        clock=time.monotonic,
+        cache_tokens=_cache_tokens(load, loaded.engine.info),
+    )
+
+
 def _cache_tokens(load: Load, info: ModelInfo) -> int | None:
     """How many tokens the granted cache holds; llama.cpp keeps to its own cache by itself."""
     if load.kv_cache_bytes is None or not info.kv_bytes_per_token or info.engine == "llama":
@@ -92,7 +128,7 @@ def _cache_tokens(load: Load, info: ModelInfo) -> int | None:
     return load.kv_cache_bytes // info.kv_bytes_per_token
 
 
-def _load(load: Load, channel: Channel) -> LoadedEngine | None:
+def _load(load: Load, channel: Channel) -> LoadedEngine | LoadedVectors | None:
     try:
         loaded = load_engine(load)
         loaded.engine.quiesce()  # before the daemon lends the device to somebody else
@@ -119,7 +155,7 @@ def _run_intake(intake: Intake) -> None:
 
 def run_steps(
     work: queue.SimpleQueue[Work],
-    scheduler: Scheduler,
+    scheduler: Stepper,
     send: Callable[[Sequence[Event]], None],
     *,
     lease: WorkerLease,
@@ -154,13 +190,13 @@ def run_steps(
 
 
 def _obey(
-    item: Ready | Cancel | Shrink | StopThinking | LeaseCommand,
-    scheduler: Scheduler,
+    item: Ready | VectorJob | Cancel | Shrink | StopThinking | LeaseCommand,
+    scheduler: Stepper,
     lease: WorkerLease,
 ) -> Sequence[Event]:
     """Do what came between two steps; returns what it has to tell."""
     match item:
-        case Ready():
+        case Ready() | VectorJob():
             scheduler.submit(item)
         case Cancel(sequence):
             return scheduler.cancel(sequence)

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from lmx.daemon.spares import worker_environment
 from scripts.bench.gguf import Setup
 
 # `python -m scripts.bench...` finds this package from here.
@@ -84,20 +85,40 @@ class PipedEngine:
 
     def run(self, prompts: list[str], max_tokens: int) -> dict[str, Any]:
         """Generate for all prompts; returns tokens and seconds."""
+        return self.ask({"prompts": prompts, "max_tokens": max_tokens})
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Send one request and wait for its answer.
+
+        Raises:
+            RuntimeError: The process ended instead of answering.
+        """
         if self._process.stdin is None or self._process.stdout is None:
             raise RuntimeError("the engine has no pipes")
-        self._process.stdin.write(json.dumps({"prompts": prompts, "max_tokens": max_tokens}) + "\n")
+        self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"a side of the benchmark ended with {self._process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
         return answer
 
 
 @contextmanager
-def piped_engine(module: str, *arguments: str) -> Iterator[PipedEngine]:
-    """A module of `scripts.bench` in a process of its own; the arguments say which model."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+def piped_engine(
+    module: str, *arguments: str, python: str = sys.executable, like_workers: bool = False
+) -> Iterator[PipedEngine]:
+    """A module of `scripts.bench` in a process of its own; the arguments say which model.
+
+    Args:
+        module: Its name.
+        arguments: For its command line.
+        python: The interpreter, of another environment for a peer.
+        like_workers: Give it the environment that LMX gives its workers.
+    """
+    environment = worker_environment() if like_workers else {**os.environ, "HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(  # noqa: S603  # our own script
-        [sys.executable, "-m", f"scripts.bench.{module}", *arguments],
+        [python, "-m", f"scripts.bench.{module}", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

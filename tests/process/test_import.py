@@ -13,9 +13,8 @@ import psutil
 import pytest
 import trio
 
-from lmx.catalog.manifest import demo_directory
 from lmx.catalog.specs import parse_spec
-from lmx.daemon.imports import GgufImport, ImportProgress, find_demo, run_import
+from lmx.daemon.imports import GgufImport, ImportProgress, run_import
 from lmx.daemon.sources import find_source
 from lmx.errors import CorruptModel, ImportFailed, LmxError, UnsupportedModel
 from tests.tiny_gguf import TinyLlama
@@ -182,10 +181,3 @@ async def test_a_second_import_waits_for_the_first(tmp_path: Path) -> None:
                 await waits.wait()
                 assert ["wait"] == stages
     assert "convert" == stages[-1]
-
-
-def test_no_demo_is_found_where_none_was_imported(tmp_path: Path) -> None:
-    """Neither a missing directory nor one without a manifest counts as the demo model."""
-    assert find_demo(tmp_path) is None
-    demo_directory(tmp_path).mkdir(parents=True)
-    assert find_demo(tmp_path) is None

@@ -84,6 +84,9 @@ def test_empty_files_and_sections_are_fine(tmp_path: Path, text: str) -> None:
         ("models: {load: demo}", "load"),
         ("models: {folders: ~/x}", "folders"),
         ("models: {backend: cuda}", "backend"),
+        ("models: {embedding_model: ''}", "embedding_model"),
+        ("models: {embedding_model: null}", "embedding_model"),
+        ("models: {rerank_model: [x]}", "rerank_model"),
         ("gguf: {gpu_layers: -2}", "gpu_layers"),
         ("gguf: {threads: 0}", "threads"),
         ("gguf: {kv_cache_gb: 0}", "kv_cache_gb"),
@@ -169,6 +172,15 @@ def test_variables_may_hold_lists_and_numbers(tmp_path: Path) -> None:
     assert ("/srv/models", "~/more") == models.folders
     assert (("demo", "org/x"), 0.25) == (models.load, models.default_temperature)
     assert "error" == settings.logging.level
+
+
+def test_vectors_and_scores_have_models_of_their_own(tmp_path: Path) -> None:
+    """The embedded embedder answers where none is configured, and no reranking model does."""
+    models = load_settings(**in_home(tmp_path)).models
+    assert ("embedder", None) == (models.embedding_model, models.rerank_model)
+    text = "models: {embedding_model: org/bge, rerank_model: ~/models/reranker}"
+    models = load_settings(**in_home(tmp_path, text)).models
+    assert ("org/bge", "~/models/reranker") == (models.embedding_model, models.rerank_model)
 
 
 def test_keys_in_variables_are_taken_as_they_are(tmp_path: Path) -> None:

@@ -8,7 +8,15 @@ import trio.testing
 
 from lmx.daemon.origin import Origin
 from lmx.errors import QueueFull
-from lmx.web.exchange import CLIENT_NAME_LIMIT, Answer, Exchange, client_name, run_exchange
+from lmx.web.exchange import (
+    CLIENT_NAME_LIMIT,
+    PIECE_BYTES,
+    PIECE_LIMIT_S,
+    Answer,
+    Exchange,
+    client_name,
+    run_exchange,
+)
 
 BODY_LIMIT = 100
 
@@ -124,6 +132,73 @@ async def test_a_client_that_leaves_cancels_the_handler(autojump_clock: object) 
         peer.is_over.set()
     assert [True] == cancelled
     assert [] == peer.sent
+
+
+class SlowPeer(Peer):
+    """Takes the head and so many pieces of the body, and no more."""
+
+    def __init__(self, piece_count: int) -> None:
+        super().__init__()
+        self._left = piece_count
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.body":
+            if not self._left:
+                await trio.sleep_forever()
+            self._left -= 1
+        await super().send(message)
+
+
+@pytest.mark.parametrize(
+    "body", [b"ab" * PIECE_BYTES, [b"a" * 5, b"b" * PIECE_BYTES, b"c"], [b"ab"], b""]
+)
+async def test_a_large_answer_goes_out_in_pieces(
+    body: bytes | list[bytes], autojump_clock: object
+) -> None:
+    """None of them large, all of them in order, and their length is known before the first."""
+    peer, whole = Peer(), b"".join([body] if isinstance(body, bytes) else body)
+
+    async def handler(_exchange: Exchange) -> Answer:
+        await trio.lowlevel.checkpoint()
+        return Answer(body)
+
+    await _run(peer, handler)
+    head, *messages = peer.sent
+    assert (b"content-length", b"%d" % len(whole)) in head["headers"]
+    assert whole == b"".join(message["body"] for message in messages)
+    assert max(len(message["body"]) for message in messages) <= PIECE_BYTES
+    assert [False] == [m["more_body"] for m in messages if m is messages[-1] or not m["more_body"]]
+
+
+async def test_a_client_that_leaves_during_a_large_answer_ends_it(autojump_clock: object) -> None:
+    """At once, and not when the next piece were due."""
+    peer = SlowPeer(2)
+
+    async def handler(_exchange: Exchange) -> Answer:
+        await trio.lowlevel.checkpoint()
+        return Answer(bytes(9 * PIECE_BYTES))
+
+    began_s = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_run, peer, handler)
+        await trio.testing.wait_all_tasks_blocked()
+        peer.is_over.set()
+    assert began_s == trio.current_time()
+    assert [True, True] == [m["more_body"] for m in peer.sent[1:]]
+
+
+async def test_a_client_that_takes_no_more_is_lost(autojump_clock: object) -> None:
+    """After a while without a piece the exchange is over."""
+    peer = SlowPeer(2)
+
+    async def handler(_exchange: Exchange) -> Answer:
+        await trio.lowlevel.checkpoint()
+        return Answer(bytes(9 * PIECE_BYTES))
+
+    began_s = trio.current_time()
+    await _run(peer, handler)
+    assert PIECE_LIMIT_S == trio.current_time() - began_s
+    assert [True, True] == [m["more_body"] for m in peer.sent[1:]]
 
 
 @pytest.mark.parametrize(

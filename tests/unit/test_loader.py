@@ -179,7 +179,8 @@ async def test_the_pause_grows(autojump_clock: MockClock) -> None:
     """Downloads that fail in a row are further and further apart, up to a limit, for ever."""
     lives = [Life(1, error=ImportFailed("no network"))] * 14 + [Life(1, FOREVER)]
     async with open_loader(m=lives) as loader:
-        await loader.wait_routable("m", wait_s=100_000)
+        await trio.sleep(1000)
+        assert ModelState.READY is loader.models["m"].state
         found = pauses(loader, lives)
     assert 14 == len(found)
     for number, pause_s in enumerate(found):
@@ -228,7 +229,25 @@ async def test_a_failed_download_is_tried_again(autojump_clock: MockClock) -> No
     """The network may be back later."""
     lives = [Life(1, error=ImportFailed("no network")), Life(1, FOREVER)]
     async with open_loader(m=lives) as loader:
+        await trio.sleep(10)
+        assert (2, ModelState.READY) == (len(loader.attempts), loader.models["m"].state)
+
+
+async def test_a_missing_network_is_not_waited_for(autojump_clock: MockClock) -> None:
+    """Requests hear at once why a model cannot be fetched; the next one has it tried again."""
+    lives = [Life(1, error=ImportFailed("no network"))] * 8 + [Life(1, FOREVER)]
+    async with open_loader(m=lives) as loader:
+        with pytest.raises(ImportFailed, match="no network"):
+            await loader.wait_routable("m", wait_s=60)
+        assert 1 == len(loader.attempts)
+        await trio.sleep(14.5)  # in the middle of the pause after the seventh attempt
+        assert (7, ModelState.FAILED) == (len(loader.attempts), loader.models["m"].state)
+        started_s = trio.current_time()
+        with pytest.raises(ImportFailed, match="no network"):
+            await loader.wait_routable("m", wait_s=60)
+        assert 1 == pytest.approx(trio.current_time() - started_s)
         assert "m" == (await loader.wait_routable("m", wait_s=60)).id
+        assert 2 == pytest.approx(trio.current_time() - started_s)
 
 
 async def test_a_model_that_gave_up_does_not_hide_one_that_answers(

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -28,7 +28,7 @@ from lmx.schema.problems import error_body
 from lmx.schema.reply import ReplyHead
 from lmx.text.parts import AnswerPart, ReasoningPart, TextPart, ToolCallPart
 from tests.chat_bodies import USER
-from tests.json_schema import fits
+from tests.json_schema import has_whole_float, is_described, nodes
 from tests.sse import events
 from tests.strategies import json_values
 
@@ -43,19 +43,6 @@ EXTENSIONS = set(
 HEAD = ReplyHead("id-1", 1, "m", "f")
 PARTS: list[AnswerPart] = [ReasoningPart("hm"), TextPart("a"), ToolCallPart(0, "f", "{}")]
 SCORES = [TokenLogprob("a", b"a", -1.0, [TokenLogprob("b", b"b", -2.0)])]
-
-
-def is_described(name: str, value: Any) -> bool:
-    """Whether a value fits the component of that name."""
-    return fits({"$ref": f"#/components/schemas/{name}"}, value, SCHEMAS)
-
-
-def nodes(value: Any) -> Iterator[Any]:
-    """Every value inside a value, and itself."""
-    yield value
-    if isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from nodes(inner)
 
 
 def test_the_document_has_what_openapi_demands() -> None:
@@ -129,8 +116,13 @@ def test_the_routes_are_all_there() -> None:
         "/v1/chat/completions",
         "/v1/completions",
         "/v1/discovery",
+        "/v1/embeddings",
         "/v1/models",
         "/v1/models/{model}",
+        "/rerank",
+        "/v1/rerank",
+        "/v1/score",
+        "/v2/rerank",
     } == set(DOCUMENT["paths"])
 
 
@@ -141,6 +133,8 @@ def test_the_routes_are_all_there() -> None:
         ("get", "/v1/discovery", [], {"403"}),
         ("get", "/v1/models", ["bearer", "apiKey", "adminKey"], {"401", "403"}),
         ("post", "/tokenize", ["bearer", "apiKey", "adminKey"], {"401", "403"}),
+        ("post", "/v1/embeddings", ["bearer", "apiKey", "adminKey"], {"401", "403"}),
+        ("post", "/rerank", ["bearer", "apiKey", "adminKey"], {"401", "403"}),
         ("get", "/admin/status", ["bearer", "adminKey"], {"403"}),
         ("delete", "/admin/models/{model}", ["bearer", "adminKey"], {"403"}),
     ],
@@ -225,7 +219,15 @@ EDGES = st.sampled_from(
     + [[{"role": "user", "content": [part]}] for part in ({"type": "text"}, {"type": "x"})]
 )
 # Their rules need a second field, or the worker.
-CROSSED = {"stream_options", "top_logprobs", "best_of", "n", "min_tokens", "tool_choice"}
+CROSSED = {
+    "resumable",
+    "stream_options",
+    "top_logprobs",
+    "best_of",
+    "n",
+    "min_tokens",
+    "tool_choice",
+}
 
 
 @given(st.sampled_from(sorted(ChatRequest.__struct_fields__)), EDGES | json_values(3))
@@ -259,11 +261,6 @@ def is_completion(body: dict[str, Any]) -> bool:
     return is_parsed(
         lambda data: to_generates(parse_completion_request(data), default_temperature=1.0), body
     )
-
-
-def has_whole_float(value: Any) -> bool:
-    """Whether there is a number such as 1.0, an integer for JSON Schema alone."""
-    return any(isinstance(node, float) and node.is_integer() for node in nodes(value))
 
 
 @pytest.mark.parametrize("value", [1, None])

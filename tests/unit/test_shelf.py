@@ -10,6 +10,7 @@ from lmx.catalog.inventory import InventoryRow, Scan, Status
 from lmx.catalog.scan import Inventory
 from lmx.config import ModelSettings, Settings
 from lmx.daemon.shelf import FRESH_S, Shelf
+from lmx.protocol.values import Purpose
 from tests.lifecycle import HOME
 
 
@@ -59,7 +60,16 @@ async def test_a_request_finds_what_it_names() -> None:
 async def test_only_what_is_listed_can_be_meant(name: str) -> None:
     """No model by no name, none that is incomplete or cannot generate, and no path."""
     disk = Disk(row("half", status="incomplete"), row("embed", purpose="embedding"))
-    assert None is await Shelf(Settings(home=HOME), disk).find(name)
+    assert None is await Shelf(Settings(home=HOME), disk).find(name, "generation")
+
+
+@pytest.mark.parametrize("purpose", ["embedding", None])
+async def test_a_model_is_meant_for_what_it_is_for(purpose: Purpose | None) -> None:
+    """Asked for its own purpose or for any, and it says which that is."""
+    disk = Disk(row("embed", purpose="embedding"))
+    spec = await Shelf(Settings(home=HOME), disk).find("embed", purpose)
+    assert spec is not None
+    assert ("embed", "embedding") == (spec.id, spec.purpose)
 
 
 async def test_a_look_counts_for_a_while(autojump_clock: MockClock) -> None:

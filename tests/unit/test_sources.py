@@ -30,7 +30,7 @@ async def test_any_part_of_a_split_file_means_the_first(tmp_path: Path) -> None:
 
 async def test_a_directory_goes_to_mlx(tmp_path: Path) -> None:
     """An MLX directory is loaded as it is."""
-    (tmp_path / "config.json").touch()
+    (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").touch()
     with trio.fail_after(10):
         found = await find_source(parse_spec(str(tmp_path)), tmp_path)
@@ -56,8 +56,6 @@ def file_of(architecture: str, tensor_name: str = "token_embd.weight") -> RawGgu
     [
         (RawGguf(data_bytes=1), CorruptModel, "31 bytes shorter"),
         (RawGguf(magic=b"PK\3\4"), CorruptModel, "no GGUF file"),
-        (file_of("bert"), UnsupportedModel, "is an embedding model; it cannot generate text"),
-        (file_of("qwen3", "cls.output.weight"), UnsupportedModel, "is a reranking model"),
         (file_of("t5"), UnsupportedModel, "encoder with a decoder"),
         (file_of("clip"), UnsupportedModel, "no model"),
     ],
@@ -65,14 +63,39 @@ def file_of(architecture: str, tensor_name: str = "token_embd.weight") -> RawGgu
 async def test_what_no_worker_should_see(
     tmp_path: Path, raw: RawGguf, error: type[LoadError], said: str
 ) -> None:
-    """Damaged files, models that write no text, and files that are no model are refused."""
+    """Damaged files, encoders with a decoder, and files that are no model are refused."""
     path = raw.write(tmp_path / "m.gguf")
     with trio.fail_after(10), pytest.raises(error, match=said) as caught:
         await find_source(parse_spec(str(path)), tmp_path)
     assert str(path) in caught.value.message
 
 
-async def test_the_demo_is_no_gguf_file(tmp_path: Path) -> None:
-    """Asking for the demo model as GGUF is refused before anything is fetched."""
-    with trio.fail_after(10), pytest.raises(UnsupportedModel, match="demo"):
-        await find_source(parse_spec("demo", "gguf"), tmp_path)
+@pytest.mark.parametrize(
+    ("raw", "purpose"),
+    [
+        (file_of("llama"), "generation"),
+        (file_of("bert"), "embedding"),
+        (file_of("qwen3", "cls.output.weight"), "reranking"),
+    ],
+)
+async def test_a_file_says_what_it_is_for(tmp_path: Path, raw: RawGguf, purpose: str) -> None:
+    """So that its worker loads the right kind of engine."""
+    path = raw.write(tmp_path / "m.gguf")
+    with trio.fail_after(10):
+        found = await find_source(parse_spec(str(path)), tmp_path)
+    assert purpose == found.purpose
+
+
+@pytest.mark.parametrize("purpose", ["generation", "embedding", "reranking"])
+async def test_a_fake_model_says_what_it_is_for(tmp_path: Path, purpose: str) -> None:
+    """In its query string."""
+    with trio.fail_after(10):
+        found = await find_source(parse_spec(f"fake:x?purpose={purpose}"), tmp_path)
+    assert purpose == found.purpose
+
+
+@pytest.mark.parametrize("word", ["demo", "embedder"])
+async def test_an_embedded_model_is_no_gguf_file(tmp_path: Path, word: str) -> None:
+    """Asking for one as GGUF is refused before anything is fetched."""
+    with trio.fail_after(10), pytest.raises(UnsupportedModel, match=word):
+        await find_source(parse_spec(word, "gguf"), tmp_path)

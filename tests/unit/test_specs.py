@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmx.catalog.manifest import DEMO_NAME
+from lmx.catalog.embedded import DEMO, EMBEDDER
 from lmx.catalog.specs import ModelSpec, parse_spec
 from lmx.errors import InvalidRequest
 
@@ -12,7 +12,15 @@ from lmx.errors import InvalidRequest
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("demo", ModelSpec(DEMO_NAME, "demo", "demo", ("demo",))),
+        (
+            "demo",
+            ModelSpec(DEMO.name, "embedded", "demo", ("demo",), purpose="generation"),
+        ),
+        (
+            "embedder",
+            ModelSpec(EMBEDDER.name, "embedded", "embedder", ("embedder",), purpose="embedding"),
+        ),
+        ("all-MiniLM-L6-v2", ModelSpec("all-MiniLM-L6-v2", "id", "all-MiniLM-L6-v2")),
         ("fake:x", ModelSpec("x", "fake", "")),
         ("fake:x?tokens=3&text=a?b", ModelSpec("x", "fake", "tokens=3&text=a?b")),
         ("/m/Tiny.Q8_0.gguf", ModelSpec("Tiny.Q8_0", "gguf", "/m/Tiny.Q8_0.gguf")),
@@ -42,7 +50,14 @@ def test_forms(text: str, expected: ModelSpec) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("demo", "gguf"), ("fake:x", "auto"), ("a.gguf", "gguf"), ("./m", "gguf"), ("org/m", "gguf")],
+    [
+        ("demo", "gguf"),
+        ("embedder", "gguf"),
+        ("fake:x", "auto"),
+        ("a.gguf", "gguf"),
+        ("./m", "gguf"),
+        ("org/m", "gguf"),
+    ],
 )
 def test_a_backend_is_kept(text: str, expected: str) -> None:
     """The format asked for is the spec's; a fake model has none."""

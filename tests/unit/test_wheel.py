@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lmx.engines.wheel import ATTEMPTS, PinnedWheel, extract, fetch, locate, obtain
+from lmx.catalog.embedded import PinnedWheel
+from lmx.engines.wheel import ATTEMPTS, extract, fetch, locate, obtain
 from lmx.errors import ImportFailed
 
 CONTENT = bytes(range(256)) * 4000
@@ -81,7 +82,7 @@ def server() -> Iterator[WheelServer]:
 
 def pinned(content: bytes = CONTENT) -> PinnedWheel:
     """The wheel that has this content."""
-    return PinnedWheel("tiny-demo", "1.0", hashlib.sha256(content).hexdigest(), MEMBER)
+    return PinnedWheel("tiny-demo", "1.0", hashlib.sha256(content).hexdigest())
 
 
 def get(server: WheelServer, directory: Path, wheel: PinnedWheel | None = None) -> Path:
@@ -91,11 +92,11 @@ def get(server: WheelServer, directory: Path, wheel: PinnedWheel | None = None) 
     )
 
 
-def build_wheel(directory: Path) -> PinnedWheel:
+def build_wheel(directory: Path, compression: int = zipfile.ZIP_STORED) -> PinnedWheel:
     """A real wheel that pip recognises, with one member of interest."""
     path = directory / "tiny_demo-1.0-py3-none-any.whl"
     info = "tiny_demo-1.0.dist-info"
-    with zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(path, "w", compression=compression) as archive:
         archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-demo\nVersion: 1.0")
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n")
         archive.writestr(f"{info}/RECORD", "")
@@ -220,7 +221,7 @@ class TestLocate:
         wheel = build_wheel(shelf)
         path = obtain(wheel, tmp_path / "downloads", on_progress=lambda _d, _t: None)
         target = tmp_path / "model.gguf"
-        extract(path, MEMBER, target, on_progress=lambda _d, _t: None)
+        extract(path, {target: MEMBER}, max_bytes=10**7, on_progress=lambda _d, _t: None)
         assert CONTENT == target.read_bytes()
 
     def test_an_unknown_wheel_is_reported_in_pips_words(self, shelf: Path) -> None:
@@ -231,17 +232,46 @@ class TestLocate:
 
 
 class TestExtract:
-    @pytest.mark.parametrize("member", ["tiny_demo/other.gguf", MEMBER])
-    def test_nothing_is_written_from_a_wheel_that_lacks_it(
-        self, tmp_path: Path, member: str
+    @pytest.mark.parametrize(
+        ("members", "limit", "damage", "said"),
+        [
+            ([MEMBER, "tiny_demo/other.gguf"], 10**7, False, "other.gguf"),
+            ([MEMBER], 10**7, True, "cannot be unpacked"),
+            ([MEMBER], len(CONTENT) - 1, False, f"at most {len(CONTENT) - 1} expected"),
+        ],
+    )
+    @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+    def test_nothing_is_written_from_a_wheel_that_is_not_as_expected(
+        self,
+        tmp_path: Path,
+        members: list[str],
+        limit: int,
+        damage: bool,  # noqa: FBT001
+        said: str,
+        compression: int,
     ) -> None:
-        """A missing member or a damaged archive raises and leaves no file."""
+        """A missing member, a damaged archive or one too large raises and leaves no file."""
+        build_wheel(tmp_path, compression)
+        [path] = tmp_path.iterdir()
+        if damage:
+            damaged = bytearray(path.read_bytes())
+            place = damaged.index(MEMBER.encode()) + len(MEMBER) + 100
+            damaged[place : place + 50] = bytes(50)
+            path.write_bytes(damaged)
+        files = {tmp_path / Path(member).name: member for member in members}
+        with pytest.raises(ImportFailed, match=said):
+            extract(path, files, max_bytes=limit, on_progress=lambda _d, _t: None)
+        assert [path] == list(tmp_path.iterdir())
+
+    def test_progress_is_of_all_files_together(self, tmp_path: Path) -> None:
+        """Reported bytes grow from file to file and end with the whole."""
         build_wheel(tmp_path)
         [path] = tmp_path.iterdir()
-        if member == MEMBER:
-            damaged = bytearray(path.read_bytes())
-            damaged[len(damaged) // 2] ^= 1
-            path.write_bytes(damaged)
-        with pytest.raises(ImportFailed, match=member):
-            extract(path, member, tmp_path / "model.gguf", on_progress=lambda _d, _t: None)
-        assert [path] == list(tmp_path.iterdir())
+        info = "tiny_demo-1.0.dist-info/METADATA"
+        files = {tmp_path / "a/model.gguf": MEMBER, tmp_path / "b/info": info}
+        reports: list[tuple[int, int]] = []
+        extract(path, files, max_bytes=10**7, on_progress=lambda *report: reports.append(report))
+        total = len(CONTENT) + (tmp_path / "b/info").stat().st_size
+        assert sorted(reports) == reports
+        assert {total} == {of for _, of in reports}
+        assert (total, total) == reports[-1]
