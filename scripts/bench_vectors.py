@@ -5,10 +5,10 @@
 The sides take turns within one run, each in a process of its own that stays up and has a worker's
 environment, on the same texts, which are new in each repeat; quote the ratios, because speeds
 belong to the machine of the day. The bare loop turns texts into numbers in batches sorted by
-length, and how much of its time is spent outside the model is told, too. Several clients with one text at
-a time are compared with the bare loop on as many texts at once, which is the batch they could share
-at best, and with the peer on one at a time. The cross-encoder has random weights and the embedder's
-shape. For a GGUF file the bare loop is llama.cpp's, called directly.
+length; how much of its time is spent outside the model is told, too. Several clients with one text
+at a time are compared with the bare loop on as many texts at once, which is the batch they could
+share at best, and with the peer on one at a time. The cross-encoder has random weights and the
+embedder's shape. For a GGUF file the bare loop is llama.cpp's, called directly.
 
 The peer is for measuring only, and kept out of the environment: an environment of its own is made
 in ``--peer-dir``, with the torch that pip's settings lead to.
