@@ -2,13 +2,13 @@
 
     python scripts/bench_vectors.py --peer-dir DIR [--model DIR] [--gguf FILE] [--repeats 3]
 
-The sides take turns within one run, each in a process of its own that stays up, on the same texts,
-which are new in each repeat; quote the ratios, because speeds belong to the machine of the day. The
-bare loop has the worker's environment and turns texts into numbers in batches sorted by length;
-*compute alone* is the part of its time that is spent in the model. Several clients with one text at
-a time are compared with the bare loop on as many texts at once, which is the batch they could share
-at best, and with the peer on one at a time. The cross-encoder has random weights and the embedder's
-shape. For a GGUF file the bare loop is llama.cpp's, called directly.
+The sides take turns within one run, each in a process of its own that stays up and has a worker's
+environment, on the same texts, which are new in each repeat; quote the ratios, because speeds
+belong to the machine of the day. The bare loop turns texts into numbers in batches sorted by
+length; how much of its time is spent outside the model is told, too. Several clients with one text
+at a time are compared with the bare loop on as many texts at once, which is the batch they could
+share at best, and with the peer on one at a time. The cross-encoder has random weights and the
+embedder's shape. For a GGUF file the bare loop is llama.cpp's, called directly.
 
 The peer is for measuring only, and kept out of the environment: an environment of its own is made
 in ``--peer-dir``, with the torch that pip's settings lead to.
@@ -42,12 +42,12 @@ from scripts.bench.vector_work import Outcome, Work, make_query, make_texts
 from scripts.bench_gguf import usable_cores
 from scripts.bench_serving import print_table
 
-BARE, INNER, PEER = "bare loop", "compute alone", "sentence-transformers"
+BARE, PEER = "bare loop", "sentence-transformers"
 BASE64, FLOAT = "LMX base64", "LMX float"
 RERANK = "LMX"
 PEER_PACKAGES = ("torch==2.13.0", "sentence-transformers")
 # Texts in all, texts of a request, clients: enough of them to take a second or so.
-SIZES = ((48, 1, 1), (256, 32, 1), (256, 256, 1), (128, 1, 8))
+SIZES = ((32, 1, 1), (128, 32, 1), (256, 256, 1), (64, 1, 8))
 GGUF_BATCH_TOKENS = 512
 LEAST_COSINE = 0.999
 MOST_DIFFERENCE = 0.001
@@ -129,9 +129,6 @@ def measure_all(
             for name in names[turn:] + names[:turn]:
                 outcome = sides[name](work)
                 row.outcomes.setdefault(name, []).append(outcome)
-                if outcome.compute_s:
-                    inner = Outcome(outcome.count, outcome.compute_s)
-                    row.outcomes.setdefault(INNER, []).append(inner)
                 print(
                     f"repeat {repeat}, {row.name}, {name}: {outcome.seconds:.2f} s",
                     file=sys.stderr,
@@ -157,19 +154,22 @@ def cosine(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def print_results(rows: list[Row], ours: Sequence[str], others: Sequence[str]) -> None:
-    """One Markdown table: our speeds, then each other side's with our ratios to it."""
-    head = ["texts of a request", *(f"{side}, texts/s" for side in ours)]
+    """One Markdown table: our speeds, then each other side's with our ratios to it, in order."""
+    head = ["texts of a request", *(f"{side} texts/s" for side in ours)]
     for other in others:
-        head += [f"{other}, texts/s", " and ".join(f"{side} / it" for side in ours)]
+        head += [f"{other} texts/s", "LMX / it"]
     cells = []
     for row in rows:
         line = [row.name, *(row.speed(side) for side in ours)]
         for other in others:
-            ratios = " and ".join(row.ratio(side, other) for side in ours)
-            line += [row.speed(other), f"**{ratios}**"]
+            line += [row.speed(other), ", ".join(f"**{row.ratio(s, other)}**" for s in ours)]
         cells.append(line)
     print_table(head, cells)
-    print(flush=True)
+    bare = [outcome for row in rows for outcome in row.outcomes[BARE]]
+    outside = 1 - sum(o.compute_s for o in bare) / sum(o.seconds for o in bare)
+    print(
+        f"\nOf the bare loop's time {100 * outside:.1f} % goes by outside the model.\n", flush=True
+    )
 
 
 def bench_mlx(source: Path, purpose: str, *, python: str | None, repeats: int) -> None:
@@ -183,10 +183,11 @@ def bench_mlx(source: Path, purpose: str, *, python: str | None, repeats: int) -
         sides = {BARE: measure_piped(stack.enter_context(bare), is_shared=True)}
         sides |= stack.enter_context(open_lmx(source, ours))
         if python is not None:
-            peer = piped_engine("peer_sentences", path, purpose, python=python)
+            loop = partial(piped_engine, "peer_sentences", path, purpose)
+            peer = loop(python=python, like_workers=True)
             sides[PEER] = measure_piped(stack.enter_context(peer), is_shared=False)
         measure_all(rows, sides, repeats, is_rerank=is_rerank)
-    print_results(rows, ours, [BARE, INNER, *([PEER] if python else [])])
+    print_results(rows, ours, [BARE, *([PEER] if python else [])])
 
 
 def bench_gguf(source: Path, *, repeats: int) -> None:
@@ -198,7 +199,7 @@ def bench_gguf(source: Path, *, repeats: int) -> None:
         sides = {BARE: measure_piped(stack.enter_context(bare), is_shared=True)}
         sides |= stack.enter_context(open_lmx(source, (BASE64, FLOAT)))
         measure_all(rows, sides, repeats, is_rerank=False)
-    print_results(rows, (BASE64, FLOAT), [BARE, INNER])
+    print_results(rows, (BASE64, FLOAT), [BARE])
 
 
 def peer_python(folder: Path) -> str:

@@ -46,6 +46,9 @@ LLAMA_ROW_CACHE_BYTES = 1 << 30
 # and float32 prefill is faster in small chunks there (512 gives 92 tokens per second where 2048
 # gives 65).
 MLX_PREFILL_TOKENS: dict[Device, int] = {"cpu": 256, "gpu": 2048}
+# Most tokens of a batch of vectors or scores, padding included. Another request's rows wait for one
+# batch; more tokens than these make nothing faster.
+VECTOR_BATCH_TOKENS: dict[Device, int] = {"cpu": 4096, "gpu": 16384}
 # Freed buffers that MLX keeps for the next step. On Metal its default is the whole memory limit, so
 # what one long prefill used would stay with the process for good. The buffers of a prefill pass
 # over an 8B model are some 2048 x 14336 halves, 56 MiB each; 2 GiB keep a few dozen of them. On a
@@ -283,6 +286,35 @@ def plan_mlx(
         # What a pass has used stays in the pool, and the next one may need other sizes.
         transient=work_bytes + min(work_bytes, MLX_POOL_BYTES[device]),
         kv_bytes_per_token=value_bytes * (shape.full + shape.sliding),
+        context_tokens=context,
+    )
+
+
+def plan_vectors(
+    config: Config, weight_bytes: int, *, batch_tokens: int, device: Device
+) -> MemoryPlan:
+    """Plan for a model of vectors or scores, which keeps nothing between batches.
+
+    Args:
+        config: The model's `config.json`.
+        weight_bytes: Of all weight files together.
+        batch_tokens: Of one batch, padding included; a single row may have more.
+        device: Where it is computed. On a CPU it is done in float32.
+    """
+    part = language_part(config)
+    context = choose_context(None, own_context_tokens(config) or 0)
+    tokens = max(batch_tokens, context)
+    width = count(part, "hidden_size", "n_embd", "d_model")
+    inner = count(part, "intermediate_size", "n_inner") or 4 * width
+    value_bytes = FLOAT32_BYTES if device == "cpu" else 2
+    work_bytes = tokens * value_bytes * (WIDE_VECTORS * width + FEED_FORWARD_VECTORS * inner)
+    # A row's own keys and values, which decoders have in a cache and encoders as they go.
+    row_bytes = value_bytes * kv_shape(config).values(context)
+    return MemoryPlan(
+        weights=_mlx_weights(config, weight_bytes, device),
+        kv_cache=0,
+        transient=work_bytes + row_bytes + MLX_POOL_BYTES[device],
+        kv_bytes_per_token=0,
         context_tokens=context,
     )
 
