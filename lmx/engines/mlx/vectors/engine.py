@@ -76,13 +76,14 @@ class MlxVectorEngine:
         net = self._net
         assert net is not None, "closed"  # noqa: S101 - the caller's mistake
         lengths = [len(row.ids) for row in rows]
-        groups = plan_groups(lengths, self._limits.group_tokens, max(1, len(self._streams)))
+        groups = plan_groups(lengths, self._limits.group_tokens, self._parallel)
+        found: list[mx.array] = []
         with telling_out_of_memory():
-            found = []
-            for index, group in enumerate(groups):
-                with self._stream(index):
-                    found.append(net([rows[place] for place in group]))  # (B, D) float32
-            mx.eval(found)
+            # MLX submits one graph after the other, so a round is as many as run side by side.
+            for start in range(0, len(groups), self._parallel):
+                found += self._compute_round(
+                    net, [[rows[i] for i in group] for group in groups[start:][: self._parallel]]
+                )
         return _in_order(groups, found)
 
     def quiesce(self) -> None:
@@ -114,10 +115,22 @@ class MlxVectorEngine:
                     f"token ids of this model are 0 to {self._vocabulary_size - 1}", param="input"
                 )
 
+    @property
+    def _parallel(self) -> int:
+        return max(1, len(self._streams))
+
+    def _compute_round(self, net: Net, groups: Sequence[Sequence[TokenRow]]) -> list[mx.array]:
+        found = []
+        for index, group in enumerate(groups):
+            with self._stream(index):
+                found.append(net(group))  # (B, D) float32
+        mx.eval(found)
+        return found
+
     def _stream(self, index: int) -> AbstractContextManager[object]:
         if not self._streams:
             return nullcontext()
-        return mx.stream(self._streams[index % len(self._streams)])
+        return mx.stream(self._streams[index])
 
 
 def _in_order(groups: Sequence[Sequence[int]], found: Sequence[mx.array]) -> NDArray[np.float32]:

@@ -90,7 +90,7 @@ class GenerativeReranker:
         ids = mx.array([list(answers)])
         whole = self._model(ids)[0, -1, mx.array(answers)].astype(mx.float32)
         short = (self._model.model(ids)[0, -1] @ self._answers.T).astype(mx.float32)
-        shares: list[float] = [mx.softmax(logits).tolist()[1] for logits in (whole, short)]
+        shares = [float(np.array(mx.softmax(logits))[1]) for logits in (whole, short)]
         if not abs(shares[0] - shares[1]) <= HEAD_TOLERANCE:
             raise UnsupportedModel("mlx-lm's class makes logits in a way that is not known here")
 

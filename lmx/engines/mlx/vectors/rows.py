@@ -47,19 +47,22 @@ def pad_rows(rows: Sequence[TokenRow], pad_id: int) -> Padded:
     return Padded(ids, type_ids, lengths, None if is_token.all() else mx.array(is_token))
 
 
-def plan_groups(lengths: Sequence[int], group_tokens: int, parallel: int = 1) -> list[list[int]]:
-    """Which rows are computed together.
+def plan_groups(lengths: Sequence[int], group_tokens: int, parallel: int) -> list[list[int]]:
+    """Which rows are computed together: groups of like length and about equal size.
 
     Args:
         lengths: Tokens of each row.
-        group_tokens: Most tokens of a group, padding included; a longer row is a group alone.
-        parallel: How many groups run at once; there are at least so many if it pays.
+        group_tokens: About the most tokens of a group; a longer row is a group alone.
+        parallel: How many groups are computed at once.
 
     Returns:
         Indices of rows, the longest first.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-    limit = min(group_tokens, max(SMALLEST_GROUP_TOKENS, -(-sum(lengths) // parallel)))
+    total, longest = sum(lengths), lengths[order[0]]
+    rounds = -(-total // (parallel * group_tokens))
+    # One row more than its share, so that no small group is left over for another round.
+    limit = max(SMALLEST_GROUP_TOKENS, -(-total // (parallel * rounds)) + longest - 1)
     groups: list[list[int]] = []
     for index in order:
         if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= limit:
