@@ -16,6 +16,8 @@ from lmx.engines.mlx.vectors.curves import exp_of_sixteenth
 FAR_BELOW = -1e9
 # Scores of a block of queries, in numbers: 4 MiB.
 BLOCK_SCORES = 1 << 20
+# Queries of a block where the window alone would make it smaller.
+SMALLEST_BLOCK = 64
 
 
 class View(NamedTuple):
@@ -97,10 +99,11 @@ def _attend_in_blocks(
     batch, heads, length, width = queries.shape
     queries = queries * (1 / (16 * width**0.5))
     keys = keys.swapaxes(-1, -2)  # (B, H, E, L)
-    reach = length if window is None else min(length, 2 * window + 1)
-    rows = max(1, BLOCK_SCORES // (batch * heads * reach))
-    if window is not None:
-        rows = max(rows, window // 2)
+    if window is None:
+        rows = max(1, BLOCK_SCORES // (batch * heads * length))
+    else:
+        # Each block sees a window more on either side: as many queries as that waste half of it.
+        rows = max(SMALLEST_BLOCK, 2 * window)
     blocks = []
     for start in range(0, length, rows):
         block = range(start, min(length, start + rows))
