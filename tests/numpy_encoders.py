@@ -18,7 +18,7 @@ erf = np.vectorize(math.erf)
 
 
 def gelu(x: Array) -> Array:
-    """x times the share of the normal distribution below x."""
+    """GELU: x times the share of the normal distribution below x."""
     found: Array = x * (1 + erf(x / math.sqrt(2))) / 2
     return found
 

@@ -69,7 +69,7 @@ def decoder_config(tokenizer: Tokenizer, *, context_tokens: int) -> dict[str, An
         "model_type": "qwen3",
         "hidden_size": WIDTH,
         "num_hidden_layers": 2,
-        "intermediate_size": 48,
+        "intermediate_size": 64,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 8,

@@ -36,7 +36,7 @@ def build_tiny_bert(path: Path) -> Path:
 
 
 def build_tiny_xlm_roberta(path: Path) -> Path:
-    """An XLM-RoBERTa embedder: its positions begin after the padding id, its vector is the first."""
+    """An XLM-RoBERTa embedder of the first token; its positions begin after the padding id."""
     tokenizer = roberta_tokenizer()
     config = roberta_config(tokenizer.get_vocab_size())
     write_model(path, config, bert_weights(config, prefix="roberta.", seed=2), tokenizer)

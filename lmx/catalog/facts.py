@@ -21,6 +21,7 @@ from lmx.catalog.mlx_files import (
     WEIGHTS_SUFFIX,
     WeightIndex,
     loaded_weights,
+    own_name,
     read_config,
     read_index,
 )
@@ -133,7 +134,9 @@ def read_mlx_facts(directory: str, files: Files) -> Facts:
         architecture=mlx_config.architecture(config),
         parameter_count=None if reason else _parameter_count(config, files, index),
         context_tokens=mlx_config.own_context_tokens(config),
-        purpose=mlx_config.purpose(config, Path(directory).name, has_modules=MODULES_FILE in files),
+        purpose=mlx_config.purpose(
+            config, own_name(Path(directory)), has_modules=MODULES_FILE in files
+        ),
     )
 
 

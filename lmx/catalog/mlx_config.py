@@ -16,6 +16,11 @@ CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_le
 SANE_CONTEXT_TOKENS = 100_000_000
 # No dimension or count of a model reaches this.
 SANE_COUNT = 2**32
+# What is read as an encoder: each of its tokens sees the whole row.
+BERT = frozenset({"bert"})
+ROBERTA = frozenset({"roberta", "xlm-roberta", "camembert"})
+MODERNBERT = frozenset({"modernbert"})
+ENCODERS = BERT | ROBERTA | MODERNBERT
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 # Models with latent attention whose caches in mlx-lm hold every head's keys and values all the
 # same; the others' hold the latent vector.

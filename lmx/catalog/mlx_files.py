@@ -140,4 +140,10 @@ def mlx_purpose(directory: Path) -> Purpose:
     """
     has_modules = (directory / MODULES_FILE).exists()
     config = read_config(directory / CONFIG_FILE)
-    return mlx_config.purpose(config, directory.name, has_modules=has_modules)
+    return mlx_config.purpose(config, own_name(directory), has_modules=has_modules)
+
+
+def own_name(directory: Path) -> str:
+    """What a directory's model is called: revisions in the Hugging Face cache are named by hash."""
+    is_revision = directory.parent.name == "snapshots"
+    return directory.parent.parent.name if is_revision else directory.name

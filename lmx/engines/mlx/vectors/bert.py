@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from lmx.catalog.mlx_config import ROBERTA
 from lmx.engines.mlx.vectors.activations import find_activation
 from lmx.engines.mlx.vectors.attention import View, attend, make_view, split_heads
 from lmx.engines.mlx.vectors.rows import Padded
@@ -18,8 +19,6 @@ from lmx.engines.mlx.vectors.sizes import head_width, number, require_count
 from lmx.engines.mlx.vectors.weights import LayerNorm, Linear, Weights
 from lmx.errors import UnsupportedModel
 
-ROBERTA = frozenset({"roberta", "xlm-roberta", "camembert"})
-BERT = frozenset({"bert"})
 DEFAULT_EPSILON = 1e-12
 
 

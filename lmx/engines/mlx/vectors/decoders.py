@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.utils import _get_classes
 
+from lmx.catalog.memory_plan import VECTOR_PART_TOKENS
 from lmx.catalog.mlx_config import count, language_part, own_context_tokens
 from lmx.engines.mlx.caches import CacheRows
 from lmx.engines.mlx.loading import load_weights
@@ -18,7 +19,7 @@ from lmx.engines.mlx.vectors.rows import Padded
 from lmx.errors import CorruptModel, UnsupportedModel
 
 # Longer rows go through in parts, with a KV cache: their scores would not fit otherwise.
-PART_TOKENS = 1024
+PART_TOKENS = VECTOR_PART_TOKENS
 # Fields by which configurations say that tokens look both ways, which mlx-lm's classes cannot.
 BIDIRECTIONAL = {"is_causal": False, "use_bidirectional_attention": True}
 STATES_AXES = 3  # (B, L, D)

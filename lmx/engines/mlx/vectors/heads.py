@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
+from lmx.catalog.mlx_config import BERT, ROBERTA
 from lmx.engines.mlx.vectors.activations import find_activation
-from lmx.engines.mlx.vectors.bert import BERT, ROBERTA
 from lmx.engines.mlx.vectors.modules import VectorPlan
 from lmx.engines.mlx.vectors.pooling import Pooling
 from lmx.engines.mlx.vectors.rows import Padded, pad_rows

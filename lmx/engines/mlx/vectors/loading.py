@@ -12,17 +12,23 @@ from typing import Any, NamedTuple
 from tokenizers import Tokenizer
 
 from lmx.catalog.memory_plan import VECTOR_BATCH_TOKENS
-from lmx.catalog.mlx_config import SANE_CONTEXT_TOKENS, architecture, class_name
+from lmx.catalog.mlx_config import (
+    ENCODERS,
+    MODERNBERT,
+    SANE_CONTEXT_TOKENS,
+    architecture,
+    class_name,
+)
 from lmx.catalog.mlx_files import MODULES_FILE
 from lmx.engines.mlx.blas import Blas
 from lmx.engines.mlx.device import device_name, limit_pool, wire
 from lmx.engines.mlx.files import check_directory, read_json
 from lmx.engines.mlx.loading import count_weight_bytes, load_weights
-from lmx.engines.mlx.vectors.bert import BERT, ROBERTA, BertEncoder
+from lmx.engines.mlx.vectors.bert import BertEncoder
 from lmx.engines.mlx.vectors.decoders import DecoderStates, check_causal, load_decoder
 from lmx.engines.mlx.vectors.engine import BatchLimits, MlxVectorEngine
 from lmx.engines.mlx.vectors.heads import Encoder, Net, cross_encoder_net, embedding_net
-from lmx.engines.mlx.vectors.modernbert import MODERNBERT, ModernBertEncoder
+from lmx.engines.mlx.vectors.modernbert import ModernBertEncoder
 from lmx.engines.mlx.vectors.modules import read_limits, read_plan
 from lmx.engines.mlx.vectors.prompts import PromptTokenizer, answer_ids, find_form
 from lmx.engines.mlx.vectors.reranker import GenerativeReranker
@@ -33,7 +39,6 @@ from lmx.errors import CorruptModel, UnsupportedModel
 from lmx.protocol.messages import Load
 from lmx.protocol.values import ModelInfo
 
-ENCODERS = BERT | ROBERTA | MODERNBERT
 # Rows that are padded together. More of them only leave the processor's cache.
 CPU_GROUP_TOKENS = 1024
 NO_MODULES = "The directory has no modules.json; vectors are pooled by {} and normalised."

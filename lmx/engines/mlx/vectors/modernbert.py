@@ -17,7 +17,6 @@ from lmx.engines.mlx.vectors.sizes import head_width, number, require_count
 from lmx.engines.mlx.vectors.weights import LayerNorm, Linear, Weights
 from lmx.errors import CorruptModel, UnsupportedModel
 
-MODERNBERT = frozenset({"modernbert"})
 DEFAULT_EPSILON = 1e-5
 DEFAULT_GLOBAL_EVERY, DEFAULT_WINDOW = 3, 128
 GLOBAL_THETA, LOCAL_THETA = 160_000.0, 10_000.0
