@@ -20,6 +20,7 @@ Array = npt.NDArray[np.float32]
 
 WIDTH, LAYERS, HEADS, KV_HEADS, HEAD_SIZE, WIDE = 64, 2, 4, 2, 16, 128
 ROPE_BASE, NORM_EPSILON = 10_000.0, 1e-6
+T5_BUCKETS = 32
 END = TOKENS.index("<|endoftext|>")
 RERANK_TEMPLATE = (
     "<|im_start|>system\nyes or no?<|im_end|>\n<|im_start|>user\n"
@@ -51,6 +52,19 @@ def _weights() -> dict[str, Array]:
     return random_weights(shapes, seed=3)
 
 
+def _add_vocabulary(writer: GGUFWriter) -> None:
+    """Byte-level tokens, and an end token after each text."""
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list(TOKENS)
+    normal = len(TOKENS) - len(CONTROLS)
+    writer.add_token_types([TokenType.CONTROL] * len(CONTROLS) + [TokenType.NORMAL] * normal)
+    writer.add_token_merges(MERGES)
+    writer.add_eos_token_id(END)
+    writer.add_add_bos_token(value=False)
+    writer.add_add_eos_token(value=True)
+
+
 @dataclass(frozen=True)
 class TinyQwen3:
     """A Qwen3 of 2 layers, and what its file says of its purpose."""
@@ -78,7 +92,9 @@ class TinyQwen3:
             writer.add_pooling_type(self.pooling)
         if self.labels:
             writer.add_array("qwen3.classifier.output_labels", list(self.labels))
-        self._add_vocabulary(writer)
+        _add_vocabulary(writer)
+        if self.template:
+            writer.add_chat_template([{"name": "rerank", "template": self.template}])
         for name, values in self.weights.items():
             if name != "cls.output.weight":
                 writer.add_tensor(name, values)
@@ -89,19 +105,6 @@ class TinyQwen3:
         writer.write_tensors_to_file()
         writer.close()
         return path
-
-    def _add_vocabulary(self, writer: GGUFWriter) -> None:
-        writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre("qwen2")
-        writer.add_token_list(TOKENS)
-        normal = len(TOKENS) - len(CONTROLS)
-        writer.add_token_types([TokenType.CONTROL] * len(CONTROLS) + [TokenType.NORMAL] * normal)
-        writer.add_token_merges(MERGES)
-        writer.add_eos_token_id(END)
-        writer.add_add_bos_token(value=False)
-        writer.add_add_eos_token(value=True)
-        if self.template:
-            writer.add_chat_template([{"name": "rerank", "template": self.template}])
 
 
 def tiny_reranker() -> TinyQwen3:
@@ -124,3 +127,34 @@ def build_cross_encoder(path: Path, *, outputs: int = 1) -> Path:
 def write_cross_encoder(path: Path) -> Path:
     """The same as a GGUF file beside its directory."""
     return write_bert_gguf(build_cross_encoder(path.with_suffix("")), path, PoolingType.RANK)
+
+
+def write_t5_encoder(path: Path) -> Path:
+    """The encoder of a T5, which llama.cpp computes by another call than every other model."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd.weight": (len(TOKENS), WIDTH),
+        "enc.output_norm.weight": (WIDTH,),
+        "enc.blk.0.attn_rel_b.weight": (T5_BUCKETS, HEADS),
+    }
+    for layer in range(LAYERS):
+        here = f"enc.blk.{layer}"
+        shapes |= {f"{here}.attn_{part}.weight": (WIDTH, WIDTH) for part in "qkvo"}
+        shapes |= {f"{here}.{part}_norm.weight": (WIDTH,) for part in ("attn", "ffn")}
+        shapes[f"{here}.ffn_up.weight"] = (WIDE, WIDTH)
+        shapes[f"{here}.ffn_down.weight"] = (WIDTH, WIDE)
+    writer = GGUFWriter(path, "t5encoder")
+    writer.add_context_length(256)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(LAYERS)
+    writer.add_feed_forward_length(WIDE)
+    writer.add_head_count(HEADS)
+    writer.add_layer_norm_rms_eps(NORM_EPSILON)
+    writer.add_relative_attn_buckets_count(T5_BUCKETS)
+    _add_vocabulary(writer)
+    for name, values in random_weights(shapes, seed=4).items():
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

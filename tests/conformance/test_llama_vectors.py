@@ -11,7 +11,8 @@ from lmx.protocol.messages import Load
 from lmx.protocol.values import Purpose
 from tests.bert_gguf import write_bert_gguf
 from tests.conformance.vector_checks import VECTOR_CHECKS, VectorMaker
-from tests.tiny_vector_gguf import TinyQwen3, tiny_reranker, write_cross_encoder
+from tests.tiny_gguf import TinyLlama
+from tests.tiny_vector_gguf import TinyQwen3, tiny_reranker, write_cross_encoder, write_t5_encoder
 from tests.tiny_vectors import build_tiny_bert
 
 pytest.importorskip("llama_cpp", exc_type=ImportError)
@@ -21,6 +22,8 @@ KINDS: dict[str, Purpose] = {
     "bert-mean": "embedding",
     "bert-cls": "embedding",
     "qwen3-last": "embedding",
+    "t5-mean": "embedding",
+    "llama-embed": "embedding",  # not causal, and with a cache
     "bert-rank": "reranking",
     "qwen3-rank": "reranking",
 }
@@ -35,6 +38,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "bert-mean": write_bert_gguf(bert, folder / "mean.gguf", PoolingType.MEAN),
         "bert-cls": write_bert_gguf(bert, folder / "cls.gguf", PoolingType.CLS),
         "qwen3-last": TinyQwen3().write(folder / "last.gguf"),
+        "t5-mean": write_t5_encoder(folder / "t5.gguf"),
+        "llama-embed": TinyLlama(architecture="llama-embed").write(folder / "embed.gguf"),
         "bert-rank": write_cross_encoder(folder / "rank.gguf"),
         "qwen3-rank": tiny_reranker().write(folder / "yes.gguf"),
     }

@@ -26,7 +26,7 @@ from lmx.engines.llama.library import (  # noqa: E402
 from lmx.errors import CorruptModel, OutOfMemory  # noqa: E402
 from lmx.protocol.values import GgufOptions  # noqa: E402
 from tests.tiny_gguf import TEMPLATE, TOKENS, WIDTH, TinyLlama  # noqa: E402
-from tests.tiny_vector_gguf import tiny_reranker, write_cross_encoder  # noqa: E402
+from tests.tiny_vector_gguf import tiny_reranker, write_cross_encoder, write_t5_encoder  # noqa: E402
 
 IDS = [3 + 7 * i % (len(TOKENS) - 3) for i in range(24)]
 
@@ -161,6 +161,17 @@ def test_encoders_without_a_memory_read_pairs(tmp_path: Path) -> None:
     found = read(context, [[2, 7, 3, 8, 3], [2, 9, 3, 9, 3]], 1)
     assert found[0] != pytest.approx(found[1], abs=1e-2)
     assert found[:1] == pytest.approx(read(context, [[2, 7, 3, 8, 3]], 1), abs=1e-2)
+    context.close()
+    encoder.close()
+
+
+def test_encoders_of_t5s_kind_see_what_comes_after(tmp_path: Path) -> None:
+    """The first token's state depends on the last one, as it would not in a decoder's pass."""
+    encoder = LlamaModel(str(write_t5_encoder(tmp_path / "m.gguf")), GgufOptions())
+    assert encoder.is_encoder
+    context = VectorContext(encoder, ContextSize(256, 4, 64, threads=1), "cls")
+    found = read(context, [[5, 6, 7], [5, 6, 99]], WIDTH)
+    assert np.abs(found[0] - found[1]).max() > 0.01
     context.close()
     encoder.close()
 
