@@ -87,10 +87,10 @@ def plan(config: dict[str, Any], weight_bytes: int, device: Device) -> Any:
 
 
 def test_an_encoder_s_plan_is_near_what_it_takes() -> None:
-    """all-MiniLM-L6-v2 takes 86 MiB and up to 100 MiB more in a batch, and keeps a pool."""
+    """all-MiniLM-L6-v2 takes 86 MiB and up to 52 MiB more in a batch, and keeps a pool."""
     found = plan(MINI_LM, 87 * MIB, "cpu")
     assert (87 * MIB, 0, 0) == (found.weights, found.kv_cache, found.kv_bytes_per_token)
-    assert 86 * MIB <= found.transient - MLX_POOL_BYTES["cpu"] <= 200 * MIB
+    assert 52 * MIB <= found.transient - MLX_POOL_BYTES["cpu"] <= 80 * MIB
     assert 512 == found.context_tokens
 
 
@@ -114,7 +114,7 @@ def test_longer_rows_than_a_batch_count() -> None:
     """An encoder with room for 8,192 tokens computes them at once."""
     long = MINI_LM | {"model_type": "modernbert", "max_position_embeddings": 8192}
     work = [plan(config, 0, "cpu").transient - MLX_POOL_BYTES["cpu"] for config in (MINI_LM, long)]
-    assert 2 * work[0] == work[1]
+    assert 4 * work[0] == work[1]
 
 
 @given(

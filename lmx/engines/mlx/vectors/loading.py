@@ -38,8 +38,9 @@ from lmx.errors import CorruptModel, UnsupportedModel
 from lmx.protocol.messages import Load
 from lmx.protocol.values import ModelInfo
 
-# Rows that are padded together. More of them only leave the processor's cache.
-CPU_GROUP_TOKENS = 1024
+# Of rows that are padded together. Larger groups leave the processor's cache: with 2,048 tokens
+# instead of 512 or 1,024, all-MiniLM-L6-v2 took a fifth more of processor time.
+CPU_GROUP_TOKENS = 512
 NO_MODULES = "The directory has no modules.json; vectors are pooled by {} and normalised."
 
 
@@ -174,7 +175,9 @@ def _batch_limits(blas: Blas) -> BatchLimits:
     batch_tokens = VECTOR_BATCH_TOKENS[device]
     if device == "gpu":
         return BatchLimits(batch_tokens, batch_tokens)
-    return BatchLimits(batch_tokens, CPU_GROUP_TOKENS, streams=blas.free_cores, blas=blas)
+    cores = blas.free_cores
+    batch_tokens = max(batch_tokens, cores * CPU_GROUP_TOKENS)  # or some would have nothing to do
+    return BatchLimits(batch_tokens, CPU_GROUP_TOKENS, streams=cores, blas=blas)
 
 
 def _notes(load: Load, files: _Files) -> Sequence[str]:
