@@ -48,9 +48,9 @@ LLAMA_ROW_CACHE_BYTES = 1 << 30
 # and float32 prefill is faster in small chunks there (512 gives 92 tokens per second where 2048
 # gives 65).
 MLX_PREFILL_TOKENS: dict[Device, int] = {"cpu": 256, "gpu": 2048}
-# Most tokens of a batch of vectors or scores, padding included: another request's rows wait for one.
-# all-MiniLM-L6-v2 on two cores, texts of 9 to 250 tokens, in tokens per second: 6,600 to 7,100 with
-# batches of 1,024 to 16,384, the smallest being the fastest, so a batch is what keeps the cores busy.
+# Most tokens of a batch of vectors or scores, padding included: the rows of other requests wait for
+# it. all-MiniLM-L6-v2 on two cores, texts of 9 to 250 tokens, makes 6,600 to 7,100 tokens a second
+# with batches of 1,024 to 16,384, the smallest being the fastest: a batch has to keep cores busy.
 VECTOR_BATCH_TOKENS: dict[Device, int] = {"cpu": 2048, "gpu": 16384}
 # Decoders that make vectors take longer rows in parts of so many tokens.
 VECTOR_PART_TOKENS = 1024

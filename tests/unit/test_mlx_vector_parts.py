@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmx.engines.mlx.vectors import curves
+from lmx.engines.mlx.vectors import attention, curves
 from lmx.engines.mlx.vectors.activations import ALIASES, COMMON, ON_CPU, ON_GPU, find_activation
 from lmx.engines.mlx.vectors.pooling import POOLINGS, Dense, Pooling, normalise
 from lmx.engines.mlx.vectors.rows import SMALLEST_GROUP_TOKENS, pad_rows, plan_groups
@@ -111,6 +111,23 @@ def test_rows_are_padded_on_the_right() -> None:
     assert padded.mask is not None
     assert [[True] * 3, [True, False, False]] == padded.mask.tolist()
     assert pad_rows([TokenRow([1, 2]), TokenRow([3, 4])], pad_id=0).mask is None
+
+
+@pytest.mark.parametrize("window", [None, 1, 8, 70])
+@pytest.mark.parametrize("lengths", [[200, 200], [200, 3, 130]])
+def test_both_kinds_of_attention_agree(window: int | None, lengths: list[int]) -> None:
+    """A GPU's kernel and a CPU's blocks give the same at tokens, and numbers at padding, too."""
+    generator = np.random.default_rng(1)
+    shape = (len(lengths), 2, 200, 8)
+    parts = [mx.array(generator.standard_normal(shape).astype(np.float32)) for _ in range(3)]
+    mask = pad_rows([TokenRow([1] * length) for length in lengths], pad_id=0).mask
+    view = attention.make_view(mask, 200)
+    fused = np.array(attention.fused(*parts, view=view, window=window))
+    blocks = np.array(attention.in_blocks(*parts, view=view, window=window))
+    assert np.isfinite(fused).all()
+    assert np.isfinite(blocks).all()
+    for index, length in enumerate(lengths):
+        assert np.abs(fused - blocks)[index, :, :length].max() <= 2e-5
 
 
 @given(

@@ -65,37 +65,23 @@ def attend(
     """
     if window is not None and window >= view.length - 1:
         window = None
-    if device_name() == "gpu":
-        scale = queries.shape[-1] ** -0.5
-        mask = _gpu_mask(view, window)
-        found = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
-    else:
-        found = _attend_in_blocks(queries, keys, values, view=view, window=window)
+    mix = fused if device_name() == "gpu" else in_blocks
+    found = mix(queries, keys, values, view=view, window=window)
     return found.transpose(0, 2, 1, 3).reshape(found.shape[0], view.length, -1)
 
 
-def _gpu_mask(view: View, window: int | None) -> mx.array | None:
-    """(B or 1, 1, L or 1, L) bool, true where a token looks; `None` for everywhere."""
-    mask = None if view.mask is None else view.mask[:, None, None, :]
-    if window is None:
-        return mask
-    places = range(view.length)
-    near = _near(places, places, window)[None, None]
-    # A padded token far from every real one looks at itself, or its softmax would be of nothing.
-    itself = mx.eye(view.length, dtype=mx.bool_)[None, None]
-    return near if mask is None else (near & mask) | itself
-
-
-def _near(queries: range, keys: range, window: int) -> mx.array:
-    """Whether these queries look at these keys: (Q, K) bool."""
-    rows = mx.arange(queries.start, queries.stop)[:, None]
-    columns = mx.arange(keys.start, keys.stop)[None, :]
-    return mx.abs(rows - columns) <= window
-
-
-def _attend_in_blocks(
+def fused(
     queries: mx.array, keys: mx.array, values: mx.array, *, view: View, window: int | None
 ) -> mx.array:
+    """As GPUs do it: (B, H, L, E)."""
+    mask, scale = _fused_mask(view, window), queries.shape[-1] ** -0.5
+    return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
+
+
+def in_blocks(
+    queries: mx.array, keys: mx.array, values: mx.array, *, view: View, window: int | None
+) -> mx.array:
+    """As a CPU does it: (B, H, L, E)."""
     batch, heads, length, width = queries.shape
     queries = queries * (1 / (16 * width**0.5))
     keys = keys.swapaxes(-1, -2)  # (B, H, E, L)
@@ -115,6 +101,25 @@ def _attend_in_blocks(
         scores = queries[:, :, block.start : block.stop] @ keys[..., seen.start : seen.stop]
         blocks.append(_mix(scores, bias, values[:, :, seen.start : seen.stop]))
     return blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=2)
+
+
+def _fused_mask(view: View, window: int | None) -> mx.array | None:
+    """(B or 1, 1, L or 1, L) bool, true where a token looks; `None` for everywhere."""
+    mask = None if view.mask is None else view.mask[:, None, None, :]
+    if window is None:
+        return mask
+    places = range(view.length)
+    near = _near(places, places, window)[None, None]
+    # A padded token far from every real one looks at itself, or its softmax would be of nothing.
+    itself = mx.eye(view.length, dtype=mx.bool_)[None, None]
+    return near if mask is None else (near & mask) | itself
+
+
+def _near(queries: range, keys: range, window: int) -> mx.array:
+    """Whether these queries look at these keys: (Q, K) bool."""
+    rows = mx.arange(queries.start, queries.stop)[:, None]
+    columns = mx.arange(keys.start, keys.stop)[None, :]
+    return mx.abs(rows - columns) <= window
 
 
 def _window_bias(view: View, block: range, seen: range, *, window: int) -> mx.array:
