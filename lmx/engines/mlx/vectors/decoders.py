@@ -64,7 +64,7 @@ class DecoderStates:
 
 
 def run_in_parts(model: Any, ids: mx.array, caches: CacheRows) -> mx.array:
-    """Hidden states of ids that follow what the caches hold.
+    """Hidden states of ids that follow what the caches hold; evaluated if there are many.
 
     Args:
         model: Of mlx-lm.
@@ -73,11 +73,14 @@ def run_in_parts(model: Any, ids: mx.array, caches: CacheRows) -> mx.array:
 
     Shapes: -> (B, L, D).
     """
+    if ids.shape[1] <= PART_TOKENS:
+        whole: mx.array = model.model(ids, caches.layers)
+        return whole
     parts = []
     for start in range(0, ids.shape[1], PART_TOKENS):
         parts.append(model.model(ids[:, start : start + PART_TOKENS], caches.layers))
-        mx.eval(parts[-1], caches.states())
-    return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
+        mx.eval(parts[-1], caches.states())  # or all parts' scores would be made at once
+    return mx.concatenate(parts, axis=1)
 
 
 def load_decoder(directory: Path, config: dict[str, Any], *, is_fast: bool) -> Any:

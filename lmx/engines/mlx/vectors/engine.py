@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from lmx.engines.mlx.blas import Blas
 from lmx.engines.mlx.device import telling_out_of_memory
 from lmx.engines.mlx.vectors.heads import Net
 from lmx.engines.mlx.vectors.rows import plan_groups
@@ -27,11 +28,13 @@ class BatchLimits(NamedTuple):
         batch_tokens: Of one call, padding included.
         group_tokens: Of rows that are padded together.
         streams: How many groups are computed side by side; 0 for the device's own stream.
+        blas: Whose products these are; one that has nothing to compute beside it gets the threads.
     """
 
     batch_tokens: int
     group_tokens: int
     streams: int = 0
+    blas: Blas = Blas(is_fast=True, notes=[])
 
 
 class MlxVectorEngine:
@@ -120,6 +123,8 @@ class MlxVectorEngine:
         return max(1, len(self._streams))
 
     def _compute_round(self, net: Net, groups: Sequence[Sequence[TokenRow]]) -> list[mx.array]:
+        blas = self._limits.blas
+        blas.use_threads(blas.threads if len(groups) == 1 else 1)
         found = []
         for index, group in enumerate(groups):
             with self._stream(index):

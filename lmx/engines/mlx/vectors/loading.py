@@ -4,7 +4,6 @@ Knows which net a directory needs and how long rows and batches may be. Never to
 Encoders are read here from safetensors; decoders come through mlx-lm.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,7 +90,7 @@ def load_vectors(load: Load, blas: Blas) -> LoadedVectors:
     )
     wire(info.weight_bytes + 2 * pool_bytes)
     engine = MlxVectorEngine(
-        built.net, info, vocabulary_size=built.vocabulary_size, limits=_batch_limits()
+        built.net, info, vocabulary_size=built.vocabulary_size, limits=_batch_limits(blas)
     )
     rows = _row_tokenizer(built, tokenizer, max_tokens)
     _warm_up(engine, rows)
@@ -170,16 +169,12 @@ def _shortest(*limits: int | None) -> int:
     return min(limit for limit in limits if limit)
 
 
-def _batch_limits() -> BatchLimits:
+def _batch_limits(blas: Blas) -> BatchLimits:
     device = device_name()
     batch_tokens = VECTOR_BATCH_TOKENS[device]
     if device == "gpu":
         return BatchLimits(batch_tokens, batch_tokens)
-    return BatchLimits(batch_tokens, CPU_GROUP_TOKENS, streams=_usable_cores())
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    return BatchLimits(batch_tokens, CPU_GROUP_TOKENS, streams=blas.free_cores, blas=blas)
 
 
 def _notes(load: Load, files: _Files) -> Sequence[str]:

@@ -82,6 +82,7 @@ class GenerativeReranker:
                 del self._prefixes[next(iter(self._prefixes))]
             found = CacheRows.single(self._model)
             run_in_parts(self._model, mx.array([prefix]), found)
+            mx.eval(found.states())
         self._prefixes[prefix] = found
         return found
 
