@@ -13,8 +13,7 @@ from gguf import GGUFWriter, PoolingType, TokenType
 
 from tests.bert_gguf import write_bert_gguf
 from tests.tiny_gguf import CONTROLS, MERGES, TOKENS
-from tests.tiny_vectors import bert_config, bert_tokenizer, bert_weights, linear, random_weights
-from tests.tiny_vectors import write_model as write_directory
+from tests.tiny_vectors import build_tiny_cross_encoder, random_weights
 
 Array = npt.NDArray[np.float32]
 
@@ -112,21 +111,10 @@ def tiny_reranker() -> TinyQwen3:
     return TinyQwen3(pooling=PoolingType.RANK, labels=("yes", "no"), template=RERANK_TEMPLATE)
 
 
-def build_cross_encoder(path: Path, *, outputs: int = 1) -> Path:
-    """A BERT that scores pairs, as a directory: pooler, tanh, classifier."""
-    tokenizer = bert_tokenizer()
-    config = bert_config(tokenizer.get_vocab_size())
-    config["architectures"] = ["BertForSequenceClassification"]
-    width = config["hidden_size"]
-    head = linear("bert.pooler.dense", width, width) | linear("classifier", outputs, width)
-    weights = bert_weights(config, prefix="bert.") | random_weights(head, seed=2)
-    write_directory(path, config, weights, tokenizer)
-    return path
-
-
 def write_cross_encoder(path: Path) -> Path:
-    """The same as a GGUF file beside its directory."""
-    return write_bert_gguf(build_cross_encoder(path.with_suffix("")), path, PoolingType.RANK)
+    """A BERT that scores pairs, as a GGUF file beside its directory."""
+    directory = build_tiny_cross_encoder(path.with_suffix(""), "bert")
+    return write_bert_gguf(directory, path, PoolingType.RANK)
 
 
 def write_t5_encoder(path: Path) -> Path:

@@ -14,8 +14,7 @@ from lmx.protocol.messages import Load
 from lmx.protocol.values import Purpose
 from tests.bert_gguf import write_bert_gguf
 from tests.conformance.vector_checks import TEXTS, rows_of
-from tests.tiny_vector_gguf import build_cross_encoder
-from tests.tiny_vectors import build_tiny_bert, write_modules
+from tests.tiny_vectors import build_tiny_bert, build_tiny_cross_encoder, write_modules
 
 pytest.importorskip("llama_cpp", exc_type=ImportError)
 pytestmark = pytest.mark.gguf
@@ -51,7 +50,7 @@ def test_vectors_agree(tmp_path: Path, pooling: PoolingType) -> None:
 
 def test_scores_agree_but_for_the_segment(tmp_path: Path) -> None:
     """Rows are the same, and scores are where the second segment means what the first does."""
-    directory = make_segments_equal(build_cross_encoder(tmp_path / "cross"))
+    directory = make_segments_equal(build_tiny_cross_encoder(tmp_path / "cross", "bert"))
     engines = both(directory, PoolingType.RANK, "reranking")
     mlx_rows, llama_rows = (rows_of(loaded) for loaded in engines)
     assert [row.ids for row in mlx_rows] == [row.ids for row in llama_rows]

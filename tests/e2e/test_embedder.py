@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 
@@ -85,7 +85,7 @@ def test_company_changes_nothing(client: openai.OpenAI, entries: list[dict[str, 
 def test_documents_are_ranked_by_cosine(daemon: Daemon) -> None:
     """Without a reranking model vectors are compared, and the answer says so."""
     documents = ["The truck has a flat tyre.", "A kitten plays with wool.", "Rain in Spain"]
-    reply = httpx.post(
+    reply = httpx2.post(
         f"{daemon.url}/v1/rerank",
         json={"query": "a small furry animal", "documents": documents, "top_n": 2},
         timeout=60,

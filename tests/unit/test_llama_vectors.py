@@ -19,17 +19,19 @@ from lmx.errors import InvalidRequest, OutOfMemory, UnsupportedModel
 from lmx.protocol.messages import Load
 from lmx.protocol.values import Purpose
 from tests.bert_gguf import write_bert_gguf
+from tests.numpy_decoders import qwen3_hidden, qwen3_yes
+from tests.numpy_encoders import Tensors, bert_score, bert_states, share, unit
 from tests.tiny_gguf import TOKENS
-from tests.tiny_vector_gguf import TinyQwen3, build_cross_encoder, tiny_reranker
+from tests.tiny_vector_gguf import TinyQwen3, tiny_reranker
 from tests.tiny_vectors import (
     WIDTH,
     bert_config,
     bert_tokenizer,
     bert_weights,
     build_tiny_bert,
+    build_tiny_cross_encoder,
     write_model,
 )
-from tests.vector_reference import bert_hidden, bert_score, qwen3_hidden, qwen3_yes, unit
 
 pytest.importorskip("llama_cpp", exc_type=ImportError)
 pytestmark = pytest.mark.gguf
@@ -65,6 +67,11 @@ def cosines(found: Any, expected: list[Any]) -> float:
     return float((found * np.stack(expected)).sum(axis=1).min())
 
 
+def cross_score(config: dict[str, Any], weights: Tensors, ids: list[int]) -> float:
+    """A cross-encoder's, of one segment."""
+    return share(bert_score(weights, bert_states(config, weights, (ids, []), "bert.")))
+
+
 @pytest.mark.parametrize("pooling", [PoolingType.MEAN, PoolingType.CLS, PoolingType.NONE])
 def test_bert_gives_the_vectors_of_its_definition(tmp_path: Path, pooling: PoolingType) -> None:
     """The file's pooling over states computed in float64, of ids as `tokenizers` gives them.
@@ -79,7 +86,7 @@ def test_bert_gives_the_vectors_of_its_definition(tmp_path: Path, pooling: Pooli
     with opened(path, "embedding") as (engine, tokenizer, notes):
         rows = tokenizer.encode(TEXTS)
         assert [reference.encode(text).ids for text in TEXTS] == [row.ids for row in rows]
-        states = [bert_hidden(weights, config, row.ids) for row in rows]
+        states = [bert_states(config, weights, (row.ids, [])) for row in rows]
         is_first = pooling == PoolingType.CLS
         expected = [unit(state[0] if is_first else state.mean(axis=0)) for state in states]
         assert cosines(engine.compute(rows), expected) >= LEAST_COSINE
@@ -95,13 +102,13 @@ def test_bert_gives_the_vectors_of_its_definition(tmp_path: Path, pooling: Pooli
 
 def test_a_cross_encoder_gives_the_scores_of_its_definition(tmp_path: Path) -> None:
     """Sigmoid of the head, every token of the first segment, which a note says."""
-    directory = build_cross_encoder(tmp_path / "cross")
+    directory = build_tiny_cross_encoder(tmp_path / "cross", "bert")
     path = write_bert_gguf(directory, tmp_path / "m.gguf", PoolingType.RANK)
     config = read_config(directory)
     weights = _load(directory)
     with opened(path, "reranking") as (engine, tokenizer, notes):
         rows = tokenizer.encode_pairs(PAIRS)
-        expected = [bert_score(weights, config, row.ids) for row in rows]
+        expected = [cross_score(config, weights, row.ids) for row in rows]
         found = engine.compute(rows)
         assert expected == pytest.approx(found[:, 0].tolist(), abs=MOST_OFF)
         assert max(expected) - min(expected) > 20 * MOST_OFF
@@ -135,7 +142,7 @@ def test_yes_and_no_become_a_score(tmp_path: Path) -> None:
 
 def test_two_labels_of_an_encoder_are_weighed(tmp_path: Path) -> None:
     """Where llama.cpp gives bare outputs, the softmax is taken here."""
-    directory = build_cross_encoder(tmp_path / "cross", outputs=2)
+    directory = build_tiny_cross_encoder(tmp_path / "cross", "bert", labels=2)
     labels = ["irrelevant", "relevant"]
     path = write_bert_gguf(directory, tmp_path / "m.gguf", PoolingType.RANK, labels=labels)
     config, weights = read_config(directory), _load(directory)
@@ -148,7 +155,7 @@ def test_two_labels_of_an_encoder_are_weighed(tmp_path: Path) -> None:
         "classifier.weight": logit[0][1:] - logit[0][:1],
         "classifier.bias": logit[1][1:] - logit[1][:1],
     }
-    expected = [bert_score(single, config, row.ids) for row in rows]
+    expected = [cross_score(config, single, row.ids) for row in rows]
     assert expected == pytest.approx(found, abs=MOST_OFF)
 
 
