@@ -169,6 +169,7 @@ def test_threads_that_the_user_sets_are_left_alone(monkeypatch: pytest.MonkeyPat
         ours = blas.prepare()
         assert blas.choose_threads(cores) == ours.threads
         assert min(cores, blas.MOST_THREADS) == ours.free_cores
+        assert max(min(2, cores), ours.threads) == ours.threads_alone
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", str(cores + 3))
     theirs = blas.prepare()
     assert (cores + 3, 1, None) == (theirs.threads, theirs.free_cores, theirs.library)

@@ -124,7 +124,7 @@ class MlxVectorEngine:
 
     def _compute_round(self, net: Net, groups: Sequence[Sequence[TokenRow]]) -> list[mx.array]:
         blas = self._limits.blas
-        blas.use_threads(blas.threads if len(groups) == 1 else 1)
+        blas.use_threads(blas.threads_alone if len(groups) == 1 else 1)
         found = []
         for index, group in enumerate(groups):
             with self._stream(index):
