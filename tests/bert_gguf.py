@@ -6,12 +6,14 @@ Source: conversion/bert.py of llama.cpp, and its tensor names.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
-from gguf import GGUFWriter, PoolingType, TokenType
+from gguf import GGUFValueType, GGUFWriter, PoolingType, TokenType
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,20 +39,32 @@ SPECIAL_KEYS = {"bos": "[CLS]", "eos": "[SEP]", "seperator": "[SEP]"}  # the key
 SPECIAL_KEYS |= {"unknown": "[UNK]", "padding": "[PAD]", "mask": "[MASK]"}
 
 
-def write_bert_gguf(source: Path, target: Path, pooling: PoolingType) -> Path:
+def write_bert_gguf(
+    source: Path,
+    target: Path,
+    pooling: PoolingType,
+    *,
+    labels: Sequence[str] = (),
+    metadata: Mapping[str, bool | int] = MappingProxyType({}),
+) -> Path:
     """Convert `source`, a model's directory, to the file `target`; returns `target`.
 
     Args:
         source: The directory.
         target: The file.
         pooling: What the header says of pooling; with `PoolingType.RANK` the classifier goes along.
+        labels: Names of the classifier's outputs.
+        metadata: Keys below ``tokenizer.ggml.`` that replace the usual ones, with ``__`` for dots.
     """
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     writer = GGUFWriter(target, "bert")
     _add_sizes(writer, config)
     writer.add_causal_attention(value=False)
     writer.add_pooling_type(pooling)
-    _add_vocabulary(writer, json.loads((source / "tokenizer.json").read_text(encoding="utf-8")))
+    if labels:
+        writer.add_array("bert.classifier.output_labels", list(labels))
+    described = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
+    _add_vocabulary(writer, described, metadata)
     names = _names(config["num_hidden_layers"])
     if pooling == PoolingType.RANK:
         names |= HEAD
@@ -86,7 +100,9 @@ def _add_sizes(writer: GGUFWriter, config: dict[str, Any]) -> None:
     writer.add_layer_norm_eps(config["layer_norm_eps"])
 
 
-def _add_vocabulary(writer: GGUFWriter, tokenizer: dict[str, Any]) -> None:
+def _add_vocabulary(
+    writer: GGUFWriter, tokenizer: dict[str, Any], metadata: Mapping[str, bool | int]
+) -> None:
     """Pieces as llama.cpp has them: the inside of a word bare, its beginning with a mark."""
     ids: dict[str, int] = tokenizer["model"]["vocab"]
     special = {token["content"] for token in tokenizer["added_tokens"] if token["special"]}
@@ -101,8 +117,11 @@ def _add_vocabulary(writer: GGUFWriter, tokenizer: dict[str, Any]) -> None:
     writer.add_token_type_count(2)
     writer.add_token_list(pieces)
     writer.add_token_types(kinds)
-    for name, piece in SPECIAL_KEYS.items():
-        writer.add_uint32(f"tokenizer.ggml.{name}_token_id", ids[piece])
-    writer.add_add_bos_token(value=True)
-    writer.add_add_eos_token(value=True)
-    writer.add_add_sep_token(value=False)
+    values: dict[str, bool | int] = {
+        f"{name}_token_id": ids[piece] for name, piece in SPECIAL_KEYS.items()
+    }
+    values |= {"add_bos_token": True, "add_eos_token": True, "add_sep_token": False}
+    values |= {name.replace("__", "."): value for name, value in metadata.items()}
+    for name, value in values.items():
+        kind = GGUFValueType.BOOL if isinstance(value, bool) else GGUFValueType.UINT32
+        writer.add_key_value(f"tokenizer.ggml.{name}", value, kind)

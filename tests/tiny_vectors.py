@@ -23,6 +23,7 @@ BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = ("the", "hen", "and", "heron", "hello", "on", "an", "end", "in", "nine", "then")
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 SIGNS = ".,;:!?"
+CLASSES = {"bert": "Bert", "xlm-roberta": "XLMRoberta", "modernbert": "ModernBert"}
 
 
 def build_tiny_bert(path: Path) -> Path:
@@ -31,6 +32,48 @@ def build_tiny_bert(path: Path) -> Path:
     config = bert_config(tokenizer.get_vocab_size())
     write_model(path, config, bert_weights(config), tokenizer)
     write_modules(path, pooling="mean", is_normalised=True, max_tokens=48)
+    return path
+
+
+def build_tiny_xlm_roberta(path: Path) -> Path:
+    """An XLM-RoBERTa embedder of the first token; its positions begin after the padding id."""
+    tokenizer = roberta_tokenizer()
+    config = roberta_config(tokenizer.get_vocab_size())
+    write_model(path, config, bert_weights(config, prefix="roberta.", seed=2), tokenizer)
+    write_modules(path, pooling="cls", is_normalised=True, max_tokens=None)
+    return path
+
+
+def build_tiny_modernbert(path: Path) -> Path:
+    """A ModernBERT embedder without `modules.json`, with local layers narrower than its rows."""
+    tokenizer = bert_tokenizer()
+    config = modernbert_config(tokenizer.get_vocab_size())
+    write_model(path, config, modernbert_weights(config), tokenizer)
+    return path
+
+
+def build_tiny_cross_encoder(path: Path, kind: str, labels: int = 1) -> Path:
+    """A model that scores pairs: ``bert``, ``xlm-roberta`` or ``modernbert``."""
+    tokenizer = roberta_tokenizer() if kind == "xlm-roberta" else bert_tokenizer()
+    vocabulary = tokenizer.get_vocab_size()
+    heads = {
+        "bert": linear("bert.pooler.dense", WIDTH, WIDTH) | linear("classifier", labels, WIDTH),
+        "xlm-roberta": linear("classifier.dense", WIDTH, WIDTH)
+        | linear("classifier.out_proj", labels, WIDTH),
+        "modernbert": {"head.dense.weight": (WIDTH, WIDTH), "head.norm.weight": (WIDTH,)}
+        | linear("classifier", labels, WIDTH),
+    }
+    if kind == "modernbert":
+        config = modernbert_config(vocabulary)
+        weights = modernbert_weights(config, prefix="model.", seed=5)
+    elif kind == "bert":
+        config = bert_config(vocabulary)
+        weights = bert_weights(config, prefix="bert.", seed=6)
+    else:
+        config = roberta_config(vocabulary)
+        weights = bert_weights(config, prefix="roberta.", seed=7)
+    config["architectures"] = [f"{CLASSES[kind]}ForSequenceClassification"]
+    write_model(path, config, weights | random_weights(heads[kind], seed=8), tokenizer)
     return path
 
 
@@ -154,6 +197,83 @@ def write_modules(path: Path, *, pooling: str, is_normalised: bool, max_tokens: 
     if max_tokens is not None:
         limits = {"max_seq_length": max_tokens, "do_lower_case": False}
         (path / "sentence_bert_config.json").write_text(json.dumps(limits), encoding="utf-8")
+
+
+def roberta_tokenizer() -> Tokenizer:
+    """The words of the tiny BERT with XLM-RoBERTa's special tokens and templates."""
+    special = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+    pieces = [*special, *WORDS, *ALPHABET, *(f"##{sign}" for sign in ALPHABET), *SIGNS]
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token="<unk>"))  # noqa: S106
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[(name, vocabulary[name]) for name in ("<s>", "</s>")],
+    )
+    tokenizer.add_special_tokens(list(special))
+    return tokenizer
+
+
+def roberta_config(vocabulary: int) -> Config:
+    """`config.json` of the tiny XLM-RoBERTa."""
+    changes = {
+        "architectures": ["XLMRobertaModel"],
+        "model_type": "xlm-roberta",
+        "layer_norm_eps": 1e-5,
+        "max_position_embeddings": POSITIONS + 2,
+        "type_vocab_size": 1,
+        "pad_token_id": 1,
+    }
+    return bert_config(vocabulary) | changes
+
+
+def modernbert_config(vocabulary: int) -> Config:
+    """`config.json` of the tiny ModernBERT: layers 0 and 3 are global."""
+    return {
+        "architectures": ["ModernBertModel"],
+        "model_type": "modernbert",
+        "hidden_size": WIDTH,
+        "num_hidden_layers": 4,
+        "num_attention_heads": HEADS,
+        "intermediate_size": INNER,
+        "hidden_activation": "gelu",
+        "norm_eps": 1e-5,
+        "norm_bias": False,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "classifier_bias": False,
+        "classifier_pooling": "mean",
+        "classifier_activation": "gelu",
+        "global_attn_every_n_layers": 3,
+        "local_attention": 8,
+        "global_rope_theta": 160000.0,
+        "local_rope_theta": 10000.0,
+        "max_position_embeddings": POSITIONS,
+        "vocab_size": vocabulary,
+        "pad_token_id": 0,
+    }
+
+
+def modernbert_weights(config: Mapping[str, Any], *, prefix: str = "", seed: int = 3) -> Weights:
+    """Tensors of a ModernBERT encoder without biases, under transformers' names."""
+    width, inner = config["hidden_size"], config["intermediate_size"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.tok_embeddings.weight": (config["vocab_size"], width),
+        "embeddings.norm.weight": (width,),
+        "final_norm.weight": (width,),
+    }
+    for layer in range(config["num_hidden_layers"]):
+        here = f"layers.{layer}"
+        if layer:
+            shapes[f"{here}.attn_norm.weight"] = (width,)
+        shapes[f"{here}.attn.Wqkv.weight"] = (3 * width, width)
+        shapes[f"{here}.attn.Wo.weight"] = (width, width)
+        shapes[f"{here}.mlp_norm.weight"] = (width,)
+        shapes[f"{here}.mlp.Wi.weight"] = (2 * inner, width)
+        shapes[f"{here}.mlp.Wo.weight"] = (width, inner)
+    return random_weights({prefix + name: shape for name, shape in shapes.items()}, seed=seed)
 
 
 def _norm(name: str, width: int) -> dict[str, tuple[int, ...]]:

@@ -17,9 +17,11 @@ from lmx.catalog.inventory import Status
 from lmx.catalog.mlx_files import (
     CONFIG_FILE,
     INDEX_FILE,
+    MODULES_FILE,
     WEIGHTS_SUFFIX,
     WeightIndex,
     loaded_weights,
+    own_name,
     read_config,
     read_index,
 )
@@ -125,7 +127,6 @@ def read_mlx_facts(directory: str, files: Files) -> Facts:
     if not mlx_config.architecture(config):
         return NO_MODEL
     reason = _what_is_missing(files, index)
-    is_embedding = "modules.json" in files  # of sentence-transformers
     return Facts(
         status="incomplete" if reason else "complete",
         reason=reason,
@@ -133,7 +134,9 @@ def read_mlx_facts(directory: str, files: Files) -> Facts:
         architecture=mlx_config.architecture(config),
         parameter_count=None if reason else _parameter_count(config, files, index),
         context_tokens=mlx_config.own_context_tokens(config),
-        purpose="embedding" if is_embedding else mlx_config.purpose(config),
+        purpose=mlx_config.purpose(
+            config, own_name(Path(directory)), has_modules=MODULES_FILE in files
+        ),
     )
 
 

@@ -15,7 +15,9 @@ from msgspec import Struct
 
 from lmx.catalog.gguf_header import GgufHeader
 from lmx.catalog.mlx_config import (
+    ENCODERS,
     Config,
+    architecture,
     count,
     dtype,
     kv_shape,
@@ -46,6 +48,11 @@ LLAMA_ROW_CACHE_BYTES = 1 << 30
 # and float32 prefill is faster in small chunks there (512 gives 92 tokens per second where 2048
 # gives 65).
 MLX_PREFILL_TOKENS: dict[Device, int] = {"cpu": 256, "gpu": 2048}
+# Most tokens of a batch of vectors or scores, padding included. Another request's rows wait for one
+# batch; more tokens than these make nothing faster.
+VECTOR_BATCH_TOKENS: dict[Device, int] = {"cpu": 4096, "gpu": 16384}
+# Decoders that make vectors take longer rows in parts of so many tokens.
+VECTOR_PART_TOKENS = 1024
 # Freed buffers that MLX keeps for the next step. On Metal its default is the whole memory limit, so
 # what one long prefill used would stay with the process for good. The buffers of a prefill pass
 # over an 8B model are some 2048 x 14336 halves, 56 MiB each; 2 GiB keep a few dozen of them. On a
@@ -283,6 +290,43 @@ def plan_mlx(
         # What a pass has used stays in the pool, and the next one may need other sizes.
         transient=work_bytes + min(work_bytes, MLX_POOL_BYTES[device]),
         kv_bytes_per_token=value_bytes * (shape.full + shape.sliding),
+        context_tokens=context,
+    )
+
+
+def plan_vectors(
+    config: Config, weight_bytes: int, *, batch_tokens: int, device: Device
+) -> MemoryPlan:
+    """Plan for a model of vectors or scores on MLX, which has no cache for sequences to grow in.
+
+    Args:
+        config: The model's `config.json`.
+        weight_bytes: Of all weight files together.
+        batch_tokens: Of one batch, padding included; a single row may have more.
+        device: Where it is computed. On a CPU it is done in float32.
+    """
+    part = language_part(config)
+    context = choose_context(None, own_context_tokens(config) or 0)
+    tokens = max(batch_tokens, context)
+    value_bytes = FLOAT32_BYTES if device == "cpu" else 2
+    width = count(part, "hidden_size", "n_embd", "d_model")
+    inner = count(part, "intermediate_size", "n_inner") or 4 * width
+    at_once = tokens
+    kept_bytes = 0
+    if architecture(config) not in ENCODERS:
+        # Decoders take long rows in parts, and what came before them is in a KV cache.
+        at_once = batch_tokens
+        heads = count(part, "num_attention_heads", "n_head", "n_heads")
+        scores = 2 * heads * VECTOR_PART_TOKENS * context if device == "cpu" else 0
+        kept_bytes = value_bytes * kv_shape(config).values(tokens) + FLOAT32_BYTES * scores
+    work_bytes = at_once * value_bytes * (WIDE_VECTORS * width + FEED_FORWARD_VECTORS * inner)
+    # Encoders that name no type of their weights are older than the field, and in float32.
+    is_float32 = architecture(config) in ENCODERS and dtype(config) in {"", "float32"}
+    return MemoryPlan(
+        weights=weight_bytes if is_float32 else _mlx_weights(config, weight_bytes, device),
+        kv_cache=0,
+        transient=work_bytes + kept_bytes + MLX_POOL_BYTES[device],
+        kv_bytes_per_token=0,
         context_tokens=context,
     )
 

@@ -16,6 +16,11 @@ CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_le
 SANE_CONTEXT_TOKENS = 100_000_000
 # No dimension or count of a model reaches this.
 SANE_COUNT = 2**32
+# What is read as an encoder: each of its tokens sees the whole row.
+BERT = frozenset({"bert"})
+ROBERTA = frozenset({"roberta", "xlm-roberta", "camembert"})
+MODERNBERT = frozenset({"modernbert"})
+ENCODERS = BERT | ROBERTA | MODERNBERT
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 # Models with latent attention whose caches in mlx-lm hold every head's keys and values all the
 # same; the others' hold the latent vector.
@@ -127,14 +132,28 @@ def stored_bits(config: Config) -> float:
     return found.bits + scale_bits / found.group_size
 
 
-def purpose(config: Config) -> MlxPurpose:
-    """What the model can be asked for, as far as the class that it names tells."""
+def class_name(config: Config) -> str:
+    """The class of transformers that the file names first, or empty."""
     named = config.get("architectures")
     first = named[0] if isinstance(named, list) and named else ""
-    name = first if isinstance(first, str) else ""
-    if name.endswith("ForSequenceClassification"):
+    return first if isinstance(first, str) else ""
+
+
+def purpose(config: Config, name: str = "", *, has_modules: bool = False) -> MlxPurpose:
+    """What the model can be asked for, as far as its files tell.
+
+    Args:
+        config: Its `config.json`.
+        name: Of its directory. Rerankers that answer in words are of the same class as chat
+            models, and only the name tells.
+        has_modules: It has the `modules.json` of sentence-transformers.
+    """
+    named = class_name(config)
+    if named.endswith("ForSequenceClassification"):
         return "reranking"
-    if name.endswith(("Model", "ForMaskedLM")):
+    if named.endswith("ForCausalLM") and "rerank" in name.lower():
+        return "reranking"
+    if has_modules or named.endswith(("Model", "ForMaskedLM")):
         return "embedding"
     return "generation"
 

@@ -18,6 +18,8 @@ from lmx.protocol.values import Purpose
 
 CONFIG_FILE = "config.json"
 INDEX_FILE = "model.safetensors.index.json"
+# Of sentence-transformers: what comes after an encoder.
+MODULES_FILE = "modules.json"
 WEIGHTS_SUFFIX = ".safetensors"
 # What mlx-lm loads: repositories may hold the same weights under another name, too.
 WEIGHTS_PREFIX = "model"
@@ -136,6 +138,12 @@ def mlx_purpose(directory: Path) -> Purpose:
     Raises:
         CorruptModel: Its configuration cannot be read.
     """
-    if (directory / "modules.json").exists():  # of sentence-transformers
-        return "embedding"
-    return mlx_config.purpose(read_config(directory / CONFIG_FILE))
+    has_modules = (directory / MODULES_FILE).exists()
+    config = read_config(directory / CONFIG_FILE)
+    return mlx_config.purpose(config, own_name(directory), has_modules=has_modules)
+
+
+def own_name(directory: Path) -> str:
+    """What a directory's model is called: revisions in the Hugging Face cache are named by hash."""
+    is_revision = directory.parent.name == "snapshots"
+    return directory.parent.parent.name if is_revision else directory.name

@@ -6,6 +6,7 @@ time the same files were loaded.
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qs
@@ -15,7 +16,14 @@ import trio
 from msgspec import Struct
 
 from lmx.catalog.gguf_files import read_model
-from lmx.catalog.memory_plan import MemoryPlan, plan_gguf, plan_mlx
+from lmx.catalog.memory_plan import (
+    VECTOR_BATCH_TOKENS,
+    MemoryPlan,
+    plan_gguf,
+    plan_gguf_vectors,
+    plan_mlx,
+    plan_vectors,
+)
 from lmx.catalog.mlx_files import read_mlx
 from lmx.config import GgufSettings, Settings
 from lmx.daemon.ledger import Demand
@@ -78,12 +86,15 @@ class Estimates:
         if source.engine == "fake":
             weights = int(parse_qs(source.path).get("weight_bytes", ["0"])[0])
             return MemoryPlan(weights, 0, 0, 0, 0), None
-        make = self._reader(source, asked)
+        read = self._read_gguf if source.engine == "llama" else self._read_mlx
+        make = read(source, asked)
         cache_bytes = kv_cache_bytes(self._settings.gguf) if source.engine == "llama" else None
         plan = make(cache_bytes)
         weights = self._measured.get(source, plan.weights)
         rest = self._budget_bytes - weights - plan.transient
         per_token = plan.kv_bytes_per_token
+        if not per_token:  # nothing that a shorter context would save
+            return msgspec.structs.replace(plan, weights=weights), cache_bytes
         if min(LEAST_CONTEXT_TOKENS, plan.context_tokens) * per_token <= rest < plan.kv_cache:
             # The model fits, but not with all the cache it would like.
             cache_bytes = rest
@@ -91,25 +102,31 @@ class Estimates:
             plan = msgspec.structs.replace(make(cache_bytes), context_tokens=context_tokens)
         return msgspec.structs.replace(plan, weights=weights), cache_bytes
 
-    def _reader(self, source: Source, asked: int | None) -> Callable[[int | None], MemoryPlan]:
-        """Read what the plan needs; the result makes it for a given cache."""
-        limits = self._settings.models
-        if source.engine == "llama":
-            gguf = read_model(Path(source.path))
-            return lambda cache_bytes: plan_gguf(
-                gguf.header,
-                gguf.size_bytes,
-                context_tokens=asked,
-                max_sequences=limits.max_sequences,
-                kv_cache_bytes=cache_bytes,
+    def _read_gguf(self, source: Source, asked: int | None) -> Callable[[int | None], MemoryPlan]:
+        gguf = read_model(Path(source.path))
+        make = partial(plan_gguf, max_sequences=self._settings.models.max_sequences)
+        if source.purpose != "generation":
+            make = partial(plan_gguf_vectors)
+        return lambda cache_bytes: make(
+            gguf.header, gguf.size_bytes, context_tokens=asked, kv_cache_bytes=cache_bytes
+        )
+
+    def _read_mlx(self, source: Source, asked: int | None) -> Callable[[int | None], MemoryPlan]:
+        files, device = read_mlx(Path(source.path)), guess_device()
+        if source.purpose != "generation":
+            plan = plan_vectors(
+                files.config,
+                files.weight_bytes,
+                batch_tokens=VECTOR_BATCH_TOKENS[device],
+                device=device,
             )
-        files = read_mlx(Path(source.path))
+            return lambda _: plan
         return lambda cache_bytes: plan_mlx(
             files.config,
             files.weight_bytes,
             context_tokens=asked,
-            max_sequences=limits.max_sequences,
-            device=guess_device(),
+            max_sequences=self._settings.models.max_sequences,
+            device=device,
             kv_cache_bytes=cache_bytes,
         )
 

@@ -15,6 +15,9 @@ VectorMaker = Callable[[], LoadedVectors]
 
 # What neighbours may change: sums of float32 in another order.
 TOLERANCE = 1e-5
+# llama.cpp attends and looks its activation up in half precision, on ways that the size of a pass
+# decides about.
+TOLERANCES = {"llama": 1e-3}
 MEMORY_SLACK_BYTES = 1 << 20
 QUERY = "the hen"
 # Longer than a row of any model that the checks run on.
@@ -61,6 +64,11 @@ def rows_of(
     return loaded.tokenizer.encode_pairs([(QUERY, text) for text in texts], limit=limit)
 
 
+def tolerance_of(loaded: LoadedVectors) -> float:
+    """How much neighbours may change a number."""
+    return TOLERANCES.get(loaded.engine.info.engine, TOLERANCE)
+
+
 def check_info(maker: VectorMaker) -> None:
     """The engine says what it is: a purpose, a width that fits it, and its longest row."""
     with opened(maker) as (engine, tokenizer, _):
@@ -89,8 +97,8 @@ def check_rows_differ(maker: VectorMaker) -> None:
     """Different texts have different numbers, and the same text the same."""
     with opened(maker) as loaded:
         first, other, again = loaded.engine.compute(rows_of(loaded, (TEXTS[0], TEXTS[3], TEXTS[0])))
-        assert np.abs(first - other).max() > 10 * TOLERANCE
-        assert np.abs(first - again).max() <= TOLERANCE
+        assert np.abs(first - other).max() > 5 * tolerance_of(loaded)
+        assert np.abs(first - again).max() <= tolerance_of(loaded)
 
 
 def check_batch_equals_alone(maker: VectorMaker) -> None:
@@ -102,7 +110,7 @@ def check_batch_equals_alone(maker: VectorMaker) -> None:
         for count in (len(rows), len(rows), 5, 3, 2):
             order = shuffler.permutation(len(rows))[:count].tolist()
             together = loaded.engine.compute([rows[index] for index in order])
-            assert np.abs(together - alone[order]).max() <= TOLERANCE
+            assert np.abs(together - alone[order]).max() <= tolerance_of(loaded)
 
 
 def check_pads_change_nothing(maker: VectorMaker) -> None:
@@ -113,7 +121,7 @@ def check_pads_change_nothing(maker: VectorMaker) -> None:
         alone = loaded.engine.compute([short])
         for rows, place in (([short, long], 0), ([long, short], 1)):
             found = loaded.engine.compute(rows)
-            assert np.abs(found[place] - alone[0]).max() <= TOLERANCE
+            assert np.abs(found[place] - alone[0]).max() <= tolerance_of(loaded)
 
 
 def check_empty_text(maker: VectorMaker) -> None:
@@ -157,7 +165,7 @@ def check_quiesce(maker: VectorMaker) -> None:
         before = loaded.engine.compute(rows)
         loaded.engine.quiesce()
         loaded.engine.quiesce()
-        assert np.abs(before - loaded.engine.compute(rows)).max() <= TOLERANCE
+        assert np.abs(before - loaded.engine.compute(rows)).max() <= tolerance_of(loaded)
 
 
 def check_shrink(maker: VectorMaker) -> None:
@@ -168,7 +176,7 @@ def check_shrink(maker: VectorMaker) -> None:
         before = loaded.engine.compute(rows)
         loaded.engine.shrink()
         assert loaded.engine.memory().active_bytes <= resting + MEMORY_SLACK_BYTES
-        assert np.abs(before - loaded.engine.compute(rows)).max() <= TOLERANCE
+        assert np.abs(before - loaded.engine.compute(rows)).max() <= tolerance_of(loaded)
 
 
 def check_results_are_kept(maker: VectorMaker) -> None:

@@ -8,17 +8,25 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 pytest.importorskip("llama_cpp", exc_type=ImportError)
 pytestmark = pytest.mark.gguf
 
 from lmx.engines.llama import library  # noqa: E402
 from lmx.engines.llama.batch import RowBatch  # noqa: E402
-from lmx.engines.llama.library import ContextSize, LlamaContext, LlamaModel  # noqa: E402
-from lmx.errors import CorruptModel  # noqa: E402
+from lmx.engines.llama.library import (  # noqa: E402
+    ContextSize,
+    LlamaContext,
+    LlamaModel,
+    VectorContext,
+)
+from lmx.errors import CorruptModel, OutOfMemory  # noqa: E402
 from lmx.protocol.values import GgufOptions  # noqa: E402
-from tests.tiny_gguf import TEMPLATE, TOKENS, TinyLlama  # noqa: E402
+from tests.tiny_gguf import TEMPLATE, TOKENS, WIDTH, TinyLlama  # noqa: E402
+from tests.tiny_vector_gguf import tiny_reranker, write_cross_encoder, write_t5_encoder  # noqa: E402
 
 IDS = [3 + 7 * i % (len(TOKENS) - 3) for i in range(24)]
 
@@ -110,6 +118,77 @@ def test_state_grows_with_its_tokens(context: LlamaContext) -> None:
     before = context.sequence_bytes(0)
     decode(context, 0, IDS[8:24], 8)
     assert 256 <= (context.sequence_bytes(0) - before) / 16 <= 300
+
+
+def read(context: VectorContext, rows: list[list[int]], width: int) -> NDArray[np.float32]:
+    """What one pass makes of these rows."""
+    batch = RowBatch(context.size.batch_tokens)
+    for sequence, ids in enumerate(rows):
+        batch.append(sequence, ids, 0, wanted_from=0)
+    context.forget()
+    context.run(batch)
+    context.synchronise()
+    out = np.zeros((len(rows), width), dtype=np.float32)
+    context.read(out)
+    return out
+
+
+def test_what_a_model_says_of_its_vectors_and_classes(model: LlamaModel, tmp_path: Path) -> None:
+    """A width; names of outputs where the file has them, one without a name where not."""
+    assert (WIDTH, [""], False) == (model.vector_width, model.labels, model.is_encoder)
+    reranker = LlamaModel(str(tiny_reranker().write(tmp_path / "m.gguf")), GgufOptions())
+    assert ["yes", "no"] == reranker.labels
+    reranker.close()
+
+
+def test_a_pass_gives_a_vector_of_each_row(model: LlamaModel) -> None:
+    """Rows do not see each other, nor those of the pass before; pooling decides what is kept."""
+    size = ContextSize(256, 4, 64, threads=1)
+    last, mean = (VectorContext(model, size, pooling) for pooling in ("last", "mean"))
+    together = read(last, [IDS[:5], IDS[5:9], IDS[:1]], WIDTH)
+    assert together[1] == pytest.approx(read(last, [IDS[5:9]], WIDTH)[0], abs=2e-3)
+    assert together[2] == pytest.approx(read(mean, [IDS[:1]], WIDTH)[0], abs=2e-3)
+    assert np.abs(together[0] - read(mean, [IDS[:5]], WIDTH)[0]).max() > 0.1
+    for context in (last, mean):
+        context.close()
+        context.close()
+
+
+def test_encoders_without_a_memory_read_pairs(tmp_path: Path) -> None:
+    """One output for each pair; forgetting is harmless where nothing is kept."""
+    encoder = LlamaModel(str(write_cross_encoder(tmp_path / "m.gguf")), GgufOptions())
+    context = VectorContext(encoder, ContextSize(64, 2, 64, threads=1), "rank")
+    found = read(context, [[2, 7, 3, 8, 3], [2, 9, 3, 9, 3]], 1)
+    assert found[0] != pytest.approx(found[1], abs=1e-2)
+    assert found[:1] == pytest.approx(read(context, [[2, 7, 3, 8, 3]], 1), abs=1e-2)
+    context.close()
+    encoder.close()
+
+
+def test_encoders_of_t5s_kind_see_what_comes_after(tmp_path: Path) -> None:
+    """The first token's state depends on the last one, as it would not in a decoder's pass."""
+    encoder = LlamaModel(str(write_t5_encoder(tmp_path / "m.gguf")), GgufOptions())
+    assert encoder.is_encoder
+    context = VectorContext(encoder, ContextSize(256, 4, 64, threads=1), "cls")
+    found = read(context, [[5, 6, 7], [5, 6, 99]], WIDTH)
+    assert np.abs(found[0] - found[1]).max() > 0.01
+    context.close()
+    encoder.close()
+
+
+def test_a_pass_that_fails_says_why_and_the_next_one_works(model: LlamaModel) -> None:
+    """What the log said before is no reason for the failure after."""
+    context = VectorContext(model, ContextSize(256, 4, 64, threads=1), "last")
+    expected = read(context, [IDS], WIDTH)
+    model.log.lines.append("failed to allocate something")
+    with pytest.raises(OutOfMemory, match="failed"):
+        read(context, [[len(TOKENS)]], WIDTH)
+    with pytest.raises(RuntimeError, match="invalid token"):
+        read(context, [[len(TOKENS)]], WIDTH)
+    assert expected == pytest.approx(read(context, [IDS], WIDTH), abs=1e-5)
+    with pytest.raises(RuntimeError, match="nothing of sequence 1"):
+        context.read(np.zeros((2, WIDTH), dtype=np.float32))
+    context.close()
 
 
 def test_what_this_build_can_do() -> None:

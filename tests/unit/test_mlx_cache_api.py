@@ -15,7 +15,7 @@ from mlx_lm.models.cache import (
     RotatingKVCache,
 )
 
-from lmx.engines.mlx.caches import CacheRows, can_batch, can_pad
+from lmx.engines.mlx.caches import CacheRows, can_batch, can_copy, can_pad
 
 HEADS, WIDTH = 2, 4
 
@@ -155,3 +155,27 @@ def test_lone_rows_become_a_batch_when_a_second_joins() -> None:
     assert [[1, 2], [9]] == [row(lone.layers[0], 0), row(lone.layers[0], 1)]
     lone.keep([1])
     assert [9] == row(lone.layers[0], 0)
+
+
+def test_copies_go_on_by_themselves() -> None:
+    """Rows that begin as another one add their own tokens to it, and it keeps its own."""
+    original = filled(3)
+    copies = CacheRows([original], is_batched=False).copies(2)
+    more = mx.array([[7.0, 8.0], [9.0, 10.0]])[:, None, :, None]
+    keys = mx.broadcast_to(more, (2, HEADS, 2, WIDTH))
+    found, _ = copies.layers[0].update_and_fetch(keys, -keys)
+    assert [[1, 2, 3, 7, 8], [1, 2, 3, 9, 10]] == found[:, 0, :, 0].tolist()
+    assert (3, 5) == (original.offset, copies.layers[0].offset)
+    original.update_and_fetch(keys[:1], keys[:1])
+    assert [1, 2, 3, 7, 8] == original.keys_and_values()[0][0, 0, :, 0].tolist()
+
+
+@pytest.mark.parametrize(("kinds", "expected"), [([KVCache], True), ([KVCache, "rotating"], False)])
+def test_only_whole_caches_are_copied(kinds: list[Any], *, expected: bool) -> None:
+    """A cache that forgets its first tokens may not be shared."""
+
+    class Layered:
+        def make_cache(self) -> list[Any]:
+            return [RotatingKVCache(8) if kind == "rotating" else kind() for kind in kinds]
+
+    assert expected == can_copy(Layered())

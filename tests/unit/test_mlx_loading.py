@@ -1,6 +1,7 @@
 """What a model directory may be, and which error names what is wrong with it."""
 
 import json
+import os
 import struct
 import sys
 from collections.abc import Callable
@@ -157,6 +158,37 @@ def test_end_ids_are_the_union_of_all_files() -> None:
 def test_blas_leaves_one_core_to_the_daemon() -> None:
     """All cores but one, never none, never more than pays."""
     assert [1, 1, 3, 16] == [blas.choose_threads(cores) for cores in (1, 2, 4, 64)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems bring a fast BLAS")
+def test_threads_that_the_user_sets_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number in the environment stays, and products side by side use no more cores than that."""
+    cores = len(os.sched_getaffinity(0))
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    for _ in range(2):  # a worker prepares twice
+        ours = blas.prepare()
+        assert blas.choose_threads(cores) == ours.threads
+        assert min(cores, blas.MOST_THREADS) == ours.free_cores
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", str(cores + 3))
+    theirs = blas.prepare()
+    assert (cores + 3, 1, None) == (theirs.threads, theirs.free_cores, theirs.library)
+    theirs.use_threads(1)
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "many")
+    assert blas.choose_threads(cores) == blas.prepare().threads
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems bring a fast BLAS")
+def test_products_get_the_threads_they_are_given() -> None:
+    """OpenBLAS itself says how many it uses after it was told."""
+    found = blas.prepare()
+    if found.library is None:
+        pytest.skip("there is no OpenBLAS, or the environment says how many threads it has")
+    try:
+        for count in (2, 1):
+            found.use_threads(count)
+            assert count == found.library.openblas_get_num_threads()
+    finally:
+        found.use_threads(found.threads)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems bring a fast BLAS")

@@ -61,8 +61,8 @@ class Log:
     def __init__(self) -> None:
         self.lines: deque[str] = deque(maxlen=MAX_KEPT_LINES)
         self._level = 0
-        self._callback = llama_cpp.llama_log_callback(self._take)
-        llama_cpp.llama_log_set(self._callback, ctypes.c_void_p(0))
+        self.callback = llama_cpp.llama_log_callback(self._take)
+        llama_cpp.llama_log_set(self.callback, ctypes.c_void_p(0))
 
     def last(self) -> str:
         """The last few lines, joined."""

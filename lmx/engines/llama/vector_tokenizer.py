@@ -6,6 +6,7 @@ template for reranking, want them; a text is cut so that they stay.
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from lmx.engines.llama.library import LlamaModel
@@ -104,6 +105,7 @@ class LlamaVectorTokenizer:
         encode: A text's ids, without those that begin and end a row.
         frame: Those that do.
         max_tokens: The longest row.
+        vocabulary_size: Token ids are below this.
         template: How a pair is put, or `None` for the frame alone.
     """
 
@@ -113,17 +115,24 @@ class LlamaVectorTokenizer:
         frame: Frame,
         *,
         max_tokens: int,
+        vocabulary_size: int,
         template: RerankTemplate | None = None,
     ) -> None:
         self._encode = encode
         self._frame = frame
         self._max_tokens = max_tokens
+        self._vocabulary_size = vocabulary_size
         self._template = template
 
     @property
     def max_tokens(self) -> int:
         """The longest row the model takes, special tokens included."""
         return self._max_tokens
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Token ids are below this."""
+        return self._vocabulary_size
 
     def encode(self, texts: Sequence[str], *, limit: int | None = None) -> list[TokenRow]:
         """One row per text; see `lmx.engines.vectors`."""
@@ -170,16 +179,21 @@ def load_vector_tokenizer(model: LlamaModel, *, max_tokens: int) -> LlamaVectorT
     """
     if not has_vocabulary(model):
         raise UnsupportedModel("the file has no vocabulary")
-    frame = read_frame(model)
+    encode: Encode
+    template = None
     if has_pieces(model):
-        return LlamaVectorTokenizer(WordPieceEncoder(model).encode, frame, max_tokens=max_tokens)
-    encoder = TextEncoder(model, read_vocabulary(model))
-    source = model.metadata(RERANK_KEY)
+        encode = WordPieceEncoder(model).encode
+    else:
+        encoder = TextEncoder(model, read_vocabulary(model))
+        encode = partial(encoder.encode, parses_special=True)
+        source = model.metadata(RERANK_KEY)
+        template = None if source is None else RerankTemplate(source, encoder)
     return LlamaVectorTokenizer(
-        lambda text: encoder.encode(text, parses_special=True),
-        frame,
+        encode,
+        read_frame(model),
         max_tokens=max_tokens,
-        template=None if source is None else RerankTemplate(source, encoder),
+        vocabulary_size=model.vocabulary_size,
+        template=template,
     )
 
 

@@ -21,6 +21,8 @@ MISSING = (
     "OpenBLAS is not installed: MLX on this CPU is about 11 times slower without it. "
     "On Debian and Ubuntu it comes with the package libopenblas0-pthread."
 )
+THREADS_VARIABLE = "OPENBLAS_NUM_THREADS"
+MOST_THREADS = 16
 
 
 class Blas(NamedTuple):
@@ -29,10 +31,28 @@ class Blas(NamedTuple):
     Attributes:
         is_fast: float32 products run at the machine's speed.
         notes: Sentences for the daemon's log.
+        threads: Of one matrix product.
+        library: OpenBLAS, where LMX says how many threads it uses.
     """
 
     is_fast: bool
     notes: list[str]
+    threads: int = 1
+    library: ctypes.CDLL | None = None
+
+    @property
+    def free_cores(self) -> int:
+        """How many products may run side by side, each on its own thread or on the user's number.
+
+        Not more than 16: beyond that, more threads only share the same memory's bandwidth.
+        """
+        threads = 1 if self.library is not None else self.threads
+        return max(1, min(_usable_cores() // threads, MOST_THREADS))
+
+    def use_threads(self, count: int) -> None:
+        """From now on a product uses so many threads, unless the user has fixed their number."""
+        if self.library is not None:
+            self.library.openblas_set_num_threads(count)
 
 
 def prepare() -> Blas:
@@ -42,10 +62,16 @@ def prepare() -> Blas:
     """
     if sys.platform != "linux" or _has_cuda():
         return Blas(is_fast=True, notes=[])
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", str(choose_threads(_usable_cores())))
+    chosen = choose_threads(_usable_cores())
+    said = os.environ.setdefault(THREADS_VARIABLE, str(chosen))
+    threads = max(1, int(said)) if said.isdigit() else chosen
     for candidate in _candidates():
-        if _open(candidate):
-            return Blas(is_fast=True, notes=[])
+        library = _open(candidate)
+        if library is not None:
+            is_ours = said == str(chosen)
+            return Blas(
+                is_fast=True, notes=[], threads=threads, library=library if is_ours else None
+            )
     return Blas(is_fast=False, notes=[MISSING])
 
 
@@ -59,11 +85,12 @@ def choose_threads(cores: int) -> int:
     More than 16 threads
     only add waiting at the sizes that decoding has.
     """
-    return max(1, min(cores - 1, 16))
+    return max(1, min(cores - 1, MOST_THREADS))
 
 
 def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0))
+    has_affinity = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
 def _has_cuda() -> bool:
@@ -81,9 +108,8 @@ def _candidates() -> list[str]:
     return [LIBRARY, *(str(path) for folder in folders if (path := folder / LIBRARY).exists())]
 
 
-def _open(library: str) -> bool:
+def _open(name: str) -> ctypes.CDLL | None:
     try:
-        ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
+        return ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
     except OSError:
-        return False
-    return True
+        return None

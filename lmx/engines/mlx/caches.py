@@ -78,6 +78,18 @@ class CacheRows:
             self.become_batched()
             self.keep(rows)
 
+    def copies(self, row_count: int) -> "CacheRows":
+        """So many rows that begin as this lone row does, which stays as it is; see `can_copy`."""
+        copied = []
+        for layer in self.layers:
+            copy = KVCache()
+            copy.state = (
+                *(_repeat(part, row_count) for part in layer.keys_and_values()),
+                layer.offset,
+            )
+            copied.append(copy)
+        return CacheRows(copied, is_batched=False)
+
     def states(self) -> list[Any]:
         """What to evaluate so that the caches hold no pending work."""
         return [layer.state for layer in self.layers]
@@ -104,6 +116,11 @@ def can_pad(model: Any) -> bool:
     )
 
 
+def can_copy(model: Any) -> bool:
+    """The caches keep every token, so that rows can go on from a copy."""
+    return all(type(layer) is KVCache for layer in make_prompt_cache(model))
+
+
 def kv_bytes_per_token(model: Any) -> int:
     """KV growth per token, measured by a forward pass over one token."""
     caches = CacheRows.single(model)
@@ -121,3 +138,8 @@ def _leaves(layers: list[Any]) -> list[Any]:
     for layer in layers:
         leaves += _leaves(list(layer.caches)) if isinstance(layer, CacheList) else [layer]
     return leaves
+
+
+def _repeat(part: mx.array, row_count: int) -> mx.array:
+    """(1, H, T, E) to (row_count, H, T, E)."""
+    return mx.broadcast_to(part, (row_count, *part.shape[1:]))

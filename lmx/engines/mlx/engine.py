@@ -6,23 +6,18 @@ the device but the read, and the prefill when nothing decodes. With a constraine
 the read comes first.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
 
 from lmx.engines.base import Choice, EngineFinish, StepResult, accept_token, check_room
 from lmx.engines.mlx.batch import DecodeBatch, Launched
+from lmx.engines.mlx.device import telling_out_of_memory
 from lmx.engines.mlx.prefill import Prefill, PrefillLimits
 from lmx.engines.mlx.sequence import LivePrompt, LiveSequence, PromptLogprobs, make_sequence
-from lmx.errors import InvalidRequest, OutOfMemory
+from lmx.errors import InvalidRequest
 from lmx.protocol.values import Memory, ModelInfo
-
-# How the device's out-of-memory texts begin in mlx 0.32: "[METAL] Command buffer execution
-# failed", "[metal::malloc] ...", "[malloc] Unable to allocate", "[malloc_or_wait] ...", and
-# "cudaMallocAsync" or "out of memory" on CUDA.
-OUT_OF_MEMORY_MARKS = ("[metal", "malloc", "out of memory")
 
 
 class MlxEngine:
@@ -101,7 +96,7 @@ class MlxEngine:
         """
         if not self._live:
             return []
-        with _telling_out_of_memory():
+        with telling_out_of_memory():
             return self._step()
 
     def quiesce(self) -> None:
@@ -110,7 +105,7 @@ class MlxEngine:
         Raises:
             OutOfMemory: The device has no room. The engine's state is lost: close it.
         """
-        with _telling_out_of_memory():
+        with telling_out_of_memory():
             mx.synchronize()
 
     def interrupt(self, sequence_id: int) -> None:
@@ -197,13 +192,3 @@ class MlxEngine:
             self._batch.clear()
             self._prefill.clear()
             self._launched = None
-
-
-@contextmanager
-def _telling_out_of_memory() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        if any(mark in str(error).lower() for mark in OUT_OF_MEMORY_MARKS):
-            raise OutOfMemory(f"the device ran out of memory: {error}") from error
-        raise

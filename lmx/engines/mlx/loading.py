@@ -4,6 +4,7 @@ Knows files, weights and limits; how tokens are made is `engine`'s business. Onl
 through mlx-lm: its tokenizer loading needs transformers' classes and may ask the hub.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,7 +45,7 @@ def load_engine(load: Load, blas: Blas) -> LoadedEngine:
     tokenizer_config = read_json(directory / "tokenizer_config.json", required=False)
     tokenizer, notes = load_tokenizer(directory, tokenizer_config)
     pool_bytes = limit_pool()
-    model = _load_weights(directory, config, is_fast=blas.is_fast)
+    model = load_weights(directory, config, is_fast=blas.is_fast)
     info = _model_info(model, load, context_tokens(config, tokenizer_config))
     wire(info.weight_bytes + info.kv_bytes_per_token * info.context_tokens + pool_bytes)
     limits = CPU_PREFILL if info.device == "cpu" else GPU_PREFILL
@@ -88,13 +89,27 @@ def _end_ids(directory: Path, config: dict[str, Any], tokenizer: MlxTokenizer) -
     return ids if tokenizer.end_id is None else ids | {tokenizer.end_id}
 
 
-def _load_weights(directory: Path, config: dict[str, Any], *, is_fast: bool) -> Any:
+def load_weights(
+    directory: Path, config: dict[str, Any], *, is_fast: bool, options: Mapping[str, Any] = {}
+) -> Any:
+    """A model of mlx-lm's, evaluated.
+
+    Args:
+        directory: The model's.
+        config: Its `config.json`.
+        is_fast: float32 products run at the machine's speed.
+        options: Further arguments of mlx-lm's `load_model`.
+
+    Raises:
+        CorruptModel: Files are damaged, or do not belong together.
+        UnsupportedModel: mlx-lm has no such architecture.
+    """
     if not isinstance(config.get("model_type"), str):
         raise CorruptModel("config.json names no model_type")
     if config.get("model_file"):
         raise UnsupportedModel(f"{directory.name} needs Python code of its own; none is run")
     try:
-        model, _ = load_model(directory, lazy=True)
+        model, _ = load_model(directory, lazy=True, **options)
         if device_name() == "cpu":
             _cast_for_cpu(model, is_fast=is_fast)
         mx.eval(model.parameters())
@@ -124,6 +139,11 @@ def _cast_for_cpu(model: Any, *, is_fast: bool) -> None:
 _Flat = list[tuple[str, mx.array]]
 
 
+def count_weight_bytes(model: Any) -> int:
+    """Size of the parameters in memory."""
+    return sum(value.nbytes for value in _arrays(model))
+
+
 def _arrays(model: Any) -> list[mx.array]:
     return [value for _, value in cast("_Flat", tree_flatten(model.parameters()))]
 
@@ -133,7 +153,7 @@ def _model_info(model: Any, load: Load, own_context_tokens: int) -> ModelInfo:
     return ModelInfo(
         context_tokens=min(own_context_tokens, asked),
         max_sequences=load.max_sequences if can_batch(model) else 1,
-        weight_bytes=sum(value.nbytes for value in _arrays(model)),
+        weight_bytes=count_weight_bytes(model),
         kv_bytes_per_token=kv_bytes_per_token(model),
         device=device_name(),
         engine="mlx",

@@ -113,10 +113,7 @@ def load_tokenizer(
         CorruptModel: A file cannot be read.
         UnsupportedModel: There is no ``tokenizer.json``.
     """
-    path = directory / "tokenizer.json"
-    if not path.is_file():
-        raise UnsupportedModel(f"{directory.name} has no tokenizer.json")
-    text = _read(path)
+    text = read_tokenizer(directory)
     encoder, decoder = Tokenizer.from_str(text), Tokenizer.from_str(text)
     encoder.no_truncation()
     encoder.no_padding()
@@ -151,7 +148,20 @@ def _leading_ids(encoder: Tokenizer) -> list[int]:
     return []
 
 
-def _token_text(entry: Any) -> str | None:
+def read_tokenizer(directory: Path) -> str:
+    """The text of a directory's ``tokenizer.json``, checked as far as the library does not.
+
+    Raises:
+        CorruptModel: It cannot be read.
+        UnsupportedModel: There is none.
+    """
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        raise UnsupportedModel(f"{directory.name} has no tokenizer.json")
+    return _read(path)
+
+
+def token_text(entry: Any) -> str | None:
     """A special token's text, which files spell as a string or as an object with ``content``."""
     if isinstance(entry, dict):
         entry = entry.get("content")
@@ -173,7 +183,7 @@ def _read(path: Path) -> str:
 def _variables(tokenizer_config: dict[str, Any]) -> dict[str, Any]:
     variables: dict[str, Any] = {"add_bos_token": bool(tokenizer_config.get("add_bos_token"))}
     for name in SPECIAL_TOKENS:
-        text = _token_text(tokenizer_config.get(name))
+        text = token_text(tokenizer_config.get(name))
         if text is not None:
             variables[name] = text
     return variables
