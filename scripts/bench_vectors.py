@@ -49,6 +49,7 @@ PEER_PACKAGES = ("torch==2.13.0", "sentence-transformers")
 # Texts in all, texts of a request, clients: enough of them to take a second or so.
 SIZES = ((32, 1, 1), (128, 32, 1), (256, 256, 1), (64, 1, 8))
 GGUF_BATCH_TOKENS = 512
+LOOK_S, BUSY_PERCENT = 3.0, 10.0
 LEAST_COSINE = 0.999
 MOST_DIFFERENCE = 0.001
 
@@ -84,6 +85,20 @@ class Row:
         return _median((o.count / o.seconds / (p.count / p.seconds) for o, p in pairs), "{:.3f}")
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How often everything is measured, and how long each time may wait for a quiet machine."""
+
+    repeats: int
+    patience_s: float
+
+    def wait_idle(self) -> None:
+        """Wait until other processes leave the cores alone, as long as there is patience."""
+        deadline_s = time.monotonic() + self.patience_s
+        while time.monotonic() < deadline_s and psutil.cpu_percent(LOOK_S) > BUSY_PERCENT:
+            pass
+
+
 def _median(values: Iterable[float], form: str) -> str:
     found = list(values)
     return form.format(statistics.median(found)) if found else "-"
@@ -114,15 +129,14 @@ def measure_piped(engine: PipedEngine, *, is_shared: bool) -> Measure:
     return measure
 
 
-def measure_all(
-    rows: list[Row], sides: dict[str, Measure], repeats: int, *, is_rerank: bool
-) -> None:
+def measure_all(rows: list[Row], sides: dict[str, Measure], pace: Pace, *, is_rerank: bool) -> None:
     """Every row in every repeat; the sides' order turns, so that drift favours none of them."""
     compare_numbers(
         {side: measure(rows[1].make(-1, is_rerank=is_rerank)) for side, measure in sides.items()}
     )
     names = list(sides)
-    for repeat in range(repeats):
+    for repeat in range(pace.repeats):
+        pace.wait_idle()
         for row in rows:
             work = row.make(repeat, is_rerank=is_rerank)
             turn = repeat % len(names)
@@ -172,7 +186,7 @@ def print_results(rows: list[Row], ours: Sequence[str], others: Sequence[str]) -
     )
 
 
-def bench_mlx(source: Path, purpose: str, *, python: str | None, repeats: int) -> None:
+def bench_mlx(source: Path, purpose: str, *, python: str | None, pace: Pace) -> None:
     """An MLX model on all sides."""
     is_rerank = purpose == "reranking"
     ours = (RERANK,) if is_rerank else (BASE64, FLOAT)
@@ -186,11 +200,11 @@ def bench_mlx(source: Path, purpose: str, *, python: str | None, repeats: int) -
             loop = partial(piped_engine, "peer_sentences", path, purpose)
             peer = loop(python=python, like_workers=True)
             sides[PEER] = measure_piped(stack.enter_context(peer), is_shared=False)
-        measure_all(rows, sides, repeats, is_rerank=is_rerank)
+        measure_all(rows, sides, pace, is_rerank=is_rerank)
     print_results(rows, ours, [BARE, *([PEER] if python else [])])
 
 
-def bench_gguf(source: Path, *, repeats: int) -> None:
+def bench_gguf(source: Path, pace: Pace) -> None:
     """A GGUF embedder against llama.cpp's own calls."""
     rows = [Row(*size) for size in SIZES]
     with ExitStack() as stack:
@@ -198,7 +212,7 @@ def bench_gguf(source: Path, *, repeats: int) -> None:
         bare = piped_engine("bare_llama_vectors", *arguments, like_workers=True)
         sides = {BARE: measure_piped(stack.enter_context(bare), is_shared=True)}
         sides |= stack.enter_context(open_lmx(source, (BASE64, FLOAT)))
-        measure_all(rows, sides, repeats, is_rerank=False)
+        measure_all(rows, sides, pace, is_rerank=False)
     print_results(rows, (BASE64, FLOAT), [BARE])
 
 
@@ -232,8 +246,12 @@ def main() -> None:
     parser.add_argument("--gguf", type=Path, help="the same or another embedder as GGUF")
     parser.add_argument("--peer-dir", type=Path, help="where the peer's environment is, or is made")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--patience", type=float, default=0.0, help="seconds to wait for idle cores"
+    )
     parser.add_argument("--only", choices=["embed", "rerank", "gguf"])
     options = parser.parse_args()
+    pace = Pace(options.repeats, options.patience)
     wanted = {options.only} if options.only else {"embed", "rerank", "gguf"}
     python, versions = None, []
     if options.peer_dir is None:
@@ -247,15 +265,15 @@ def main() -> None:
     )
     if "embed" in wanted:
         print(f"Embeddings, {options.model.name}:\n")
-        bench_mlx(options.model, "embedding", python=python, repeats=options.repeats)
+        bench_mlx(options.model, "embedding", python=python, pace=pace)
     if "rerank" in wanted:
         print("Reranking, a cross-encoder of that shape; a request's texts are its documents:\n")
         with tempfile.TemporaryDirectory() as folder:
             model = write_cross_encoder(options.model, Path(folder) / "cross-encoder")
-            bench_mlx(model, "reranking", python=python, repeats=options.repeats)
+            bench_mlx(model, "reranking", python=python, pace=pace)
     if "gguf" in wanted and options.gguf is not None:
         print(f"Embeddings, {options.gguf.name}:\n")
-        bench_gguf(options.gguf, repeats=options.repeats)
+        bench_gguf(options.gguf, pace)
 
 
 if __name__ == "__main__":
