@@ -97,11 +97,15 @@ class MessageEncoder:
         head: Of the answer.
         marks: Put around reasoning inside the content; `None` sends it beside.
         choice_count: From two on, messages say which choice they are of.
+
+    Attributes:
+        is_over: Whether the terminal message was spelled.
     """
 
     def __init__(
         self, request_id: str, head: ReplyHead, *, marks: ReasoningMarks | None, choice_count: int
     ) -> None:
+        self.is_over = False
         self._request_id = request_id
         self._head = head
         self._shapers = [ChoiceShaper(head.id, index, marks) for index in range(choice_count)]
@@ -146,15 +150,18 @@ class MessageEncoder:
 
     def finish(self, usage: Usage) -> bytes:
         """The end of an answer all of whose choices ended well."""
+        self.is_over = True
         return self.done(self._reasons, usage, self._speed(usage))
 
     def cancelled(self, usage: Usage) -> bytes:
         """The end of an answer that its client has cancelled."""
+        self.is_over = True
         reasons = dict.fromkeys(range(len(self._shapers)), "cancelled")
         return self.done({**reasons, **self._reasons}, usage, self._speed(usage))
 
     def error(self, error: LmxError) -> bytes:
         """The end of one that did not end well."""
+        self.is_over = True
         return self.spell_error(error, self._request_id)
 
     def token(self, index: int, text: str) -> bytes:

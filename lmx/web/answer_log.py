@@ -161,7 +161,12 @@ class LogReader:
     @property
     def is_ended(self) -> bool:
         """Whether `take` has given the last frame there will be."""
-        return self._log.is_over and self.number >= self._log.frame_count
+        return self._log.is_over and self.has_all
+
+    @property
+    def has_all(self) -> bool:
+        """Whether it was given every frame there is."""
+        return self.number >= self._log.frame_count
 
     def take(self) -> bytes:
         """Every frame it has not been given yet."""

@@ -49,6 +49,10 @@ class AnswerOwner(Protocol):
     def name(self) -> str:
         """What its frames call it."""
 
+    @property
+    def is_over(self) -> bool:
+        """Whether its last frame was spelled, which is before the log is told."""
+
     def encode_cancelled(self) -> bytes:
         """Its last frame, if it is cancelled now."""
 
@@ -95,7 +99,7 @@ class KeptAnswer:
 
     def cancel(self) -> None:
         """End it now, with a frame that says so, if it has an owner. Idempotent."""
-        if self.log.is_over:
+        if self.log.is_over or (self.owner is not None and self.owner.is_over):
             return
         self._scope.cancel()
         if self.owner is not None:

@@ -20,7 +20,7 @@ from lmx.web.barrier import contain
 from lmx.web.chat_stream import ChatJob, ChatStream, plan_chat
 from lmx.web.exchange import PARSE_IN_THREAD_BYTES
 from lmx.web.pump import Pump
-from lmx.web.resume import AnswerKeeper, KeptAnswer
+from lmx.web.resume import AnswerKeeper, AnswerOwner, KeptAnswer
 from lmx.web.sink import Sink
 from lmx.web.socket_frames import SocketMessages
 
@@ -70,6 +70,11 @@ class SocketAnswer:
         """See `ChatStream.perform`."""
         await self._stream.perform(start, heartbeat_s=heartbeat_s)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether its terminal message was spelled."""
+        return self._encoder.is_over
+
     def encode_cancelled(self) -> bytes:
         """Its terminal message, if it is cancelled now."""
         return self._encoder.cancelled(self._stream.usage)
@@ -116,7 +121,16 @@ class SocketRequest:
         self._waiting = trio.CancelScope()  # around signs of life before the answer begins
         self._answer: SocketAnswer | None = None
         self._kept: KeptAnswer | None = None
+        self._reader: LogReader | None = None
         self._is_over = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its terminal message was sent, which may be before its task knows."""
+        if self._reader is not None and not self._reader.has_all:
+            return False
+        owner = self._owner
+        return self._is_over or (owner is not None and owner.is_over)
 
     @property
     def is_blocked(self) -> bool:
@@ -150,15 +164,18 @@ class SocketRequest:
         """End it; its last message says so. Without effect once it is over."""
         if self._kept is not None:
             self._kept.cancel()
-        elif not self._is_over:
+        elif not self.is_over:
             self._end(self._encode_cancelled())
             self._scope.cancel()
 
     def stop_thinking(self) -> None:
         """End the reasoning and go on with the answer."""
-        owner = self._answer if self._kept is None else self._kept.owner
-        if owner is not None:
-            owner.stop_thinking()
+        if self._owner is not None:
+            self._owner.stop_thinking()
+
+    @property
+    def _owner(self) -> AnswerOwner | None:
+        return self._answer if self._kept is None else self._kept.owner
 
     async def _run(self, work: Callable[[], Awaitable[None]]) -> None:
         def fail(error: Exception) -> None:
@@ -209,6 +226,7 @@ class SocketRequest:
         return parse()
 
     async def _read(self, kept: KeptAnswer, reader: LogReader) -> None:
+        self._reader = reader
         beat = self._spelling.spell_note(KEEPALIVE, self.name)
         beat_s = self._services.settings.server.heartbeat_s
         await Pump(reader, self, heartbeat=beat, heartbeat_s=beat_s).run()

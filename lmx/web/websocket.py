@@ -177,6 +177,7 @@ class SocketSession:
         """A request of this name, unless it is refused, of which the client is told."""
         own_id = new_request_id()
         name = name or own_id
+        self._requests = {r.name: r for r in self._requests.values() if not r.is_over}
         limit = self._services.settings.server.max_socket_requests
         if name in self._requests:
             taken = InvalidRequest(f"a request named {name!r} runs already", param="request_id")
@@ -203,7 +204,8 @@ class SocketSession:
             if self._nursery is not None:
                 self._nursery.cancel_scope.cancel()
         finally:
-            self._requests.pop(request.name, None)
+            if self._requests.get(request.name) is request:
+                del self._requests[request.name]
             if not self._requests:
                 self._became_idle.set()
                 self._became_idle = trio.Event()
@@ -213,7 +215,7 @@ class SocketSession:
         if name is None:
             raise InvalidRequest(f"{message.type!r} needs a 'request_id'", param="request_id")
         request = self._requests.get(name)
-        if request is not None:
+        if request is not None and not request.is_over:
             word(request)
         else:
             # A word that crossed with the end of its request is no error: nothing may follow that

@@ -290,6 +290,18 @@ async def test_a_name_is_used_once_at_a_time(daemon: Daemon) -> None:
         assert "stop" == (await client.answer("quick", request_id="a"))[-1]["finish_reason"]
 
 
+@pytest.mark.parametrize("resumable", [False, True])
+async def test_an_end_that_is_read_is_the_end(daemon: Daemon, resumable: bool) -> None:  # noqa: FBT001
+    """Two hundred times: at once the name is free, and a word for it finds nothing to end."""
+    async with open_socket(daemon) as client:
+        for _ in range(200):
+            messages = await client.answer("quick", request_id="a", resumable=resumable)
+            assert ("chat.done", "stop") == (messages[-1]["type"], messages[-1]["finish_reason"])
+            await client.answer("quick", request_id="a", resumable=resumable)
+            await client.send("chat.cancel", request_id="a")
+            assert {"type": "chat.not_running", "request_id": "a"} == await client.next()
+
+
 @pytest.mark.parametrize("length", [70_000, 33 * 1024 * 1024])
 async def test_large_messages_are_taken(daemon: Daemon, length: int) -> None:
     """Whole conversations arrive in one; what does not fit the model is told, not dropped."""

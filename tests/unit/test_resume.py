@@ -52,6 +52,7 @@ class Owner:
     """Says what ends a cancelled answer."""
 
     name = "a"
+    is_over = False
 
     def encode_cancelled(self) -> bytes:
         return frame("last")
@@ -225,6 +226,24 @@ async def test_cancelling_ends_it_with_the_last_frame(autojump_clock: MockClock)
         await wait_all_tasks_blocked()
         assert (b"id: a:2\n" + frame("last"), True) == (reader.take(), reader.is_ended)
         assert script.cancelled
+
+    await keeping(use)
+
+
+async def test_what_has_said_its_last_is_not_cancelled(autojump_clock: MockClock) -> None:
+    """A cancel between the last frame and the end of the task adds no second last frame."""
+
+    async def use(house: Keeping) -> None:
+        kept, script = await house.begin("a")
+        kept.owner = Owner()
+        reader = kept.log.read_after(1)
+        script.say("done")
+        kept.owner.is_over = True
+        kept.cancel()
+        script.end()
+        await wait_all_tasks_blocked()
+        assert (b"id: a:2\n" + frame("done"), True) == (reader.take(), reader.is_ended)
+        assert not script.cancelled
 
     await keeping(use)
 
