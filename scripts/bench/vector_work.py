@@ -22,6 +22,8 @@ TEXT = (
 MEDIAN_LOG_WORDS, SPREAD = 3.2, 0.8
 FEWEST_WORDS, MOST_WORDS = 3, 180
 QUERY_WORDS = 8
+# Of a batch's longest row: padding shorter ones costs more than another batch.
+LEAST_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,10 @@ def batches_within(lengths: Sequence[int], budget_tokens: int, most_rows: int) -
     batches: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
         rows = batches[-1] if batches else []
-        is_full = len(rows) == most_rows
-        if rows and not is_full and (len(rows) + 1) * lengths[rows[0]] <= budget_tokens:
+        longest = lengths[rows[0]] if rows else 0
+        is_alike = lengths[row] >= LEAST_SHARE * longest
+        has_room = len(rows) < most_rows and (len(rows) + 1) * longest <= budget_tokens
+        if rows and is_alike and has_room:
             rows.append(row)
         else:
             batches.append([row])

@@ -70,8 +70,10 @@ def test_batches_hold_every_row_once(lengths: list[int], budget: int, most: int)
     batches = batches_within(lengths, budget, most)
     assert list(range(len(lengths))) == sorted(row for batch in batches for row in batch)
     for batch in batches:
-        padded = len(batch) * max(lengths[row] for row in batch)
+        longest = max(lengths[row] for row in batch)
+        padded = len(batch) * longest
         assert len(batch) <= most
+        assert all(2 * lengths[row] >= longest for row in batch)
         assert padded <= budget or 1 == len(batch)
 
 
