@@ -5,7 +5,7 @@ weights come out every time.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +79,28 @@ def build_tiny_cross_encoder(path: Path, kind: str, labels: int = 1) -> Path:
 
 def bert_tokenizer() -> Tokenizer:
     """A lower-casing WordPiece of some hundred pieces, with the templates of BERT."""
-    pieces = [*BERT_SPECIAL, *WORDS, *ALPHABET, *(f"##{sign}" for sign in ALPHABET), *SIGNS]
+    return _word_pieces(
+        BERT_SPECIAL,
+        unknown="[UNK]",
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        named=("[CLS]", "[SEP]"),
+    )
+
+
+def _word_pieces(
+    special: Sequence[str], *, unknown: str, single: str, pair: str, named: Sequence[str]
+) -> Tokenizer:
+    """The words below `special` tokens; the templates use those `named`."""
+    pieces = [*special, *WORDS, *ALPHABET, *(f"##{sign}" for sign in ALPHABET), *SIGNS]
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token="[UNK]"))  # noqa: S106
+    tokenizer = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token=unknown))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS]:0 $A:0 [SEP]:0",
-        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
-        special_tokens=[(name, vocabulary[name]) for name in ("[CLS]", "[SEP]")],
+        single=single, pair=pair, special_tokens=[(name, vocabulary[name]) for name in named]
     )
-    tokenizer.add_special_tokens(list(BERT_SPECIAL))
+    tokenizer.add_special_tokens(list(special))
     return tokenizer
 
 
@@ -201,19 +212,13 @@ def write_modules(path: Path, *, pooling: str, is_normalised: bool, max_tokens: 
 
 def roberta_tokenizer() -> Tokenizer:
     """The words of the tiny BERT with XLM-RoBERTa's special tokens and templates."""
-    special = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-    pieces = [*special, *WORDS, *ALPHABET, *(f"##{sign}" for sign in ALPHABET), *SIGNS]
-    vocabulary = {piece: index for index, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token="<unk>"))  # noqa: S106
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
+    return _word_pieces(
+        ("<s>", "<pad>", "</s>", "<unk>", "<mask>"),
+        unknown="<unk>",
         single="<s> $A </s>",
         pair="<s> $A </s> </s> $B </s>",
-        special_tokens=[(name, vocabulary[name]) for name in ("<s>", "</s>")],
+        named=("<s>", "</s>"),
     )
-    tokenizer.add_special_tokens(list(special))
-    return tokenizer
 
 
 def roberta_config(vocabulary: int) -> Config:

@@ -6,7 +6,6 @@ are lines, as `scripts.bench.vector_work` has them.
 """
 
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from scripts.bench.vector_work import answer_lines, batches_within
+from scripts.bench.vector_work import answer_lines, run_batches
 
 Ids = NDArray[np.int32]
 # Sequences of one batch.
@@ -93,14 +92,12 @@ def main() -> None:
         if query:
             raise SystemExit("this loop embeds and does not score")
         rows = [embedder.tokenize(text) for text in texts]
-        lengths = [len(row) for row in rows]
-        first: Sequence[float] = ()
-        began_s = time.perf_counter()
-        for batch in batches_within(lengths, embedder.batch_tokens, MOST_ROWS):
-            vectors = embedder.compute([rows[at] for at in batch])
-            if 0 in batch:
-                first = vectors[batch.index(0)].tolist()
-        return first, time.perf_counter() - began_s
+        return run_batches(
+            [len(row) for row in rows],
+            embedder.batch_tokens,
+            MOST_ROWS,
+            lambda batch: embedder.compute([rows[at] for at in batch]),
+        )
 
     answer_lines(compute)
 

@@ -5,14 +5,13 @@ model, purpose. Requests and answers are lines, as `scripts.bench.vector_work` h
 """
 
 import sys
-import time
 from collections.abc import Sequence
 
 from lmx.engines import load_engine
 from lmx.engines.vectors import LoadedVectors
 from lmx.protocol.messages import Load
 from lmx.protocol.values import Purpose
-from scripts.bench.vector_work import answer_lines, batches_within
+from scripts.bench.vector_work import answer_lines, run_batches
 
 # As many as a request may have: the budget of tokens is what limits a batch.
 MOST_ROWS = 2048
@@ -34,14 +33,12 @@ def main() -> None:
             rows = tokenizer.encode_pairs([(query, text) for text in texts], limit=limit)
         else:
             rows = tokenizer.encode(texts, limit=limit)
-        lengths = [len(row.ids) for row in rows]
-        first: Sequence[float] = ()
-        began_s = time.perf_counter()
-        for batch in batches_within(lengths, engine.batch_tokens, MOST_ROWS):
-            numbers = engine.compute([rows[at] for at in batch])
-            if 0 in batch:
-                first = numbers[batch.index(0)].tolist()
-        return first, time.perf_counter() - began_s
+        return run_batches(
+            [len(row.ids) for row in rows],
+            engine.batch_tokens,
+            MOST_ROWS,
+            lambda batch: engine.compute([rows[at] for at in batch]),
+        )
 
     answer_lines(compute)
 

@@ -123,3 +123,29 @@ def batches_within(lengths: Sequence[int], budget_tokens: int, most_rows: int) -
         else:
             batches.append([row])
     return batches
+
+
+def run_batches(
+    lengths: Sequence[int],
+    budget_tokens: int,
+    most_rows: int,
+    compute: Callable[[list[int]], Any],
+) -> tuple[Sequence[float], float]:
+    """Compute rows in batches, and time it.
+
+    Args:
+        lengths: Tokens of each row.
+        budget_tokens: Most tokens of a batch.
+        most_rows: Most rows of a batch.
+        compute: Gives the numbers of rows by their places, as an array of a line each.
+
+    Returns:
+        The first row's numbers, and the seconds that all took.
+    """
+    first: Sequence[float] = ()
+    began_s = time.perf_counter()
+    for batch in batches_within(lengths, budget_tokens, most_rows):
+        numbers = compute(batch)
+        if 0 in batch:
+            first = numbers[batch.index(0)].tolist()
+    return first, time.perf_counter() - began_s
