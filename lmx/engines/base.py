@@ -52,6 +52,46 @@ class StepResult(NamedTuple):
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
 
 
+class PrefillShare(NamedTuple):
+    """How much of one prompt a step may compute.
+
+    Attributes:
+        sequence_id: The prompt's name, as `Engine.prefilling` gives it.
+        tokens: Most tokens of it, at least 1.
+    """
+
+    sequence_id: int
+    tokens: int
+
+
+class PrefixUse(NamedTuple):
+    """How a prompt may share what was computed for others.
+
+    Attributes:
+        salt: Only prompts of the same salt share anything.
+        boundaries: Where the prompt may come to part from others, such as ends of its messages, in
+            tokens from its start, ascending. A hint: what is remembered there can be found again.
+    """
+
+    salt: str = ""
+    boundaries: tuple[int, ...] = ()
+
+
+SHARES_FREELY = PrefixUse()
+
+
+class PrefixOutlook(NamedTuple):
+    """What of a prompt is there already.
+
+    Attributes:
+        cached_tokens: Leading tokens whose prefill would be skipped now.
+        reason: Why not more, in a word.
+    """
+
+    cached_tokens: int
+    reason: str
+
+
 class Constraint(Protocol):
     """Says which tokens one sequence may sample next. Engine thread only; never raises."""
 
@@ -189,6 +229,7 @@ class Engine(Protocol):
         token_ids: Sequence[int],
         *,
         wants_prompt_logprobs: bool = False,
+        prefix: PrefixUse = SHARES_FREELY,
     ) -> int:
         """Reserve a slot per choice and queue the prompt for one prefill that all share.
 
@@ -198,6 +239,7 @@ class Engine(Protocol):
             wants_prompt_logprobs: Report the prompt's own log-probabilities, with as many
                 alternatives as the first choice's ``top_logprobs``, in the first result of the
                 first choice.
+            prefix: What it may share with other prompts.
 
         Returns:
             Leading prompt tokens whose prefill is skipped.
@@ -208,11 +250,36 @@ class Engine(Protocol):
             OutOfMemory: The device has no room; nothing was reserved.
         """
 
-    def step(self) -> list[StepResult]:
+    def foresee(self, token_ids: Sequence[int], prefix: PrefixUse) -> PrefixOutlook:
+        """How much of a prompt `add` would skip now. From any thread; reserves nothing.
+
+        Args:
+            token_ids: The prompt.
+            prefix: What it may share with other prompts.
+        """
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Most prompt tokens that one step computes."""
+
+    def prefilling(self) -> dict[int, int]:
+        """Prompts that are not computed yet and can go on now, in order of arrival.
+
+        Returns:
+            Each prompt's name, which is the number of its first live choice, and the tokens that
+            are missing, at least 1.
+        """
+
+    def step(self, shares: Sequence[PrefillShare] | None = None) -> list[StepResult]:
         """One bounded unit of device work.
 
-        At most one token for every decoding sequence and one prefill chunk. Cancel latency is one
-        step. With no sequence added it returns an empty list at once.
+        One token for every decoding sequence, and something of the prompts named. Cancel latency
+        is one step. With no sequence added it returns an empty list at once.
+
+        Args:
+            shares: Which prompts to go on with, the most urgent first. The first one gets on, if
+                the device has room; what does not fit into one pass is left for the next step.
+                Unknown names are ignored. `None` means all, in order of arrival, as much as fits.
         """
 
     def quiesce(self) -> None:

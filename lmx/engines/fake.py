@@ -22,53 +22,48 @@ constraint.
 | fail_step | 0 | counted from 1; 0 means while loading |
 """
 
-import codecs
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 from urllib.parse import parse_qsl
 from zlib import crc32
 
 import msgspec
-import numpy as np
 from llguidance import TokenizerWrapper
 from msgspec import Meta
 
 from lmx.engines.base import (
+    SHARES_FREELY,
     Choice,
-    Constraint,
     LoadedEngine,
+    PrefillShare,
+    PrefixOutlook,
+    PrefixUse,
     StepResult,
     TokenLogprobs,
     accept_token,
     check_room,
 )
+from lmx.engines.fake_tokens import (
+    END_ID,
+    FIRST_WORD_ID,
+    VOCABULARY_SIZE,
+    WORDS,
+    ByteVocabulary,
+    FakeTokenizer,
+    choose_allowed,
+    invent_logprobs,
+)
 from lmx.engines.grammar import LlgGrammarCompiler
-from lmx.errors import InvalidRequest, OutOfMemory, UnsupportedModel
-from lmx.protocol.messages import ChatPrompt, Load
+from lmx.errors import OutOfMemory, UnsupportedModel
+from lmx.protocol.messages import Load
 from lmx.protocol.values import Memory, ModelInfo
 
-END_ID = 256
-FIRST_WORD_ID = 257
-WORDS = (
-    "amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "isle",
-    "jade", "kelp", "lumen", "maple", "north", "oak", "pearl", "quartz", "river",
-    "slate", "tide", "umber", "vale", "willow", "xenon", "yarrow", "zephyr",
-)  # fmt: skip
-VOCABULARY_SIZE = FIRST_WORD_ID + len(WORDS)
-# What ends a JSON value soonest, so that constrained replies are short.
-CLOSING_IDS: tuple[int, ...] = (END_ID, *b'"}]0')
 KV_BYTES_PER_TOKEN = 1024
 ASKED = "asked"
 ASKED_FAILURE = re.compile(r"fail:(abort|exit|hang|oom|raise):(\d+)")
-END_TEXT = "<end>"
-TOKENS = {
-    **{byte: bytes((byte,)) for byte in range(256)},
-    END_ID: END_TEXT.encode(),
-    **{FIRST_WORD_ID + index: f" {word}".encode() for index, word in enumerate(WORDS)},
-}
 
 Milliseconds = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -100,51 +95,6 @@ def parse_settings(query: str) -> FakeSettings:
         return msgspec.convert(dict(parse_qsl(query)), FakeSettings, strict=False)
     except msgspec.ValidationError as error:
         raise UnsupportedModel(f"fake model: {error}") from error
-
-
-class FakeDetokenizer:
-    """Bytes and words to text, holding incomplete UTF-8."""
-
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def feed(self, token_id: int) -> str:
-        """Text that became final with this id; the end token reads as nothing."""
-        return self._decoder.decode(b"" if token_id == END_ID else TOKENS.get(token_id, b""))
-
-    def flush(self) -> str:
-        """What is still held, incomplete bytes as U+FFFD."""
-        return self._decoder.decode(b"", final=True)
-
-
-class FakeTokenizer:
-    """One id per UTF-8 byte, and a template any reader understands at once."""
-
-    template_source = ""
-    special_tokens = frozenset({END_TEXT})
-
-    def render(self, prompt: ChatPrompt) -> str:
-        """``tools`` if there are any, then ``role: content`` lines.
-
-        A message whose content is ``refuse me`` is refused.
-        """
-        if any(message.get("content") == "refuse me" for message in prompt.messages):
-            raise InvalidRequest("the chat template refused this conversation", param="messages")
-        tools = [f"tools: {msgspec.json.encode(prompt.tools).decode()}\n"] if prompt.tools else []
-        lines = [f"{m['role']}: {m.get('content') or ''}\n" for m in prompt.messages]
-        return "".join([*tools, *lines, "assistant:"])
-
-    def encode(self, text: str, *, add_beginning: bool = False) -> list[int]:
-        """The UTF-8 bytes; there is no beginning token."""
-        return list(text.encode())
-
-    def token_bytes(self, token_id: int) -> bytes:
-        """A byte, a word with its space, or the end token's text."""
-        return TOKENS.get(token_id, b"")
-
-    def new_detokenizer(self, visible: frozenset[str] = frozenset()) -> FakeDetokenizer:
-        """A fresh detokenizer; the end token is never shown."""
-        return FakeDetokenizer()
 
 
 class _Prompt:
@@ -184,11 +134,24 @@ class _Reply:
 
 
 class FakeEngine:
-    """Continuous batching over scripted replies. Penalties and biases change nothing."""
+    """Continuous batching over scripted replies. Penalties and biases change nothing.
 
-    def __init__(self, settings: FakeSettings, info: ModelInfo) -> None:
+    Args:
+        settings: What it pretends.
+        info: What the daemon is told.
+        sleep: Lets so many seconds pass.
+    """
+
+    def __init__(
+        self,
+        settings: FakeSettings,
+        info: ModelInfo,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._settings = settings
         self._info = info
+        self._sleep = sleep
         self._text_ids = list(settings.text.encode())
         self._live: dict[int, _Reply] = {}
         self._steps = 0
@@ -210,6 +173,7 @@ class FakeEngine:
         token_ids: Sequence[int],
         *,
         wants_prompt_logprobs: bool = False,
+        prefix: PrefixUse = SHARES_FREELY,
     ) -> int:
         """Reserve a slot per choice. Nothing is ever cached, so it returns 0."""
         check_room(self._info, free_slots=self.free_slots, token_ids=token_ids, choices=choices)
@@ -225,7 +189,28 @@ class FakeEngine:
         self._peak_bytes = max(self._peak_bytes, self.memory().active_bytes)
         return 0
 
-    def step(self) -> list[StepResult]:
+    def foresee(
+        self,
+        token_ids: Sequence[int],
+        prefix: PrefixUse,
+    ) -> PrefixOutlook:
+        """Nothing is ever cached."""
+        return PrefixOutlook(0, "off")
+
+    @property
+    def chunk_tokens(self) -> int:
+        """As the settings say."""
+        return self._settings.chunk
+
+    def prefilling(self) -> dict[int, int]:
+        """Prompts that are not computed yet, by their first live choice."""
+        names: dict[int, tuple[int, int]] = {}
+        for sequence_id, reply in self._live.items():
+            if reply.prompt.pending_tokens:
+                names.setdefault(id(reply.prompt), (sequence_id, reply.prompt.pending_tokens))
+        return dict(names.values())
+
+    def step(self, shares: Sequence[PrefillShare] | None = None) -> list[StepResult]:
         """One token for every sequence whose prompt is done, then one prefill chunk."""
         if not self._live:
             return []
@@ -236,9 +221,9 @@ class FakeEngine:
             self._fail_as_prompts_ask()
         decoding = [(key, r) for key, r in self._live.items() if not r.prompt.pending_tokens]
         if decoding and self._settings.step_ms:
-            time.sleep(self._settings.step_ms / 1000)
+            self._sleep(self._settings.step_ms / 1000)
         results = [self._sample(sequence_id, reply) for sequence_id, reply in decoding]
-        self._prefill_chunk()
+        self._prefill(self._everything() if shares is None else shares)
         return results
 
     def quiesce(self) -> None:
@@ -297,53 +282,18 @@ class FakeEngine:
             return END_ID if done else self._text_ids[reply.given]
         return END_ID if reply.given >= self._settings.tokens else reply.word
 
-    def _prefill_chunk(self) -> None:
-        for reply in self._live.values():
-            if reply.prompt.pending_tokens:
-                time.sleep(self._settings.prefill_ms / 1000)
-                left = reply.prompt.pending_tokens - self._settings.chunk
-                reply.prompt.pending_tokens = max(0, left)
-                return
+    def _everything(self) -> list[PrefillShare]:
+        return [PrefillShare(name, left) for name, left in self.prefilling().items()]
 
-
-def invent_logprobs(token_id: int, position: int, count: int) -> TokenLogprobs:
-    """Numbers of the right shape: the chosen token is always the most likely one.
-
-    Its log-probability is minus six to thirteen eighths, by position; each alternative, the ids
-    after it, has three quarters less than the one before. Their probabilities stay below 1.
-    """
-    best = -(6 + position % 8) / 8
-    top = (((token_id + i) % VOCABULARY_SIZE, best - 0.75 * i) for i in range(count))
-    return TokenLogprobs(best, tuple(top))
-
-
-def choose_allowed(constraint: Constraint, own: int) -> int:
-    """The reply's own token if the constraint allows it, else one that soon completes the text.
-
-    That is the end token, then whatever closes JSON, then the lowest id above the space.
-    """
-    mask = np.zeros((VOCABULARY_SIZE + 31) // 32, dtype=np.int32)
-    if not constraint.fill_mask(mask):
-        return own
-    bits = np.unpackbits(mask.view(np.uint8), bitorder="little")[:VOCABULARY_SIZE]
-    preferred = next((i for i in (own, *CLOSING_IDS) if bits[i]), None)
-    if preferred is not None:
-        return preferred
-    allowed = [i for i, bit in enumerate(bits) if bit]
-    printable = [i for i in allowed if i > ord(" ")]
-    return (printable or allowed or [END_ID])[0]
-
-
-class _ByteVocabulary:
-    """The fake's tokens as llguidance reads a vocabulary; it encodes to bytes."""
-
-    eos_token_id = END_ID
-    bos_token_id = None
-    special_token_ids = (END_ID,)
-    tokens = tuple(TOKENS[token_id] for token_id in range(VOCABULARY_SIZE))
-
-    def __call__(self, text: bytes | str) -> list[int]:
-        return list(text.encode() if isinstance(text, str) else text)
+    def _prefill(self, shares: Sequence[PrefillShare]) -> None:
+        room = self._settings.chunk
+        for name, tokens in shares:
+            prompt = self._live[name].prompt if name in self._live else None
+            done = 0 if prompt is None else min(tokens, room, prompt.pending_tokens)
+            if prompt is not None and done:
+                self._sleep(self._settings.prefill_ms / 1000 * done / self._settings.chunk)
+                prompt.pending_tokens -= done
+                room -= done
 
 
 def find_failure(token_ids: Sequence[int]) -> tuple[str, int] | None:
@@ -385,6 +335,6 @@ def load(load: Load) -> LoadedEngine:
         kv_bytes_per_token=KV_BYTES_PER_TOKEN,
     )
     grammars = LlgGrammarCompiler(
-        TokenizerWrapper(_ByteVocabulary()), vocabulary_size=VOCABULARY_SIZE, end_ids=[END_ID]
+        TokenizerWrapper(ByteVocabulary()), vocabulary_size=VOCABULARY_SIZE, end_ids=[END_ID]
     )
     return LoadedEngine(FakeEngine(settings, info), FakeTokenizer(), grammars, [])

@@ -108,6 +108,9 @@ class Generate(Struct, frozen=True, array_like=True, tag=1):
         thinking_budget: Tokens after which reasoning is ended by force; `None` for no limit.
         wants_prompt: Report the prompt's text and, with ``top_logprobs``, its log-probabilities.
         may_stop_thinking: A `StopThinking` may come.
+        client: Who asks: requests of one client share a turn with those of others.
+        priority: Lower numbers go first.
+        salt: Only requests of the same salt share what was computed of their prompts.
     """
 
     sequence: int
@@ -118,6 +121,9 @@ class Generate(Struct, frozen=True, array_like=True, tag=1):
     thinking_budget: int | None = None
     wants_prompt: bool = False
     may_stop_thinking: bool = False
+    client: str = ""
+    priority: int = 0
+    salt: str = ""
 
 
 class Cancel(Struct, frozen=True, array_like=True, tag=2):
@@ -241,6 +247,8 @@ class Started(Struct, frozen=True, array_like=True, tag=2):
         reasoning: The reasoning markers to look for: a row of `lmx.text.reasoning`, or ``none``.
         in_reasoning: The prompt has opened the reasoning already.
         prompt_text: The prompt as text, if it was asked for.
+        cached_tokens: Leading prompt tokens that are computed already, as it looks now.
+        cache_reason: Why not all of them, in a word; empty where nothing is said about it.
     """
 
     sequence: int
@@ -249,6 +257,8 @@ class Started(Struct, frozen=True, array_like=True, tag=2):
     reasoning: str = "none"
     in_reasoning: bool = False
     prompt_text: str | None = None
+    cached_tokens: int = 0
+    cache_reason: str = ""
 
 
 class Rejected(Struct, frozen=True, array_like=True, tag=3):

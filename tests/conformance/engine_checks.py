@@ -6,7 +6,7 @@ A new engine gets its tests by writing a maker.
 
 import pytest
 
-from lmx.engines.base import Choice, StepResult
+from lmx.engines.base import Choice, PrefillShare, StepResult
 from lmx.errors import ContextTooLong, NoFreeSlot
 from lmx.protocol.values import Sampling
 from tests.conformance.driving import (
@@ -185,6 +185,39 @@ def check_long_prompt_beside_others(maker: Maker) -> None:
         assert found[1] == alone[1]
 
 
+def check_shares(maker: Maker) -> None:
+    """Prompts go on as they are named: a later one can pass, the others stay where they are."""
+    with opened(maker) as (engine, tokenizer):
+        long = (tokenizer.encode(TEXTS[3]) * 30)[:450]
+        requests = {1: (long, greedy(5)), 2: (tokenizer.encode(TEXTS[0]), greedy(5))}
+        for sequence_id, request in requests.items():
+            add(engine, sequence_id, request)
+        before = engine.prefilling()
+        assert engine.step([PrefillShare(99, 10)]) == []
+        assert engine.prefilling() == before
+        assert engine.step([PrefillShare(1, 3)]) == []
+        assert engine.prefilling() == {**before, 1: before[1] - 3}
+        found: dict[int, list[StepResult]] = {}
+        while 2 not in found:
+            collect(found, engine.step([PrefillShare(99, 1), PrefillShare(2, 1000)]))
+        assert engine.prefilling() == {1: before[1] - 3}
+        collect(found, step_times(engine, MAX_STEPS))
+        assert found == run_alone(engine, requests)
+
+
+def check_prefilling_names(maker: Maker) -> None:
+    """A prompt whose first choice is removed goes by the next one, and by none when all are."""
+    with opened(maker) as (engine, tokenizer):
+        long = (tokenizer.encode(TEXTS[3]) * 30)[:450]
+        engine.add([Choice(1, greedy(5)), Choice(2, greedy(5))], long)
+        assert [1] == list(engine.prefilling())
+        engine.remove(1)
+        assert [2] == list(engine.prefilling())
+        engine.step([PrefillShare(2, engine.chunk_tokens)])
+        engine.remove(2)
+        assert {} == engine.prefilling()
+
+
 def check_seeds(maker: Maker) -> None:
     """A seeded request gets the same tokens alone and among three neighbours."""
     with opened(maker) as (engine, tokenizer):
@@ -250,6 +283,8 @@ CHECKS = (
     check_join_and_leave,
     check_quiesce,
     check_long_prompt_beside_others,
+    check_shares,
+    check_prefilling_names,
     check_seeds,
     check_seeds_differ,
     check_memory,

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio_websocket import ConnectionRejected
 
-from lmx.engines.fake import WORDS
+from lmx.engines.fake_tokens import WORDS
 from tests.daemon_process import Daemon
 from tests.http.answers import Told, chat, fold_chat
 from tests.http.shared import shared_daemon

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmx.engines.base import Constraint, LoadedEngine
-from lmx.engines.fake import END_ID, VOCABULARY_SIZE
 from lmx.engines.fake import load as load_fake
+from lmx.engines.fake_tokens import END_ID, VOCABULARY_SIZE
 from lmx.errors import InvalidRequest
 from lmx.protocol.messages import ChatPrompt, Generate, Load, TextPrompt
 from lmx.protocol.values import Grammar, Sampling

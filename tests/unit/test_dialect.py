@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmx.engines.fake import FakeTokenizer
+from lmx.engines.fake_tokens import FakeTokenizer
 from lmx.text.dialects import dialect_named
 from lmx.worker.dialect import ModelDialect
 

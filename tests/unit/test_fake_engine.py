@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from lmx.engines import load_engine
 from lmx.engines.base import Choice, LoadedEngine, StepResult, TokenLogprobs
-from lmx.engines.fake import END_ID, WORDS, FakeDetokenizer, FakeTokenizer, parse_settings
+from lmx.engines.fake import parse_settings
+from lmx.engines.fake_tokens import END_ID, WORDS, FakeDetokenizer, FakeTokenizer
 from lmx.errors import (
     ContextTooLong,
     InvalidRequest,

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmx.engines.fake import FakeDetokenizer
+from lmx.engines.fake_tokens import FakeDetokenizer
 from lmx.worker.output import SequenceOutput
 
 

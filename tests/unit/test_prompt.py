@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lmx.engines.fake import FakeTokenizer
+from lmx.engines.fake_tokens import FakeTokenizer
 from lmx.errors import InvalidRequest
 from lmx.protocol.messages import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from lmx.worker.dialect import ModelDialect

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmx.engines.base import Choice, Engine
-from lmx.engines.fake import FakeEngine, FakeSettings, FakeTokenizer
+from lmx.engines.fake import FakeEngine, FakeSettings
+from lmx.engines.fake_tokens import FakeTokenizer
 from lmx.errors import OutOfMemory
 from lmx.protocol.messages import Delta, Finished, RequestEvent
 from lmx.protocol.values import ModelInfo, Sampling, Timings, Usage

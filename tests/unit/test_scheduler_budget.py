@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmx.engines.base import Choice, StepResult
-from lmx.engines.fake import FakeEngine, FakeSettings, FakeTokenizer
+from lmx.engines.fake import FakeEngine, FakeSettings
+from lmx.engines.fake_tokens import FakeTokenizer
 from lmx.protocol.messages import Delta, Finished, RequestEvent, Vitals
 from lmx.protocol.values import Memory, ModelInfo, Sampling
 from lmx.worker.scheduler import VITALS_PERIOD_S, Ready, Scheduler

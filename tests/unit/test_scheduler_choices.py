@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import pytest
 
 from lmx.engines.base import Choice, Constraint, Engine, TokenLogprobs
-from lmx.engines.fake import END_TEXT, FakeEngine, FakeSettings, FakeTokenizer, invent_logprobs
+from lmx.engines.fake import FakeEngine, FakeSettings
 from lmx.engines.fake import load as load_fake
+from lmx.engines.fake_tokens import END_TEXT, FakeTokenizer, invent_logprobs
 from lmx.errors import OutOfMemory
 from lmx.protocol.messages import Delta, Finished, Load, RequestEvent
 from lmx.protocol.values import Grammar, ModelInfo, Sampling, Timings, TokenLogprob, Usage

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from lmx.daemon.lease_state import Grant, LeaseState, Order
 from lmx.engines.base import Choice, StepResult
-from lmx.engines.fake import FakeEngine, FakeSettings, FakeTokenizer
+from lmx.engines.fake import FakeEngine, FakeSettings
+from lmx.engines.fake_tokens import FakeTokenizer
 from lmx.protocol.messages import (
     Cancel,
     Event,

@@ -7,12 +7,21 @@ again later; the oldest always goes on, so every sequence ends.
 """
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lmx.engines.base import Choice, StepResult, check_room
+from lmx.engines.base import (
+    SHARES_FREELY,
+    Choice,
+    PrefillShare,
+    PrefixOutlook,
+    PrefixUse,
+    StepResult,
+    check_room,
+)
 from lmx.engines.llama.batch import RowBatch
 from lmx.engines.llama.library import ABORTED, NO_FREE_CELLS, LlamaContext, LlamaModel
 from lmx.engines.llama.logprobs import describe, describe_rows
@@ -101,6 +110,7 @@ class LlamaEngine:
         token_ids: Sequence[int],
         *,
         wants_prompt_logprobs: bool = False,
+        prefix: PrefixUse = SHARES_FREELY,
     ) -> int:
         """Reserve slots, and skip what some slot has computed already.
 
@@ -124,7 +134,24 @@ class LlamaEngine:
             self._admit(choice, prompt_ids, leader=leader)
         return len(leader.slot.resident)
 
-    def step(self) -> list[StepResult]:
+    def foresee(
+        self,
+        token_ids: Sequence[int],
+        prefix: PrefixUse,
+    ) -> PrefixOutlook:
+        """What slots hold is known when a prompt gets one."""
+        return PrefixOutlook(0, "off")
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Rows of one pass."""
+        return self._batch.capacity
+
+    def prefilling(self) -> dict[int, int]:
+        """Prompts that are not computed yet, and answers that have to be computed again."""
+        return {s.sequence_id: s.missing for s in self._prompts()}
+
+    def step(self, shares: Sequence[PrefillShare] | None = None) -> list[StepResult]:
         """One pass.
 
         Raises:
@@ -132,7 +159,7 @@ class LlamaEngine:
         """
         if not self._live:
             return []
-        parts = self._run_pass()
+        parts = self._run_pass(shares)
         logits = self._context.logits(self._batch.outputs) if self._batch.outputs else None
         for part in parts:
             slot, token_ids = part.sequence.slot, part.sequence.token_ids
@@ -213,10 +240,12 @@ class LlamaEngine:
     def _followers(self, leader: LiveSequence) -> list[LiveSequence]:
         return [sequence for sequence in self._live.values() if sequence.leader is leader]
 
-    def _run_pass(self) -> list[Part]:
+    def _run_pass(self, shares: Sequence[PrefillShare] | None) -> list[Part]:
         """Compute what fits; an interrupted pass has no parts."""
         while True:
-            parts = self._plan()
+            parts = self._plan(shares)
+            if not parts:
+                return []
             self._context.allow()
             self._prefilling = tuple(
                 frozenset({s.sequence_id, *(f.sequence_id for f in self._followers(s))})
@@ -239,24 +268,35 @@ class LlamaEngine:
     def _is_pass_unwanted(self) -> bool:
         return any(group <= self._unwanted for group in self._prefilling)
 
-    def _plan(self) -> list[Part]:
+    def _plan(self, shares: Sequence[PrefillShare] | None) -> list[Part]:
         """Fill the batch: decode rows first, so that nobody who runs ever waits for a prompt."""
         self._batch.clear()
         able = [sequence for sequence in self._live.values() if sequence.leader is None]
         parts = [self._append(sequence, 1) for sequence in able if sequence.missing == 1]
-        budget = self._batch.capacity // BUSY_SHARE if parts else self._batch.capacity
-        for sequence in able:
-            limit = min(budget, self._batch.room)
-            if sequence.missing == 1:
+        prompts = {sequence.sequence_id: sequence for sequence in self._prompts()}
+        if shares is None:
+            room = self._batch.capacity // BUSY_SHARE if parts else self._batch.capacity
+            shares = [PrefillShare(name, room) for name in prompts]
+        for name, tokens in shares:
+            limit = min(tokens, self._batch.room)
+            if name not in prompts or not limit:
                 continue
-            if limit < 1 or not self._has_cells_for(sequence, able):
-                break  # in order of arrival: a short prompt does not overtake a long one
-            if sequence.prompt_logprobs is not None:
+            if prompts[name].prompt_logprobs is not None:
                 limit = min(limit, SCORED_CHUNK_TOKENS)
-            count = min(limit, sequence.missing)
-            parts.append(self._append(sequence, count))
-            budget -= count
+            parts.append(self._append(prompts[name], min(limit, prompts[name].missing)))
         return parts
+
+    def _prompts(self) -> list[LiveSequence]:
+        """Those that lack more than a decode row and have cells to go on.
+
+        In order of arrival: a prompt that has to wait for cells is not overtaken by one that needs
+        fewer.
+        """
+        able = [sequence for sequence in self._live.values() if sequence.leader is None]
+        prompts = [sequence for sequence in able if sequence.missing > 1]
+        begun = [sequence for sequence in prompts if sequence.slot.resident]
+        fresh = [sequence for sequence in prompts if not sequence.slot.resident]
+        return begun + list(takewhile(lambda s: self._has_cells_for(s, able), fresh))
 
     def _append(self, sequence: LiveSequence, count: int) -> Part:
         start = len(sequence.slot.resident)
@@ -271,9 +311,9 @@ class LlamaEngine:
         return Part(sequence, count, rows, is_last=is_last)
 
     def _has_cells_for(self, sequence: LiveSequence, able: list[LiveSequence]) -> bool:
-        """Whether a prompt may begin; one that has begun goes on."""
+        """Whether a prompt may begin."""
         running = [other for other in able if other.slot.resident]
-        if sequence.slot.resident or not running:
+        if not running:
             return True
         held = sum(len(other.token_ids) for other in running)
         headroom = HEADROOM_TOKENS * (len(running) + 1)

@@ -11,7 +11,17 @@ from typing import Any
 
 import mlx.core as mx
 
-from lmx.engines.base import Choice, EngineFinish, StepResult, accept_token, check_room
+from lmx.engines.base import (
+    SHARES_FREELY,
+    Choice,
+    EngineFinish,
+    PrefillShare,
+    PrefixOutlook,
+    PrefixUse,
+    StepResult,
+    accept_token,
+    check_room,
+)
 from lmx.engines.mlx.batch import DecodeBatch, Launched
 from lmx.engines.mlx.device import telling_out_of_memory
 from lmx.engines.mlx.prefill import Prefill, PrefillLimits
@@ -64,6 +74,7 @@ class MlxEngine:
         token_ids: Sequence[int],
         *,
         wants_prompt_logprobs: bool = False,
+        prefix: PrefixUse = SHARES_FREELY,
     ) -> int:
         """Reserve slots and queue the prompt. Nothing is cached across requests: returns 0.
 
@@ -88,7 +99,24 @@ class MlxEngine:
         self._prefill.add(prompt)
         return 0
 
-    def step(self) -> list[StepResult]:
+    def foresee(
+        self,
+        token_ids: Sequence[int],
+        prefix: PrefixUse,
+    ) -> PrefixOutlook:
+        """Nothing is cached across requests."""
+        return PrefixOutlook(0, "off")
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Most tokens of one prefill pass."""
+        return self._prefill.chunk_tokens
+
+    def prefilling(self) -> dict[int, int]:
+        """Prompts that are not computed yet, in order of arrival."""
+        return self._prefill.pending()
+
+    def step(self, shares: Sequence[PrefillShare] | None = None) -> list[StepResult]:
         """One decode step and at most one prefill pass.
 
         Raises:
@@ -97,7 +125,7 @@ class MlxEngine:
         if not self._live:
             return []
         with telling_out_of_memory():
-            return self._step()
+            return self._step(shares)
 
     def quiesce(self) -> None:
         """Wait for the step and the prefill pass that were submitted last.
@@ -136,7 +164,7 @@ class MlxEngine:
         self._batch.release_model()
         mx.clear_cache()
 
-    def _step(self) -> list[StepResult]:
+    def _step(self, shares: Sequence[PrefillShare] | None) -> list[StepResult]:
         self._batch.drop_done()
         results = self._launch_and_read()
         if not self._live:
@@ -146,7 +174,7 @@ class MlxEngine:
             # Nothing decodes: wait, or a long prompt would queue all its chunks at once and
             # cancelling it would free nothing.
             mx.synchronize()
-        ready = self._prefill.submit()
+        ready = self._prefill.submit(shares)
         if ready is not None:
             self._batch.join(ready)
         return results

@@ -2,17 +2,19 @@
 
 Everything but a prompt's last token is prefilled; the last one is the sequence's first decode
 input, so its first new token comes out of the ordinary decode step and joining costs no forward
-pass. Neighbours in the queue share one padded pass while that is cheap; a long prompt goes alone,
-chunk by chunk, because plain caches need no mask and cancelling takes effect between chunks.
+pass. Whose turn it is, and for how many tokens, the scheduler says. Short prompts that are next to
+each other share one padded pass while that is cheap; a long prompt goes alone, chunk by chunk,
+because plain caches need no mask and cancelling takes effect between chunks.
 """
 
-from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from lmx.engines.base import PrefillShare
 from lmx.engines.mlx.caches import CacheRows
 from lmx.engines.mlx.logprobs import gather
 from lmx.engines.mlx.sequence import LivePrompt, LiveSequence
@@ -50,10 +52,24 @@ class Ready(NamedTuple):
         return cls([sequence for _, sequence in pairs], last_ids, caches)
 
 
-class _Long(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Partial:
+    """A prompt that is not computed yet.
+
+    Attributes:
+        prompt: The prompt.
+        caches: What is computed; `None` before its first pass.
+        done_tokens: Of the prompt, in the caches.
+    """
+
     prompt: LivePrompt
-    caches: CacheRows
-    done_tokens: int
+    caches: CacheRows | None = None
+    done_tokens: int = 0
+
+    @property
+    def left_tokens(self) -> int:
+        """To prefill; the prompt's last token is not."""
+        return len(self.prompt.token_ids) - 1 - self.done_tokens
 
 
 def plan_group(lengths: Sequence[int], limits: PrefillLimits) -> int:
@@ -79,7 +95,7 @@ def plan_group(lengths: Sequence[int], limits: PrefillLimits) -> int:
 
 
 class Prefill:
-    """The queue of prompts and the one being worked on.
+    """Prompts on their way, each as far as it has come.
 
     Args:
         model: An mlx-lm model.
@@ -89,17 +105,20 @@ class Prefill:
     def __init__(self, model: Any, limits: PrefillLimits) -> None:
         self._model = model
         self._limits = limits
-        self._waiting: deque[LivePrompt] = deque()
-        self._long: _Long | None = None
+        self._partials: list[Partial] = []  # in order of arrival
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Most tokens of one pass."""
+        return self._limits.chunk_tokens
 
     def add(self, prompt: LivePrompt) -> None:
         """Queue a prompt behind the others."""
-        self._waiting.append(prompt)
+        self._partials.append(Partial(prompt))
 
     def clear(self) -> None:
         """Forget every prompt and free its cache."""
-        self._waiting.clear()
-        self._long = None
+        self._partials.clear()
 
     def release_model(self) -> None:
         """Let go of the weights; nothing may be submitted afterwards."""
@@ -107,49 +126,60 @@ class Prefill:
 
     def drop_dead(self) -> None:
         """Forget prompts whose sequences were all removed."""
-        if not all(prompt.is_live for prompt in self._waiting):
-            self._waiting = deque(prompt for prompt in self._waiting if prompt.is_live)
-        if self._long is not None and not self._long.prompt.is_live:
-            self._long = None
+        self._partials = [partial for partial in self._partials if partial.prompt.is_live]
 
-    def submit(self) -> Ready | None:
+    def pending(self) -> dict[int, int]:
+        """Each prompt's name and the tokens it lacks, at least 1; see `Engine.prefilling`."""
+        return {partial.prompt.name: max(1, partial.left_tokens) for partial in self._partials}
+
+    def submit(self, shares: Sequence[PrefillShare] | None) -> Ready | None:
         """Hand one pass to the device without waiting for it.
+
+        Args:
+            shares: As `Engine.step` takes them.
 
         Returns:
             The sequences that may decode from now on, or `None` if a prompt is still unfinished
-            or none waits.
+            or nothing is to be done.
         """
-        if self._long is not None:
-            return self._submit_chunk(self._long)
-        if not self._waiting:
+        chosen = self._choose(shares)
+        if not chosen:
             return None
-        silent = list(takewhile(lambda prompt: prompt.logprobs is None, self._waiting))
-        lengths = [len(prompt.token_ids) - 1 for prompt in silent]
-        # A prompt whose own log-probabilities are wanted goes alone.
-        count = plan_group(lengths, self._limits) if lengths else 1
-        group = [self._waiting.popleft() for _ in range(count)]
+        group = list(takewhile(_may_share, chosen))
+        lengths = [partial.left_tokens for partial, _ in group]
+        count = plan_group(lengths, self._limits) if group else 1
         if count == 1:
-            return self._submit_chunk(_Long(group[0], CacheRows.single(self._model), 0))
-        return self._submit_group(group)
+            return self._submit_chunk(*chosen[0])
+        return self._submit_group([partial for partial, _ in group[:count]])
 
-    def _submit_chunk(self, long: _Long) -> Ready | None:
-        prompt, caches, done = long
-        prompt_tokens = len(prompt.token_ids) - 1
-        chunk_tokens = self._limits.chunk_tokens
+    def _choose(self, shares: Sequence[PrefillShare] | None) -> list[tuple[Partial, int]]:
+        """Prompts with the tokens each may have, at most a pass's."""
+        most = self._limits.chunk_tokens
+        if shares is None:
+            return [(partial, most) for partial in self._partials]
+        by_name = {partial.prompt.name: partial for partial in self._partials}
+        known = [(by_name.get(share.sequence_id), share.tokens) for share in shares]
+        return [(partial, min(tokens, most)) for partial, tokens in known if partial is not None]
+
+    def _submit_chunk(self, partial: Partial, tokens: int) -> Ready | None:
+        prompt = partial.prompt
+        caches = partial.caches or CacheRows.single(self._model)
         if prompt.logprobs is not None:
-            chunk_tokens = min(chunk_tokens, LOGPROBS_CHUNK_TOKENS)
-        end = min(done + chunk_tokens, prompt_tokens)
+            tokens = min(tokens, LOGPROBS_CHUNK_TOKENS)
+        done = partial.done_tokens
+        end = done + min(tokens, partial.left_tokens)
         if end > done:
             logits = self._forward(mx.array([prompt.token_ids[done:end]]), caches)
             _gather(prompt, logits, done)
-        if end < prompt_tokens:
-            self._long = _Long(prompt, caches, end)
+        partial.caches, partial.done_tokens = caches, end
+        if partial.left_tokens:
             return None
-        self._long = None
+        self._partials.remove(partial)
         return Ready.of([prompt], caches)
 
-    def _submit_group(self, group: list[LivePrompt]) -> Ready:
-        prompts = [prompt.token_ids[:-1] for prompt in group]
+    def _submit_group(self, group: list[Partial]) -> Ready:
+        self._partials = [partial for partial in self._partials if partial not in group]
+        prompts = [partial.prompt.token_ids[:-1] for partial in group]
         lengths = [len(prompt) for prompt in prompts]
         longest = max(lengths)
         caches = CacheRows.batched(self._model, len(group))
@@ -158,13 +188,23 @@ class Prefill:
             caches.pad_right(lengths)
             self._forward(mx.array(padded), caches)  # (B, longest) int32
             caches.finalize()
-        return Ready.of(group, caches)
+        return Ready.of([partial.prompt for partial in group], caches)
 
     def _forward(self, token_ids: mx.array, caches: CacheRows) -> mx.array:
         # Unless somebody evaluates the logits, the output layer costs nothing here.
         logits: mx.array = self._model(token_ids, cache=caches.layers)  # (B, T, V)
         mx.async_eval(caches.states())
         return logits
+
+
+def _may_share(chosen: tuple[Partial, int]) -> bool:
+    """It can be computed whole in a pass with others.
+
+    A prompt whose own log-probabilities are wanted goes alone.
+    """
+    partial, tokens = chosen
+    is_whole = partial.caches is None and tokens >= partial.left_tokens
+    return is_whole and partial.prompt.logprobs is None
 
 
 def _gather(prompt: LivePrompt, logits: mx.array, done_tokens: int) -> None:

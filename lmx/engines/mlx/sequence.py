@@ -80,6 +80,11 @@ class LivePrompt:
     logprobs: PromptLogprobs | None = None
 
     @property
+    def name(self) -> int:
+        """The number of its first live choice; it must be live."""
+        return self.live_sequences[0].sequence_id
+
+    @property
     def live_sequences(self) -> list[LiveSequence]:
         """Those that were not removed."""
         return [sequence for sequence in self.sequences if sequence.is_live]
