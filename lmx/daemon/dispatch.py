@@ -17,7 +17,7 @@ from lmx.daemon.admission import Admission
 from lmx.daemon.books import Books
 from lmx.daemon.loader import Loader
 from lmx.daemon.model import Model, ReadyModel
-from lmx.daemon.origin import Origin
+from lmx.daemon.origin import Origin, sign
 from lmx.daemon.poison import PoisonList, fingerprint
 from lmx.daemon.reply import ReplyStream
 from lmx.daemon.running import Occupancy, OpenRequest, RunningRequest
@@ -203,7 +203,8 @@ class Dispatch:
             places = [_Place(ready.admission, tally) for _ in range(choice_count(ask))]
             ready.enter()
             try:
-                started = await self._start(request, ask, places=places, ready=ready)
+                signed = sign(ask, origin.caller)
+                started = await self._start(request, signed, places=places, ready=ready)
                 yield Reply(model.id, request.choices, started, tell=ready.worker.link.send)
             finally:
                 for place in places:

@@ -99,7 +99,8 @@ class PoisonList:
 def fingerprint(ask: Ask) -> bytes:
     """What a request asks for, in 16 bytes, the same each time it is sent.
 
-    Neither its sequence number nor the order of keys in its dictionaries matters.
+    Neither its sequence number nor the order of keys in its dictionaries matters, nor whose turn it
+    takes.
     """
     if not isinstance(ask, Generate):
         numbers = msgspec.msgpack.encode(msgspec.structs.replace(ask, sequence=0))
@@ -109,7 +110,7 @@ def fingerprint(ask: Ask) -> bytes:
         msgspec.structs.replace(s, logit_bias=dict(sorted(s.logit_bias.items())))
         for s in ask.samplings
     ]
-    rest = msgspec.structs.replace(ask, sequence=0, samplings=[])
+    rest = msgspec.structs.replace(ask, sequence=0, samplings=[], client="", priority=0, salt="")
     digest = hashlib.blake2b(digest_size=FINGERPRINT_BYTES)
     digest.update(msgspec.msgpack.encode(rest, order="deterministic"))
     digest.update(msgspec.msgpack.encode(samplings))

@@ -23,6 +23,7 @@ from lmx.schema.fields import (
     stop_strings,
 )
 from lmx.schema.messages import Message, to_turn
+from lmx.schema.priority import NORMAL, choose_priority
 from lmx.schema.tools import (
     Tool,
     ToolChoice,
@@ -115,7 +116,11 @@ def check_chat_request(request: ChatRequest) -> ChatRequest:
 
 
 def to_generate(
-    request: ChatRequest, *, default_max_tokens: int, default_temperature: float
+    request: ChatRequest,
+    *,
+    default_max_tokens: int,
+    default_temperature: float,
+    default_priority: int = NORMAL,
 ) -> Generate:
     """Translate into the worker's terms. The sequence number is the link's to set.
 
@@ -149,6 +154,7 @@ def to_generate(
         stop=stop_strings(request),
         grammar=grammar,
         thinking_budget=request.thinking_budget,
+        priority=choose_priority(request.priority, default_priority),
     )
 
 

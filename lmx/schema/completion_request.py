@@ -22,6 +22,7 @@ from lmx.schema.fields import (
     parse_fields,
     stop_strings,
 )
+from lmx.schema.priority import NORMAL, choose_priority
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 MAX_PROMPTS = 128
@@ -73,7 +74,9 @@ def parse_completion_request(body: bytes) -> CompletionRequest:
     return request
 
 
-def to_generates(request: CompletionRequest, *, default_temperature: float) -> list[Generate]:
+def to_generates(
+    request: CompletionRequest, *, default_temperature: float, default_priority: int = NORMAL
+) -> list[Generate]:
     """Translate into the worker's terms, one command per prompt.
 
     The sequence numbers are the link's to set. With ``best_of`` there are more samplings than
@@ -99,6 +102,7 @@ def to_generates(request: CompletionRequest, *, default_temperature: float) -> l
             stop=stop_strings(request),
             grammar=choose_grammar(request),
             wants_prompt=bool(request.echo),
+            priority=choose_priority(request.priority, default_priority),
         )
         for prompt in _prompts(request)
     ]

@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 from lmx.errors import InvalidRequest, UnsupportedFeature
 from lmx.protocol.values import Sampling
 from lmx.schema.json_body import decode_body
+from lmx.schema.priority import Priority
 
 MAX_STOPS = 16
 MAX_CHOICES = 16
@@ -114,6 +115,7 @@ class GenerationFields(CallerFields, kw_only=True):
     num_ctx: Refused = None
 
     resumable: Resumable | None = None
+    priority: Priority | None = None
 
 
 def parse_fields(

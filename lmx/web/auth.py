@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from lmx.config import SecuritySettings
+from lmx.daemon.origin import NOBODY, Caller
 from lmx.errors import (
     AccessError,
     AdminKeyRefused,
@@ -27,10 +28,13 @@ from lmx.schema.access import (
     takes_query_keys,
 )
 from lmx.web.hosts import HostRules, OriginRules, is_loopback
-from lmx.web.keys import KeyRing, WrongKeys, bearer_key, query_keys
+from lmx.web.keys import KeyRing, WrongKeys, bearer_key, name_key, query_keys
 
 # Longer paths are cut in the log.
 LOGGED_PATH_CHARACTERS = 200
+
+# Where a scope says whose it is.
+CALLER = "lmx.caller"
 
 log = structlog.get_logger("lmx.web")
 
@@ -148,6 +152,19 @@ class Gate:
         rules = self._rules()
         return origin is not None and rules.origins.allows(origin, head.text(b"host"))
 
+    def identify(self, scope: dict[str, Any]) -> Caller:
+        """Whose turn a request takes that may go on.
+
+        A key counts only where one is needed: elsewhere anybody could show a new one each time.
+        """
+        head, rules = read_head(scope), self._rules()
+        if rules.inference:
+            for key in _shown_keys(head, rules, INFERENCE_SPELLINGS):
+                if rules.admin.opens([key]) or rules.inference.opens([key]):
+                    name = name_key(key)
+                    return Caller(name, name)
+        return Caller(head.address)
+
     def _rules(self) -> _Rules:
         security = self._security()
         if security is not self._made.security:
@@ -192,6 +209,12 @@ class Gate:
         path = head.path[:LOGGED_PATH_CHARACTERS]
         log.warning("wrong key", key=name, address=head.address, path=path)
         return kind(f"The {name} key is wrong")
+
+
+def caller_of(scope: dict[str, Any]) -> Caller:
+    """Whose turn a request takes that came in by the door."""
+    caller = scope.get(CALLER, NOBODY)
+    return caller if isinstance(caller, Caller) else NOBODY
 
 
 def _check_host(head: Head, rules: _Rules) -> AccessError | None:

@@ -35,7 +35,8 @@ class ChatRoute:
             await self._keeper.take_up(exchange)
             return None
         timeout_s = self._settings.server.body_timeout_s
-        job = await parse_body(exchange, self._parse, timeout_s=timeout_s)
+        parse = partial(self._parse, default_priority=exchange.priority)
+        job = await parse_body(exchange, parse, timeout_s=timeout_s)
         if not job.request.stream:
             return await self._collect(exchange, job)
         options = job.request.stream_options
@@ -50,8 +51,8 @@ class ChatRoute:
         await self._keeper.stream(exchange, stream.perform, resumable=resumable)
         return None
 
-    def _parse(self, body: bytes) -> ChatJob:
-        return plan_chat(parse_chat_request(body), self._settings.models)
+    def _parse(self, body: bytes, *, default_priority: int) -> ChatJob:
+        return plan_chat(parse_chat_request(body), self._settings.models, default_priority)
 
     async def _collect(self, exchange: Exchange, job: ChatJob) -> Answer:
         model_name, origin = job.request.model or "", exchange.origin(ROUTE)

@@ -31,8 +31,13 @@ class ChatJob(NamedTuple):
     marks: ReasoningMarks | None
 
 
-def plan_chat(request: ChatRequest, models: ModelSettings) -> ChatJob:
+def plan_chat(request: ChatRequest, models: ModelSettings, default_priority: int) -> ChatJob:
     """What a request asks for, with the settings' defaults.
+
+    Args:
+        request: Checked by itself.
+        models: The settings.
+        default_priority: What counts where the request does not say.
 
     Raises:
         InvalidRequest: Fields contradict each other.
@@ -42,6 +47,7 @@ def plan_chat(request: ChatRequest, models: ModelSettings) -> ChatJob:
         request,
         default_max_tokens=models.default_max_tokens,
         default_temperature=models.default_temperature,
+        default_priority=default_priority,
     )
     is_inline = is_reasoning_inline(request, models.inline_reasoning)
     return ChatJob(

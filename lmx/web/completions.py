@@ -66,7 +66,8 @@ class CompletionRoute:
             await self._keeper.take_up(exchange)
             return None
         timeout_s = self._settings.server.body_timeout_s
-        job = await parse_body(exchange, self._parse, timeout_s=timeout_s)
+        parse = partial(self._parse, default_priority=exchange.priority)
+        job = await parse_body(exchange, parse, timeout_s=timeout_s)
         origin = exchange.origin(ROUTE)
         if job.request.stream:
             perform = partial(self._stream, job, origin)
@@ -75,10 +76,13 @@ class CompletionRoute:
         async with self._open(job, origin) as replies:
             return await _collect(exchange, job.request, replies)
 
-    def _parse(self, body: bytes) -> CompletionJob:
+    def _parse(self, body: bytes, *, default_priority: int) -> CompletionJob:
         request = parse_completion_request(body)
         temperature = self._settings.models.default_temperature
-        return CompletionJob(request, to_generates(request, default_temperature=temperature))
+        generates = to_generates(
+            request, default_temperature=temperature, default_priority=default_priority
+        )
+        return CompletionJob(request, generates)
 
     @asynccontextmanager
     async def _open(self, job: CompletionJob, origin: Origin) -> AsyncIterator[list[Reply]]:

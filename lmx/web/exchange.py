@@ -18,7 +18,9 @@ from msgspec import Struct
 
 from lmx.daemon.origin import Origin
 from lmx.errors import LmxError
+from lmx.schema.priority import read_priority_headers
 from lmx.schema.problems import JSON_TYPE, Headers, ProblemReply, encode_problem
+from lmx.web.auth import caller_of
 from lmx.web.barrier import contain
 from lmx.web.body import RequestBody
 from lmx.web.guarded import GuardedStream
@@ -95,8 +97,12 @@ class Exchange:
 
     def header(self, name: bytes) -> str:
         """A request header's value, the last of several; empty if it is not there."""
-        values = [value for key, value in self.scope["headers"] if key == name]
-        return str(values[-1].decode("latin-1")) if values else ""
+        return header_of(self.scope, name)
+
+    @property
+    def priority(self) -> int:
+        """What its headers say of its priority."""
+        return header_priority(self.scope)
 
     @property
     def last_event_id(self) -> str:
@@ -121,7 +127,13 @@ class Exchange:
         Args:
             route: The path it came by.
         """
-        return Origin(self.request_id, client_name(self.scope), route, self.received_s)
+        return Origin(
+            self.request_id,
+            client_name(self.scope),
+            route,
+            self.received_s,
+            caller_of(self.scope),
+        )
 
     async def start_stream(self, first: bytes) -> Sink:
         """Send the head of an event stream and its first bytes; the rest goes to the sink."""
@@ -208,6 +220,19 @@ async def parse_body(exchange: Exchange, parse: Callable[[bytes], T], *, timeout
     if len(body) > PARSE_IN_THREAD_BYTES:
         return await trio.to_thread.run_sync(parse, body)
     return parse(body)
+
+
+def header_of(scope: dict[str, Any], name: bytes) -> str:
+    """A header's value, the last of several; empty if it is not there."""
+    values = [value for key, value in scope["headers"] if key == name]
+    return str(values[-1].decode("latin-1")) if values else ""
+
+
+def header_priority(scope: dict[str, Any]) -> int:
+    """What the headers of a request or of a handshake say of the priority."""
+    return read_priority_headers(
+        header_of(scope, b"x-priority"), header_of(scope, b"x-serving-lane")
+    )
 
 
 def client_name(scope: dict[str, Any]) -> str:

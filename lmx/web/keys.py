@@ -14,6 +14,7 @@ from urllib.parse import unquote_to_bytes
 WINDOW_S = 60.0
 MOST_ADDRESSES = 4096
 BEARER = b"bearer"
+NAME_BYTES = 16
 
 
 class KeyRing:
@@ -89,6 +90,11 @@ def query_keys(query: bytes, names: Sequence[bytes]) -> list[bytes]:
     pairs = (pair.partition(b"=") for pair in query.split(b"&"))
     values = (value for name, _, value in pairs if name in names and value)
     return [unquote_to_bytes(value.replace(b"+", b" ")) for value in values]
+
+
+def name_key(key: bytes) -> str:
+    """A name for a key that does not tell it, nor the digest it is compared by."""
+    return hashlib.blake2b(key, digest_size=NAME_BYTES, person=b"lmx name").hexdigest()
 
 
 def _digest(key: bytes) -> bytes:

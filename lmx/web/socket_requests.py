@@ -10,7 +10,7 @@ import trio
 
 from lmx.config import Settings
 from lmx.daemon.dispatch import Dispatch
-from lmx.daemon.origin import Origin
+from lmx.daemon.origin import Caller, Origin
 from lmx.errors import LmxError, RequestCancelled
 from lmx.schema.chat_frames import ACCEPTED, KEEPALIVE, MessageEncoder, parse_chat_message
 from lmx.schema.reply import ReplyHead
@@ -36,6 +36,24 @@ class SocketServices(NamedTuple):
     dispatch: Dispatch
     settings: Settings
     keeper: AnswerKeeper
+
+
+class Handshake(NamedTuple):
+    """What a socket's handshake says of all its requests.
+
+    Attributes:
+        client: What the client calls itself, or its address.
+        caller: Whose turns its requests take.
+        priority: Of requests that do not say.
+    """
+
+    client: str
+    caller: Caller
+    priority: int
+
+    def origin(self, request_id: str, route: str) -> Origin:
+        """Where a request comes from that arrives now."""
+        return Origin(request_id, self.client, route, trio.current_time(), self.caller)
 
 
 class SocketAnswer:
@@ -99,6 +117,7 @@ class SocketRequest:
         name: What its messages call it.
         origin: Where it comes from.
         socket: Where its messages go.
+        default_priority: What counts where its message does not say.
         spelling: Its client's.
         services: What it works with.
     """
@@ -109,11 +128,13 @@ class SocketRequest:
         origin: Origin,
         socket: SocketMessages,
         *,
+        default_priority: int,
         spelling: type[MessageEncoder],
         services: SocketServices,
     ) -> None:
         self.name = name
         self._origin = origin
+        self._default_priority = default_priority
         self._socket = socket
         self._spelling = spelling
         self._services = services
@@ -220,7 +241,7 @@ class SocketRequest:
             await self._beat_until(partial(answer.perform, self._start, heartbeat_s=heartbeat_s))
 
     async def _parse(self, data: bytes) -> ChatJob:
-        parse = partial(_parse_job, data, self._services.settings)
+        parse = partial(_parse_job, data, self._services.settings, self._default_priority)
         if len(data) > PARSE_IN_THREAD_BYTES:
             return await trio.to_thread.run_sync(parse)
         return parse()
@@ -272,7 +293,7 @@ class SocketRequest:
         self._is_over = True
 
 
-def _parse_job(data: bytes, settings: Settings) -> ChatJob:
+def _parse_job(data: bytes, settings: Settings, default_priority: int) -> ChatJob:
     request = parse_chat_message(data)
-    job = plan_chat(request, settings.models)
+    job = plan_chat(request, settings.models, default_priority)
     return job._replace(generate=msgspec.structs.replace(job.generate, may_stop_thinking=True))

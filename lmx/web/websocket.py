@@ -16,7 +16,6 @@ import structlog
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 
-from lmx.daemon.origin import Origin
 from lmx.errors import InvalidRequest, LmxError, QueueFull
 from lmx.schema.chat_frames import (
     ClientMessage,
@@ -26,12 +25,18 @@ from lmx.schema.chat_frames import (
     parse_client_message,
 )
 from lmx.web.answer_log import MESSAGE_FRAMING
+from lmx.web.auth import caller_of
 from lmx.web.barrier import contain
-from lmx.web.exchange import PARSE_IN_THREAD_BYTES, client_name, new_request_id
+from lmx.web.exchange import (
+    PARSE_IN_THREAD_BYTES,
+    client_name,
+    header_priority,
+    new_request_id,
+)
 from lmx.web.guarded import GuardedStream
 from lmx.web.server import STREAM_EXTENSION
 from lmx.web.socket_frames import SocketMessages
-from lmx.web.socket_requests import GONE, SocketRequest, SocketServices
+from lmx.web.socket_requests import GONE, Handshake, SocketRequest, SocketServices
 
 ROUTE = "/v1/chat/stream"
 PING_PERIOD_S = 20.0
@@ -96,7 +101,7 @@ class SocketSession:
     def __init__(
         self, scope: dict[str, Any], stream: GuardedStream, services: SocketServices
     ) -> None:
-        self._client = client_name(scope)
+        self._handshake = Handshake(client_name(scope), caller_of(scope), header_priority(scope))
         self._messages = SocketMessages(stream)
         self._services = services
         self._spelling: type[MessageEncoder] | None = None
@@ -189,8 +194,9 @@ class SocketSession:
             return None
         request = SocketRequest(
             name,
-            Origin(own_id, self._client, ROUTE, trio.current_time()),
+            self._handshake.origin(own_id, ROUTE),
             self._messages,
+            default_priority=self._handshake.priority,
             spelling=self._spelling or TypedEncoder,
             services=self._services,
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lmx.engines.base import Choice, LoadedEngine, Tokenizer
+from lmx.engines.base import Choice, LoadedEngine, PrefixUse, Tokenizer
 from lmx.errors import ContextTooLong, FrameError, InvalidRequest, RequestError
 from lmx.protocol.messages import (
     Ask,
@@ -221,6 +221,9 @@ class Served:
             wants_prompt_logprobs=generate.wants_prompt
             and generate.samplings[0].top_logprobs is not None,
             ready_at_s=time.monotonic(),
+            client=generate.client,
+            priority=generate.priority,
+            prefix=PrefixUse(generate.salt),
         )
         return rendered, ready
 

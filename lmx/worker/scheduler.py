@@ -10,8 +10,16 @@ token ids and text deltas; it knows no socket, no thread and no template.
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from lmx.engines.base import Choice, Engine, StepResult, Tokenizer
+from lmx.engines.base import (
+    SHARES_FREELY,
+    Choice,
+    Engine,
+    PrefixUse,
+    StepResult,
+    Tokenizer,
+)
 from lmx.errors import OutOfMemory
 from lmx.protocol.messages import Delta, Finished, RequestEvent, Vitals
 from lmx.protocol.values import FinishReason, Timings, Usage
@@ -23,6 +31,7 @@ from lmx.worker.output import SequenceOutput
 VITALS_PERIOD_S = 0.5
 
 
+@dataclass(slots=True, eq=False)
 class Ready:
     """A tokenised request, on its way from the intake thread into the engine.
 
@@ -30,26 +39,21 @@ class Ready:
         choices: What to generate; each choice's sequence id is the daemon's number for it.
         token_ids: The prompt, at least one id, within the context.
         stop: Strings that end the text.
-        wants_prompt_logprobs: Report the prompt's log-probabilities with the first choice.
         ready_at_s: When tokenising ended, on the scheduler's clock.
+        wants_prompt_logprobs: Report the prompt's log-probabilities with the first choice.
+        client: Whose turn it takes.
+        priority: Lower numbers go first.
+        prefix: What the prompt may share with others.
     """
 
-    __slots__ = ("choices", "ready_at_s", "stop", "token_ids", "wants_prompt_logprobs")
-
-    def __init__(
-        self,
-        choices: list[Choice],
-        token_ids: list[int],
-        *,
-        stop: Sequence[str],
-        ready_at_s: float,
-        wants_prompt_logprobs: bool = False,
-    ) -> None:
-        self.choices = choices
-        self.token_ids = token_ids
-        self.stop = stop
-        self.ready_at_s = ready_at_s
-        self.wants_prompt_logprobs = wants_prompt_logprobs
+    choices: list[Choice]
+    token_ids: list[int]
+    stop: Sequence[str]
+    ready_at_s: float
+    wants_prompt_logprobs: bool = False
+    client: str = ""
+    priority: int = 0
+    prefix: PrefixUse = SHARES_FREELY
 
     @property
     def cache_tokens(self) -> int:
@@ -191,6 +195,7 @@ class Scheduler:
                     ready.choices,
                     ready.token_ids,
                     wants_prompt_logprobs=ready.wants_prompt_logprobs,
+                    prefix=ready.prefix,
                 )
             except OutOfMemory as error:
                 events += [

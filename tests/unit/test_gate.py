@@ -1,10 +1,12 @@
 """The gate's decisions, from ASGI scopes alone."""
 
+import hashlib
 from typing import Any
 
 import pytest
 
 from lmx.config import SecuritySettings
+from lmx.daemon.origin import Caller
 from lmx.errors import (
     AccessError,
     AdminKeyRefused,
@@ -288,3 +290,37 @@ def test_settings_take_effect_at_once() -> None:
     assert live.check(scope(CHAT)) is not None
     settings.security = OPEN
     assert None is live.check(scope(CHAT))
+
+
+def test_with_keys_a_caller_is_its_key() -> None:
+    """The same in every spelling, from any address; another key is another caller."""
+    spellings = [bearer(b"inf"), api_header(b"inf"), admin_header(b"inf")]
+    callers = [gate(INFERENCE).identify(scope(CHAT, header)) for header in spellings]
+    callers.append(gate(INFERENCE).identify(scope(CHAT, api_header(b"inf"), client="10.0.0.1")))
+    assert 1 == len(set(callers))
+    other = gate(INFERENCE).identify(scope(CHAT, bearer(b"more")))
+    assert other not in callers
+    assert "" not in {other.salt, callers[0].salt}
+    assert gate(BOTH).identify(scope(CHAT, admin_header(b"adm"))) not in callers
+
+
+def test_a_caller_is_not_its_wrong_keys() -> None:
+    """Beside the right one, others change nothing."""
+    right = gate(INFERENCE).identify(scope(CHAT, bearer(b"inf")))
+    assert right == gate(INFERENCE).identify(scope(CHAT, api_header(b"x"), bearer(b"inf")))
+
+
+def test_a_caller_does_not_tell_its_key() -> None:
+    """Neither the key nor the digest that keys are compared by can be read from it."""
+    caller = gate(INFERENCE).identify(scope(CHAT, bearer(b"inf")))
+    said = f"{caller.client} {caller.salt}"
+    assert "inf" not in said
+    assert hashlib.sha256(b"inf").hexdigest()[:8] not in said
+
+
+@pytest.mark.parametrize("security", [OPEN, ADMIN])
+def test_without_inference_keys_a_caller_is_its_address(security: SecuritySettings) -> None:
+    """A key that opens nothing makes nobody somebody else, and everybody shares one salt."""
+    shown = bearer(b"opta-lmx")
+    assert Caller(LAN, "") == gate(security).identify(scope(CHAT, shown))
+    assert Caller("", "") == gate(security).identify(scope(CHAT, shown, client=None))

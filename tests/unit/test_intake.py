@@ -6,12 +6,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from queue import SimpleQueue
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lmx.engines import load_engine
-from lmx.engines.base import Choice
+from lmx.engines.base import Choice, PrefixUse
 from lmx.errors import ContextTooLong, FrameError
 from lmx.protocol.codec import encode_command
 from lmx.protocol.messages import (
@@ -108,6 +109,14 @@ def test_a_request_is_started_and_passed_on() -> None:
     assert b"user: Hi\nassistant:" == bytes(work.token_ids)
     assert ([Choice(7, Sampling(10))], ["END"]) == (work.choices, work.stop)
     assert not work.wants_prompt_logprobs
+
+
+def test_a_turn_is_passed_on() -> None:
+    """The engine thread knows whose request it is, how urgent, and what its prompt may share."""
+    asked = msgspec.structs.replace(generate(7), client="desk", priority=-5, salt="key")
+    _, (work,) = take(asked)
+    assert isinstance(work, Ready)
+    assert ("desk", -5, PrefixUse("key")) == (work.client, work.priority, work.prefix)
 
 
 def test_the_answer_is_clamped_before_the_engine_sees_it() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmx.engines.base import Choice, Engine
+from lmx.engines.base import SHARES_FREELY, Choice, Engine, PrefixUse
 from lmx.engines.fake import FakeEngine, FakeSettings
 from lmx.engines.fake_tokens import FakeTokenizer
 from lmx.errors import OutOfMemory
@@ -35,10 +35,13 @@ class CrampedEngine(FakeEngine):
         token_ids: Sequence[int],
         *,
         wants_prompt_logprobs: bool = False,
+        prefix: PrefixUse = SHARES_FREELY,
     ) -> int:
         if choices[0].sequence_id % self.every == 0:
             raise OutOfMemory("no room for this one")
-        return super().add(choices, token_ids, wants_prompt_logprobs=wants_prompt_logprobs)
+        return super().add(
+            choices, token_ids, wants_prompt_logprobs=wants_prompt_logprobs, prefix=prefix
+        )
 
 
 def make_engine(

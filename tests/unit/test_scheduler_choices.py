@@ -4,7 +4,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from lmx.engines.base import Choice, Constraint, Engine, TokenLogprobs
+from lmx.engines.base import (
+    SHARES_FREELY,
+    Choice,
+    Constraint,
+    Engine,
+    PrefixUse,
+    TokenLogprobs,
+)
 from lmx.engines.fake import FakeEngine, FakeSettings
 from lmx.engines.fake import load as load_fake
 from lmx.engines.fake_tokens import END_TEXT, FakeTokenizer, invent_logprobs
@@ -27,6 +34,7 @@ class FullEngine(FakeEngine):
         token_ids: Sequence[int],
         *,
         wants_prompt_logprobs: bool = False,
+        prefix: PrefixUse = SHARES_FREELY,
     ) -> int:
         raise OutOfMemory("no room")
 
