@@ -179,3 +179,26 @@ def test_only_whole_caches_are_copied(kinds: list[Any], *, expected: bool) -> No
             return [RotatingKVCache(8) if kind == "rotating" else kind() for kind in kinds]
 
     assert expected == can_copy(Layered())
+
+
+def test_some_rows_are_copied_out() -> None:
+    """Rows taken out go on apart from those that stay, a lone one in the plain class."""
+    rows = CacheRows([KVCache.merge([filled(2), filled(3, 5.0), filled(1, 9.0)])], is_batched=True)
+    pair, lone = rows.some([2, 0]), rows.some([1])
+    more = mx.ones((2, HEADS, 1, WIDTH))
+    pair.layers[0].update_and_fetch(more, more)
+    assert [[9, 1], [1, 2, 1]] == [row(pair.layers[0], index) for index in range(2)]
+    assert isinstance(lone.layers[0], KVCache)
+    assert [5, 6, 7] == lone.layers[0].keys_and_values()[0][0, 0, :, 0].tolist()
+    assert [[1, 2], [5, 6, 7], [9]] == [row(rows.layers[0], index) for index in range(3)]
+
+
+def test_some_rows_of_an_empty_list_of_caches() -> None:
+    """Rows that hold nothing yet can be taken out of any kind of cache."""
+    empty = CacheList.merge([CacheList(ArraysCache(1), KVCache()) for _ in range(3)])
+    rows = CacheRows([empty], is_batched=True)
+    assert [1, 2] == [
+        rows.some([1]).layers[0].caches[1].offset.size,
+        len(rows.some([0, 1]).layers[0].caches),
+    ]
+    assert 3 == rows.layers[0].caches[1].offset.size

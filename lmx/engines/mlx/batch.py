@@ -1,4 +1,4 @@
-"""The decode batch: rows, their caches and their next inputs. Knows no prompts and no clients.
+"""One rectangle of decoding rows: their caches and next inputs. Knows no prompts and no clients.
 
 `launch` submits a step and returns at once; its tokens are both the answer, read one step later,
 and the next step's input, which never leaves the device. Reading one step behind the launch keeps
@@ -33,6 +33,7 @@ class Launched(NamedTuple):
     token_ids: mx.array  # (B,) uint32
     sequences: tuple[LiveSequence, ...]
     logprobs: DeviceLogprobs | None
+    padded_tokens: int  # rows times the longest one's, which is what attention went over
 
     def read(self) -> list[tuple[LiveSequence, int, TokenLogprobs | None]]:
         """Every sequence's token, and its log-probabilities if it asked; waits for the device."""
@@ -44,6 +45,20 @@ class Launched(NamedTuple):
             (sequence, token_id, None if count is None else next(found))
             for sequence, token_id, count in zip(self.sequences, token_ids, asked, strict=True)
         ]
+
+
+class Rows(NamedTuple):
+    """Rows on their way from one batch to another; all three match."""
+
+    sequences: list[LiveSequence]
+    inputs: mx.array  # (B,) uint32
+    caches: "CacheRows"
+
+    @classmethod
+    def of(cls, ready: Ready) -> "Rows":
+        """Prefilled sequences, whose next input is the last token of their prompt."""
+        inputs = mx.array(ready.last_ids, dtype=mx.uint32)
+        return cls(ready.sequences, inputs, ready.caches)
 
 
 class DecodeBatch:
@@ -71,29 +86,49 @@ class DecodeBatch:
         """Some row's next mask depends on the token launched last."""
         return any(s.constraint is not None and s.constraint.is_binding for s in self._sequences)
 
-    def join(self, ready: Ready) -> None:
-        """Add prefilled sequences; those removed in the meantime leave before the next launch."""
-        inputs = mx.array(ready.last_ids, dtype=mx.uint32)  # (B,) uint32
+    @property
+    def sequences(self) -> list[LiveSequence]:
+        """In the order of the rows; those that were removed are still among them."""
+        return self._sequences
+
+    def join(self, rows: Rows) -> None:
+        """Add rows; those removed in the meantime leave before the next launch."""
         if self._caches is None or self._inputs is None:
-            self._caches, self._inputs = ready.caches, inputs
+            self._caches, self._inputs = rows.caches, rows.inputs
         else:
-            self._caches.extend(ready.caches)
-            self._inputs = mx.concatenate([self._inputs, inputs])
-        self._sequences += ready.sequences
+            self._caches.extend(rows.caches)
+            self._inputs = mx.concatenate([self._inputs, rows.inputs])
+        self._sequences = self._sequences + rows.sequences
         self._retire_sampler()
+
+    def take(self, wanted: Sequence[int]) -> Rows:
+        """Take rows out, to join another batch; at least one, by their place here."""
+        if self._caches is None or self._inputs is None:
+            raise ValueError("the batch has no rows")
+        self._retire_sampler()
+        if len(wanted) == len(self._sequences):
+            rows = Rows(self._sequences, self._inputs, self._caches)
+            self.clear()
+            return rows
+        taken = set(wanted)
+        rest = [row for row in range(len(self._sequences)) if row not in taken]
+        rows = Rows(
+            [self._sequences[row] for row in wanted],
+            self._inputs[mx.array(list(wanted))],
+            self._caches.some(list(wanted)),
+        )
+        self._keep(rest)
+        return rows
 
     def drop_done(self) -> None:
         """Free the rows that need no further launch."""
         kept = [row for row, sequence in enumerate(self._sequences) if sequence.wants_launch]
         if len(kept) == len(self._sequences):
             return
-        if not kept or self._caches is None or self._inputs is None:
+        if not kept:
             self.clear()
             return
-        self._caches.keep(kept)
-        self._inputs = self._inputs[mx.array(kept)]
-        self._sequences = [self._sequences[row] for row in kept]
-        self._retire_sampler()
+        self._keep(kept)
 
     def clear(self) -> None:
         """Free every row."""
@@ -125,7 +160,16 @@ class DecodeBatch:
         self._inputs = token_ids
         for sequence in self._sequences:
             sequence.launched += 1
-        return Launched(token_ids, tuple(self._sequences), logprobs)
+        longest = max(sequence.length_tokens for sequence in self._sequences)
+        padded_tokens = longest * len(self._sequences)
+        return Launched(token_ids, tuple(self._sequences), logprobs, padded_tokens)
+
+    def _keep(self, rows: list[int]) -> None:
+        if self._caches is not None and self._inputs is not None:
+            self._caches.keep(rows)
+            self._inputs = self._inputs[mx.array(rows)]
+        self._sequences = [self._sequences[row] for row in rows]
+        self._retire_sampler()
 
     def _new_sampler(self, vocabulary_size: int) -> BatchSampler:
         for sequence in self._sequences:

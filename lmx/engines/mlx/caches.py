@@ -5,6 +5,7 @@ test holds it. A lone row keeps the plain classes, which need no mask; `merge` t
 batched ones when a second row joins.
 """
 
+import copy
 from typing import Any
 
 import mlx.core as mx
@@ -67,6 +68,16 @@ class CacheRows:
             indices = mx.array(rows)
             for layer in self.layers:
                 layer.filter(indices)
+
+    def some(self, rows: list[int]) -> "CacheRows":
+        """New caches with a copy of some of several rows, which stay as they are."""
+        is_filled = not any(leaf.empty() for leaf in _leaves(self.layers))
+        if len(rows) == 1 and is_filled:
+            # Plain classes, which need no mask.
+            return CacheRows([layer.extract(rows[0]) for layer in self.layers], is_batched=False)
+        found = CacheRows([_shallow(layer) for layer in self.layers], is_batched=True)
+        found.keep(rows)
+        return found
 
     def replicate(self, rows: list[int]) -> None:
         """Make the rows listed, in this order, the new rows; one may be listed several times.
@@ -138,6 +149,13 @@ def _leaves(layers: list[Any]) -> list[Any]:
     for layer in layers:
         leaves += _leaves(list(layer.caches)) if isinstance(layer, CacheList) else [layer]
     return leaves
+
+
+def _shallow(layer: Any) -> Any:
+    """A cache object of its own over the same arrays, whose operations make new ones."""
+    if isinstance(layer, CacheList):
+        return CacheList(*(_shallow(leaf) for leaf in layer.caches))
+    return copy.copy(layer)
 
 
 def _repeat(part: mx.array, row_count: int) -> mx.array:

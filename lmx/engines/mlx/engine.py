@@ -2,8 +2,8 @@
 
 Knows token ids and slots, nothing about text, clients or files. A step is: drop finished rows,
 submit the next decode step, read the one before it, submit one prefill pass. Nothing waits for
-the device but the read, and the prefill when nothing decodes. With a constrained row in the batch
-the read comes first.
+the device but the read, and the prefill when nothing decodes. A batch with a constrained row is
+submitted after the read.
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,9 @@ from lmx.engines.base import (
     accept_token,
     check_room,
 )
-from lmx.engines.mlx.batch import DecodeBatch, Launched
+from lmx.engines.mlx.batch import Launched
 from lmx.engines.mlx.device import telling_out_of_memory
+from lmx.engines.mlx.groups import DecodeGroups
 from lmx.engines.mlx.prefill import Prefill, PrefillLimits
 from lmx.engines.mlx.sequence import LivePrompt, LiveSequence, PromptLogprobs, make_sequence
 from lmx.errors import InvalidRequest
@@ -55,8 +56,8 @@ class MlxEngine:
         self._end_ids = end_ids
         self._live: dict[int, LiveSequence] = {}
         self._prefill = Prefill(model, limits)
-        self._batch = DecodeBatch(model, sorted(end_ids))
-        self._launched: Launched | None = None
+        self._batch = DecodeGroups(model, sorted(end_ids))
+        self._launched: list[Launched] = []
 
     @property
     def info(self) -> ModelInfo:
@@ -170,7 +171,7 @@ class MlxEngine:
         if not self._live:
             self._reset_if_idle()
             return results
-        if self._launched is None and not results:
+        if not self._launched and not results:
             # Nothing decodes: wait, or a long prompt would queue all its chunks at once and
             # cancelling it would free nothing.
             mx.synchronize()
@@ -180,19 +181,14 @@ class MlxEngine:
         return results
 
     def _launch_and_read(self) -> list[StepResult]:
-        previous = self._launched
-        if not self._batch.is_constrained:
-            self._launched = self._batch.launch()
-            return self._read(previous)
-        # The next masks depend on the tokens before them.
+        previous, self._launched = self._launched, self._batch.launch()
         results = self._read(previous)
-        self._batch.drop_done()
-        self._launched = self._batch.launch()
+        self._launched += self._batch.launch_held()
         return results
 
-    def _read(self, launched: Launched | None) -> list[StepResult]:
+    def _read(self, launched: list[Launched]) -> list[StepResult]:
         results = []
-        for sequence, token_id, logprobs in [] if launched is None else launched.read():
+        for sequence, token_id, logprobs in self._batch.read(launched):
             if sequence.is_live:
                 finish = self._finish(sequence, token_id)
                 asked, sequence.prompt_logprobs = sequence.prompt_logprobs, None
@@ -219,4 +215,4 @@ class MlxEngine:
         if not self._live:
             self._batch.clear()
             self._prefill.clear()
-            self._launched = None
+            self._launched = []

@@ -21,6 +21,7 @@ class LiveSequence:
         sequence_id: The scheduler's number.
         row: How its tokens are chosen, and how far its random draws are.
         max_tokens: Most tokens to sample.
+        prompt_tokens: What it begins with.
         ignores_ends: End tokens do not end it.
         constraint: What it may sample, or `None` for anything.
         prompt_logprobs: What to report with the first token, or `None` for nothing.
@@ -32,6 +33,7 @@ class LiveSequence:
     sequence_id: int
     row: Row
     max_tokens: int
+    prompt_tokens: int = 0
     ignores_ends: bool = False
     constraint: Constraint | None = None
     prompt_logprobs: "PromptLogprobs | None" = None
@@ -43,6 +45,16 @@ class LiveSequence:
     def wants_launch(self) -> bool:
         """Another token of this sequence is of use."""
         return self.is_live and self.launched < self.max_tokens
+
+    @property
+    def length_tokens(self) -> int:
+        """What its next token is computed from."""
+        return self.prompt_tokens + self.launched
+
+    @property
+    def left_tokens(self) -> int:
+        """Tokens still to be launched, if it runs to its limit."""
+        return self.max_tokens - self.launched
 
 
 @dataclass(slots=True, eq=False)
@@ -115,6 +127,7 @@ def make_sequence(choice: Choice, prompt_ids: Sequence[int]) -> LiveSequence:
         choice.sequence_id,
         row,
         sampling.max_tokens,
+        prompt_tokens=len(prompt_ids),
         ignores_ends=sampling.ignore_eos,
         constraint=choice.constraint,
     )
