@@ -1,0 +1,242 @@
+"""What is on disk, in memory: which prefix continues which, and who leaves first.
+
+It knows entries and no file system. It has no lock of its own; `DiskCache` holds one around every
+call. Who leaves first: files nothing can reach, then by last hit, and of the chain of one hit the
+far end first, so that what remains can still be used.
+"""
+
+import heapq
+from collections.abc import Generator, Iterator, Mapping, Sequence
+
+import msgspec
+
+from lmx.engines.prefix.disk.digests import PrefixDigests
+from lmx.engines.prefix.disk.entries import Entry, Place, parse_entry
+
+# Last hit, then the far end first, then a number that no other entry has.
+_Rank = tuple[int, int, int, Entry]
+
+
+class Index:
+    """Every file under the cap.
+
+    Args:
+        namespace_directory: Its files are counted apart.
+
+    Attributes:
+        total_bytes: Of all files.
+        own_bytes: Of the files below `namespace_directory`.
+        own_count: Files below `namespace_directory`.
+    """
+
+    def __init__(self, namespace_directory: str) -> None:
+        self._own_prefix = namespace_directory + "/"
+        self._directories: dict[str, dict[str, Entry]] = {}
+        self._after: dict[str, dict[str, Entry]] = {}  # by `start_digest`, then by name
+        self._ending: dict[str, dict[str, Entry]] = {}  # by `end_digest`, then by name
+        # Files whose `start_digest` no file ends with: no lookup reaches them.
+        self._orphans: dict[str, Entry] = {}  # by path
+        self._ranks: list[_Rank] | None = None  # a heap; `None` until room is needed
+        self._rank_count = 0
+        self.total_bytes = 0
+        self.own_bytes = 0
+        self.own_count = 0
+
+    def replace(self, directory: str, listing: Mapping[str, tuple[int, int]]) -> None:
+        """Make the index agree with a directory.
+
+        Args:
+            directory: Its path.
+            listing: By name: bytes, and when it was last used in nanoseconds.
+        """
+        known = self._directories.setdefault(directory, {})
+        for name in [name for name in known if name not in listing]:
+            self.remove(known[name])
+        for name, (size_bytes, used_ns) in listing.items():
+            entry = known.get(name)
+            if entry is None:
+                self.add(parse_entry(directory, name, size_bytes=size_bytes, used_ns=used_ns))
+                continue
+            entry.used_ns = max(entry.used_ns, used_ns)
+            if entry.size_bytes != size_bytes:
+                self._count(entry, size_bytes - entry.size_bytes, files=0)
+                entry.size_bytes = size_bytes
+
+    def directories(self) -> set[str]:
+        """Every directory that has or had a file."""
+        return set(self._directories)
+
+    def forget(self, directory: str) -> None:
+        """The directory is gone."""
+        for entry in list(self._directories.get(directory, {}).values()):
+            self.remove(entry)
+        self._directories.pop(directory, None)
+
+    def add(self, entry: Entry) -> None:
+        """A file is there; one of the same path is replaced."""
+        files = self._directories.setdefault(entry.directory, {})
+        if entry.name in files:
+            self.remove(files[entry.name])
+        files[entry.name] = entry
+        self._count(entry, entry.size_bytes, files=1)
+        if entry.end_digest:
+            self._connect(entry)
+        if self._ranks is not None:
+            heapq.heappush(self._ranks, self._rank(entry))
+
+    def remove(self, entry: Entry) -> None:
+        """The file is gone. Nothing happens if the index does not have it."""
+        files = self._directories.get(entry.directory, {})
+        if files.get(entry.name) is not entry:
+            return
+        del files[entry.name]
+        self._count(entry, -entry.size_bytes, files=-1)
+        self.hide(entry)
+
+    def hide(self, entry: Entry) -> None:
+        """Never find it again, though it still takes up room."""
+        for table, digest in ((self._after, entry.start_digest), (self._ending, entry.end_digest)):
+            group = table.get(digest, {})
+            if group.get(entry.name) is entry:
+                del group[entry.name]
+                if not group:
+                    del table[digest]
+        self._orphans.pop(entry.path, None)
+        if entry.end_digest not in self._ending:
+            for child in self._after.get(entry.end_digest, {}).values():
+                self._orphans[child.path] = child
+
+    def get(self, directory: str, place: Place) -> Entry | None:
+        """The record that belongs there; one with a snapshot also serves who needs none."""
+        files = self._directories.get(directory, {})
+        found = files.get(place.name)
+        if found is None and not place.has_snapshot:
+            found = files.get(msgspec.structs.replace(place, has_snapshot=True).name)
+        if found is None or self._ending.get(found.end_digest, {}).get(found.name) is not found:
+            return None
+        return found
+
+    def has_files(self, directory: str) -> bool:
+        """Whether anything is in a directory."""
+        return bool(self._directories.get(directory))
+
+    def has_continuations(self, digest: str) -> bool:
+        """Whether any record begins at this digest."""
+        return digest in self._after
+
+    def find_chain(self, digests: PrefixDigests, *, needs_snapshot: bool) -> list[Entry]:
+        """The records that together reach furthest into a prompt, and of those the smallest.
+
+        Args:
+            digests: Of the prompt.
+            needs_snapshot: The last record must have a snapshot.
+        """
+        best: dict[int, tuple[int, Entry]] = {}  # by end: bytes of the chain, its last record
+        ends: dict[int, tuple[int, Entry]] = {}  # the same, of chains that may end here
+        waiting = [0]
+        done: set[int] = set()
+        while waiting:
+            position = heapq.heappop(waiting)
+            if position in done:
+                continue
+            done.add(position)
+            so_far = best[position][0] if position else 0
+            for entry in self._continuations(digests, position):
+                cost = so_far + entry.size_bytes
+                heapq.heappush(waiting, entry.end)
+                for table in (best, ends) if entry.has_snapshot or not needs_snapshot else (best,):
+                    if entry.end not in table or cost < table[entry.end][0]:
+                        table[entry.end] = (cost, entry)
+        if not ends:
+            return []
+        chain = [ends[max(ends)][1]]
+        while chain[-1].start:
+            chain.append(best[chain[-1].start][1])
+        return chain[::-1]
+
+    def ancestors(self, place: Place) -> Sequence[Entry]:
+        """One chain of records that leads to a place, the nearest first; as much as there is."""
+        chain: list[Entry] = []
+        digest, start = place.start_digest, place.start
+        while start:
+            # One that reaches back furthest keeps the chain short.
+            parent = min(
+                self._ending.get(digest, {}).values(), key=lambda entry: entry.start, default=None
+            )
+            if parent is None or parent.start >= start:
+                break
+            chain.append(parent)
+            digest, start = parent.start_digest, parent.start
+        return chain
+
+    def touch(self, entry: Entry, used_ns: int) -> None:
+        """It was of use."""
+        entry.used_ns = max(entry.used_ns, used_ns)
+
+    def leaving(self) -> Generator[Entry]:
+        """Every entry, in the order in which they should leave.
+
+        The caller removes or touches what it was given before it asks for the next. An entry
+        that was touched comes again in its new turn; one that was left alone does not.
+        """
+        if self._ranks is None:
+            every = (entry for files in self._directories.values() for entry in files.values())
+            self._ranks = [self._rank(entry) for entry in every]
+            heapq.heapify(self._ranks)
+        passed: dict[str, Entry] = {}  # by path
+        try:
+            while (entry := self._next(passed)) is not None:
+                seen_ns = entry.used_ns
+                passed[entry.path] = entry
+                yield entry
+                if entry.used_ns != seen_ns:
+                    del passed[entry.path]
+                    heapq.heappush(self._ranks, self._rank(entry))
+        finally:
+            for entry in passed.values():
+                if self._has(entry):
+                    heapq.heappush(self._ranks, self._rank(entry))
+
+    def _next(self, passed: Mapping[str, Entry]) -> Entry | None:
+        orphan = next((e for path, e in self._orphans.items() if path not in passed), None)
+        if orphan is not None:
+            return orphan
+        while self._ranks:
+            used_ns, _, _, entry = heapq.heappop(self._ranks)
+            if not self._has(entry) or entry.path in passed:
+                continue
+            if used_ns == entry.used_ns:
+                return entry
+            heapq.heappush(self._ranks, self._rank(entry))
+        return None
+
+    def _rank(self, entry: Entry) -> _Rank:
+        self._rank_count += 1
+        return (entry.used_ns, -entry.end, self._rank_count, entry)
+
+    def _has(self, entry: Entry) -> bool:
+        return self._directories.get(entry.directory, {}).get(entry.name) is entry
+
+    def _connect(self, entry: Entry) -> None:
+        self._after.setdefault(entry.start_digest, {})[entry.name] = entry
+        self._ending.setdefault(entry.end_digest, {})[entry.name] = entry
+        if entry.start and entry.start_digest not in self._ending:
+            self._orphans[entry.path] = entry
+        if self._orphans:
+            for child in self._after.get(entry.end_digest, {}).values():
+                self._orphans.pop(child.path, None)
+
+    def _continuations(self, digests: PrefixDigests, position: int) -> Iterator[Entry]:
+        here = digests.at(position)
+        after = self._after.get(here, {})
+        limit = digests.length_tokens
+        for end in sorted({entry.end for entry in after.values() if entry.end <= limit}):
+            for entry in self._ending.get(digests.at(end), {}).values():
+                if entry.start_digest == here and entry.start == position < entry.end == end:
+                    yield entry
+
+    def _count(self, entry: Entry, size_bytes: int, *, files: int) -> None:
+        self.total_bytes += size_bytes
+        if entry.directory.startswith(self._own_prefix):
+            self.own_bytes += size_bytes
+            self.own_count += files
