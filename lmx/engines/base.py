@@ -273,7 +273,8 @@ class Engine(Protocol):
     def step(self, shares: Sequence[PrefillShare] | None = None) -> list[StepResult]:
         """One bounded unit of device work.
 
-        One token for every decoding sequence, and something of the prompts named. Cancel latency
+        One token for every decoding sequence, or for those whose turn it is where fewer at a time
+        give more tokens, and something of the prompts named. Cancel latency
         is one step. With no sequence added it returns an empty list at once.
 
         Args:

@@ -7,6 +7,7 @@ submitted after the read.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -22,7 +23,7 @@ from lmx.engines.base import (
     accept_token,
     check_room,
 )
-from lmx.engines.mlx.batch import Launched
+from lmx.engines.mlx.batch import DecodeBatch, Launched
 from lmx.engines.mlx.device import telling_out_of_memory
 from lmx.engines.mlx.groups import DecodeGroups
 from lmx.engines.mlx.prefill import Prefill, PrefillLimits
@@ -56,7 +57,7 @@ class MlxEngine:
         self._end_ids = end_ids
         self._live: dict[int, LiveSequence] = {}
         self._prefill = Prefill(model, limits)
-        self._batch = DecodeGroups(model, sorted(end_ids))
+        self._batch = DecodeGroups(partial(DecodeBatch, model, sorted(end_ids)))
         self._launched: list[Launched] = []
 
     @property
@@ -175,6 +176,8 @@ class MlxEngine:
             # Nothing decodes: wait, or a long prompt would queue all its chunks at once and
             # cancelling it would free nothing.
             mx.synchronize()
+        if self._prefill.pending():
+            self._batch.disturb()
         ready = self._prefill.submit(shares)
         if ready is not None:
             self._batch.join(ready)
