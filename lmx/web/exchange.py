@@ -196,6 +196,9 @@ class Exchange:
         # A length beside "not modified" would be the whole document's (RFC 9110, 8.6).
         has_no_body = answer.status in {NO_CONTENT, NOT_MODIFIED}
         length = None if has_no_body else sum(map(len, _cut(answer.body)))
+        stream = self.scope["extensions"].get(STREAM_EXTENSION)
+        if isinstance(stream, GuardedStream):
+            stream.hold_next()  # the body is sent next, if only to say that there is none
         await self._send_head(answer.status, answer.headers, length=length)
 
     async def _send_head(self, status: int, headers: Headers, *, length: int | None = None) -> None:

@@ -35,6 +35,7 @@ class GuardedStream(trio.abc.HalfCloseableStream):
         self._is_broken = False
         self._flushing = trio.Lock()
         self._leave_within_s = inf
+        self._held: bytes | None = None  # a piece that waits for the next, empty until it comes
         self.is_websocket = False
         self.socket = inner.socket  # Hypercorn reads addresses from it
 
@@ -45,9 +46,24 @@ class GuardedStream(trio.abc.HalfCloseableStream):
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Send now what can be sent. Never blocks or raises; a dead peer shows in `flush`."""
+        if self._held == b"":
+            self._held = bytes(data)
+            return
+        if self._held is not None:
+            data, self._held = self._held + data, None
+        if not data:
+            return  # Hypercorn says the end of a body so, where its length said it before
         sent = 0 if self._unsent or self._is_broken else self._write(data)
         if sent < len(data):
             self._unsent += data if not sent else memoryview(data)[sent:]
+
+    def hold_next(self) -> None:
+        """Send the next piece together with the one after it, which may be empty.
+
+        An answer's head and body written apart wake the peer twice, and on few cores the writer
+        waits while the peer looks at the head.
+        """
+        self._held = b""
 
     async def flush(self) -> None:
         """Send what waits.
