@@ -80,14 +80,14 @@ def write_for_ever(root: Path, version: Namespace, seed: int) -> None:
 def read_everything(root: Path, version: Namespace, seen: Counter[str]) -> None:
     """Look up every conversation; count what is right, what is not there, and what is wrong."""
     cache = open_cache(root, cap_bytes=CAP_BYTES, namespace=version)
-    for conversation in range(CONVERSATIONS):
-        for salt in SALTS:
-            whole = turn(conversation, TURNS - 1, salt, version)
-            for handle in cache.find(whole.token_ids, salt):
-                found = cache.read(handle)
-                expected = turn(conversation, handle.start // TURN_TOKENS, salt, version)
-                is_right = content(found) == content(expected) and handle.end == expected.end
-                seen["missed" if found is None else "right" if is_right else "wrong"] += 1
+    for conversation, salt, can_cut in product(range(CONVERSATIONS), SALTS, (False, True)):
+        whole = turn(conversation, TURNS - 1, salt, version)
+        prompt = list(whole.token_ids)[: -2 if can_cut else None]
+        for handle in cache.find(prompt, salt, can_cut=can_cut):
+            found = cache.read(handle)
+            expected = turn(conversation, handle.start // TURN_TOKENS, salt, version)
+            is_right = content(found) == content(expected) and handle.end == expected.end
+            seen["missed" if found is None else "right" if is_right else "wrong"] += 1
     seen["damaged"] += cache.statistics().damaged_count
     seen["left"] += sum(path.name.startswith(TEMPORARY_PREFIX) for path in root.rglob(".*"))
     seen["miscounted"] += cache.statistics().total_bytes != disk_bytes(root)

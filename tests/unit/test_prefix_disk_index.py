@@ -88,7 +88,7 @@ def test_the_longest_chain_is_found(
         for start, end, kind in usable
         if start in reach and kind in "s" + "k" * (not needs_snapshot)
     }
-    chain = index.find_chain(digests(prompt), needs_snapshot=needs_snapshot)
+    chain = index.reach(digests(prompt), needs_snapshot=needs_snapshot).longest()
     assert max(ends, default=0) == (chain[-1].end if chain else 0)
     assert [0, *(each.end for each in chain[:-1])] == [each.start for each in chain] or not chain
     assert all((e.start, e.end, "s" if e.has_snapshot else "k") in usable for e in chain)
@@ -101,7 +101,7 @@ def test_the_smallest_chain_is_taken() -> None:
     whole.size_bytes = 1000
     halves = [entry([1, 2], 0), entry([1, 2, 3, 4], 2)]
     index = index_of(whole, *halves)
-    assert halves == index.find_chain(digests([1, 2, 3, 4, 5]), needs_snapshot=False)
+    assert halves == index.reach(digests([1, 2, 3, 4, 5]), needs_snapshot=False).longest()
 
 
 def test_least_recently_used_leaves_first() -> None:
@@ -173,7 +173,7 @@ def test_a_directory_that_is_gone_takes_its_files_along() -> None:
     index = index_of(entry([1], 0), entry([1, 2], 1))
     index.forget("/root/own/00")
     assert (0, 0, 0) == (index.total_bytes, index.own_bytes, index.own_count)
-    assert [] == index.find_chain(digests([1, 2]), needs_snapshot=False)
+    assert [] == index.reach(digests([1, 2]), needs_snapshot=False).longest()
     assert [] == evict_all(index)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from lmx.engines.prefix.disk.agreement import common_tokens, read_identity
 from lmx.engines.prefix.disk.digests import (
     PrefixDigests,
     namespace_digest,
@@ -21,6 +22,7 @@ from lmx.engines.prefix.disk.entries import Entry, Place
 from lmx.engines.prefix.disk.files import Files
 from lmx.engines.prefix.disk.format import Damaged, Identity, decode_record
 from lmx.engines.prefix.disk.index import Index
+from lmx.engines.prefix.disk.reach import Reach
 from lmx.engines.prefix.disk.records import (
     DiskSettings,
     DiskStatistics,
@@ -39,6 +41,8 @@ class Handle(msgspec.Struct, frozen=True, eq=False):
     Args:
         start: The first token whose state it holds.
         end: One past the last.
+        used_end: One past the last that is the prompt's, too. Less than `end` only for the last
+            record of a lookup with `can_cut`.
         has_snapshot: It holds what is valid at `end` alone, too.
         size_bytes: Of its file.
         entry: Its place in the index.
@@ -48,6 +52,7 @@ class Handle(msgspec.Struct, frozen=True, eq=False):
 
     start: int
     end: int
+    used_end: int
     has_snapshot: bool
     size_bytes: int
     entry: Entry
@@ -126,7 +131,12 @@ class DiskCache:
         )
 
     def find(
-        self, token_ids: Sequence[int], salt: bytes, *, needs_snapshot: bool = False
+        self,
+        token_ids: Sequence[int],
+        salt: bytes,
+        *,
+        needs_snapshot: bool = False,
+        can_cut: bool = False,
     ) -> list[Handle]:
         """The records that cover the longest prefix of a prompt without a gap, in order.
 
@@ -134,6 +144,9 @@ class DiskCache:
             token_ids: The prompt, or as much of it as may come from the cache.
             salt: Whose prompt it is.
             needs_snapshot: The prefix must end where a snapshot was taken.
+            can_cut: The state of a record's first tokens can be used without the others', so
+                that its last record may agree with the prompt for a part only. Reads up to eight
+                headers. Has no meaning with `needs_snapshot`.
         """
         salted = salt_digest(salt)
         with self._shared.lock:
@@ -144,13 +157,16 @@ class DiskCache:
                 return []
         digests = PrefixDigests(self._namespace, salted, token_bytes(token_ids))
         with self._shared.lock:
-            chain = index.find_chain(digests, needs_snapshot=needs_snapshot)
+            reach = index.reach(digests, needs_snapshot=needs_snapshot)
+        now_ns = self._settings.clock_ns()
+        chain = [self._handle(entry, digests, now_ns) for entry in reach.longest()]
+        if can_cut and not needs_snapshot:
+            chain = self._find_cut(digests, reach, now_ns) or chain
         if chain:
             self._counts.hit += 1
         else:
             self._counts.missed += 1
-        now_ns = self._settings.clock_ns()
-        return [self._handle(entry, digests, now_ns) for entry in chain]
+        return chain
 
     def read(self, handle: Handle) -> StoredRecord | None:
         """The record, or `None` if it is not there whole; a damaged file is removed."""
@@ -158,14 +174,8 @@ class DiskCache:
         try:
             data = self._files.read(entry.path, entry.size_bytes)
             record = decode_record(data, handle.identity)
-        except FileNotFoundError:
-            with self._shared.lock:
-                self._shared.index.remove(entry)
-            return None
         except OSError as error:
-            self._troubles.note("A file of the prefix cache could not be read", error)
-            with self._shared.lock:
-                self._shared.index.hide(entry)
+            self._give_up(entry, error)
             return None
         except Damaged:
             self._discard(entry)
@@ -258,17 +268,41 @@ class DiskCache:
         with self._shared.lock:
             return self._shared.index.get(f"{self._directory}/{place.shard}", place) is not None
 
+    def _find_cut(self, digests: PrefixDigests, reach: Reach, now_ns: int) -> list[Handle]:
+        """The chain whose last record is of use in part and reaches beyond every whole one."""
+        positions = reach.positions
+        furthest = max(positions)
+        best: Handle | None = None
+        if furthest == digests.length_tokens:
+            return []
+        with self._shared.lock:
+            candidates = self._shared.index.parting(digests, positions, furthest)
+        for entry in candidates:
+            identity = self._read_identity(entry, digests)
+            if identity is None:
+                continue
+            prompt = digests.segment(entry.start, digests.length_tokens)
+            used_end = entry.start + common_tokens(identity.ids, prompt)
+            if used_end > furthest:
+                furthest = used_end
+                best = _handle(entry, identity, used_end, found_ns=now_ns)
+        if best is None:
+            return []
+        chain = [self._handle(entry, digests, now_ns) for entry in reach.to(best.start)]
+        return [*chain, best]
+
+    def _read_identity(self, entry: Entry, digests: PrefixDigests) -> Identity | None:
+        try:
+            return read_identity(self._files, entry, digests)
+        except OSError as error:
+            self._give_up(entry, error)
+        except Damaged:
+            self._discard(entry)
+        return None
+
     def _handle(self, entry: Entry, digests: PrefixDigests, now_ns: int) -> Handle:
         identity = self._identity(digests, entry.start, entry.end)
-        return Handle(
-            entry.start,
-            entry.end,
-            entry.has_snapshot,
-            entry.size_bytes,
-            entry,
-            identity,
-            now_ns,
-        )
+        return _handle(entry, identity, entry.end, found_ns=now_ns)
 
     def _identity(self, digests: PrefixDigests, start: int, end: int) -> Identity:
         return Identity(
@@ -280,6 +314,16 @@ class DiskCache:
             end=end,
             ids=digests.segment(start, end),
         )
+
+    def _give_up(self, entry: Entry, error: OSError) -> None:
+        """It cannot be read. That it is gone is no failure: others evict, too."""
+        if isinstance(error, FileNotFoundError):
+            with self._shared.lock:
+                self._shared.index.remove(entry)
+            return
+        self._troubles.note("A file of the prefix cache could not be read", error)
+        with self._shared.lock:
+            self._shared.index.hide(entry)
 
     def _discard(self, entry: Entry) -> None:
         self._counts.damaged += 1
@@ -302,6 +346,19 @@ class _Counts:
         self.missed = 0
         self.read = 0
         self.damaged = 0
+
+
+def _handle(entry: Entry, identity: Identity, used_end: int, *, found_ns: int) -> Handle:
+    return Handle(
+        start=entry.start,
+        end=entry.end,
+        used_end=used_end,
+        has_snapshot=entry.has_snapshot,
+        size_bytes=entry.size_bytes,
+        entry=entry,
+        identity=identity,
+        found_ns=found_ns,
+    )
 
 
 def _place(digests: PrefixDigests, start: int, *, has_snapshot: bool) -> Place:

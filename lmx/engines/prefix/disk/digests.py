@@ -55,10 +55,12 @@ class PrefixDigests:
         ids: The prompt, four bytes a token.
 
     Attributes:
+        namespace: The same.
         salt: The same.
     """
 
     def __init__(self, namespace: str, salt: bytes, ids: bytes) -> None:
+        self.namespace = namespace
         self.salt = salt
         self._ids = memoryview(ids)
         self._states = {0: hashlib.sha256(namespace.encode() + salt)}
@@ -77,6 +79,12 @@ class PrefixDigests:
             digest = self._state(position).hexdigest()[: 2 * _DIGEST_BYTES]
             self._digests[position] = digest
         return digest
+
+    def extended(self, position: int, ids: bytes) -> str:
+        """The digest of the first `position` tokens and of others behind them."""
+        state = self._state(position).copy()
+        state.update(ids)
+        return state.hexdigest()[: 2 * _DIGEST_BYTES]
 
     def segment(self, start: int, end: int) -> bytes:
         """The ids of the tokens `start` to `end`."""

@@ -116,15 +116,33 @@ def decode_record(data: Buffer, expected: Identity) -> StoredRecord:
     return StoredRecord(expected.start, expected.end, found[0], found[1])
 
 
-def _decode_header(view: memoryview) -> tuple[_Header, memoryview]:
-    if bytes(view[: len(_MAGIC)]) != _MAGIC:
+def head_bytes(data: Buffer) -> int:
+    """How much of a file has to be read for its header.
+
+    Raises:
+        Damaged: It is not a file of this format.
+    """
+    view = memoryview(data)
+    if len(view) < _HEADER_AT or bytes(view[: len(_MAGIC)]) != _MAGIC:
         raise Damaged("it does not begin as a file of this format")
     end = _HEADER_AT + int.from_bytes(view[_LENGTH], "little")
+    return end + -end % _ALIGNMENT_BYTES
+
+
+def decode_identity(data: Buffer) -> Identity:
+    """What a file is, from its beginning; the arrays need not be there.
+
+    Raises:
+        Damaged: The header is not as it was written.
+    """
+    return _decode_header(memoryview(data))[0].identity
+
+
+def _decode_header(view: memoryview) -> tuple[_Header, memoryview]:
+    padded = head_bytes(view)
+    end = _HEADER_AT + int.from_bytes(view[_LENGTH], "little")
     raw = view[_HEADER_AT:end]
-    if end > len(view) or _digest(raw) != bytes(view[_DIGEST]):
-        raise Damaged("its header has changed")
-    padded = end + -end % _ALIGNMENT_BYTES
-    if any(view[end:padded]) or padded > len(view):
+    if padded > len(view) or _digest(raw) != bytes(view[_DIGEST]) or any(view[end:padded]):
         raise Damaged("its header has changed")
     try:
         return _DECODER.decode(raw), view[padded:]

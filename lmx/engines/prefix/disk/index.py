@@ -6,15 +6,18 @@ far end first, so that what remains can still be used.
 """
 
 import heapq
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
 from lmx.engines.prefix.disk.digests import PrefixDigests
 from lmx.engines.prefix.disk.entries import Entry, Place, parse_entry
+from lmx.engines.prefix.disk.reach import Reach
 
 # Last hit, then the far end first, then a number that no other entry has.
 _Rank = tuple[int, int, int, Entry]
+# Each costs a header read on the engine's thread.
+_PARTING_COUNT = 8
 
 
 class Index:
@@ -124,15 +127,14 @@ class Index:
         """Whether any record begins at this digest."""
         return digest in self._after
 
-    def find_chain(self, digests: PrefixDigests, *, needs_snapshot: bool) -> list[Entry]:
-        """The records that together reach furthest into a prompt, and of those the smallest.
+    def reach(self, digests: PrefixDigests, *, needs_snapshot: bool) -> Reach:
+        """Every chain of records that a prompt begins with.
 
         Args:
             digests: Of the prompt.
             needs_snapshot: The last record must have a snapshot.
         """
-        best: dict[int, tuple[int, Entry]] = {}  # by end: bytes of the chain, its last record
-        ends: dict[int, tuple[int, Entry]] = {}  # the same, of chains that may end here
+        reach = Reach(needs_snapshot=needs_snapshot)
         waiting = [0]
         done: set[int] = set()
         while waiting:
@@ -140,19 +142,23 @@ class Index:
             if position in done:
                 continue
             done.add(position)
-            so_far = best[position][0] if position else 0
             for entry in self._continuations(digests, position):
-                cost = so_far + entry.size_bytes
                 heapq.heappush(waiting, entry.end)
-                for table in (best, ends) if entry.has_snapshot or not needs_snapshot else (best,):
-                    if entry.end not in table or cost < table[entry.end][0]:
-                        table[entry.end] = (cost, entry)
-        if not ends:
-            return []
-        chain = [ends[max(ends)][1]]
-        while chain[-1].start:
-            chain.append(best[chain[-1].start][1])
-        return chain[::-1]
+                reach.add(entry)
+        return reach
+
+    def parting(self, digests: PrefixDigests, positions: Iterable[int], beyond: int) -> list[Entry]:
+        """Records that continue a prompt and end beyond a position, the last used first.
+
+        How far they agree with the prompt is not known here.
+        """
+        found = [
+            entry
+            for position in positions
+            for entry in self._after.get(digests.at(position), {}).values()
+            if entry.start == position and entry.end > beyond
+        ]
+        return heapq.nlargest(_PARTING_COUNT, found, key=lambda entry: entry.used_ns)
 
     def ancestors(self, place: Place) -> Sequence[Entry]:
         """One chain of records that leads to a place, the nearest first; as much as there is."""
