@@ -85,11 +85,17 @@ class PrefixOutlook(NamedTuple):
 
     Attributes:
         cached_tokens: Leading tokens whose prefill would be skipped now.
-        reason: Why not more, in a word.
+        reason: Why not more, in a word: ``full`` and ``new`` if all is used that is known of it,
+            ``evicted``, ``diverged`` where it parts from what is known, ``no-entry``, ``short`` if
+            it is too short for reuse, or ``off``.
+        known_tokens: Leading tokens that are known, whether or not they can be skipped.
+        continues: Where it diverged, the tokens that are known in place of its own.
     """
 
     cached_tokens: int
     reason: str
+    known_tokens: int = 0
+    continues: tuple[int, ...] = ()
 
 
 class Constraint(Protocol):
