@@ -43,6 +43,8 @@ class StepResult(NamedTuple):
         logprobs: Set iff the sequence asked for log-probabilities.
         prompt_logprobs: With a sequence's first token, if asked for: one entry per prompt token,
             `None` for the first, which nothing predicts.
+        cached_tokens: With a sequence's first token: tokens of its prompt whose prefill was
+            skipped.
     """
 
     sequence_id: int
@@ -50,6 +52,7 @@ class StepResult(NamedTuple):
     finish: EngineFinish | None
     logprobs: TokenLogprobs | None = None
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
+    cached_tokens: int = 0
 
 
 class PrefillShare(NamedTuple):
@@ -236,8 +239,11 @@ class Engine(Protocol):
         *,
         wants_prompt_logprobs: bool = False,
         prefix: PrefixUse = SHARES_FREELY,
-    ) -> int:
+    ) -> None:
         """Reserve a slot per choice and queue the prompt for one prefill that all share.
+
+        How much of it can be skipped is decided when its prefill begins, because another prompt
+        may compute the same until then; the first result says it.
 
         Args:
             choices: At least one.
@@ -247,9 +253,6 @@ class Engine(Protocol):
                 first choice.
             prefix: What it may share with other prompts.
 
-        Returns:
-            Leading prompt tokens whose prefill is skipped.
-
         Raises:
             ContextTooLong: Prompt plus ``max_tokens`` exceed the context.
             NoFreeSlot: Fewer than ``len(choices)`` slots are free.
@@ -257,7 +260,7 @@ class Engine(Protocol):
         """
 
     def foresee(self, token_ids: Sequence[int], prefix: PrefixUse) -> PrefixOutlook:
-        """How much of a prompt `add` would skip now. From any thread; reserves nothing.
+        """How much of a prompt could be skipped now. From any thread; reserves nothing.
 
         Args:
             token_ids: The prompt.
@@ -280,8 +283,9 @@ class Engine(Protocol):
         """One bounded unit of device work.
 
         One token for every decoding sequence, or for those whose turn it is where fewer at a time
-        give more tokens, and something of the prompts named. Cancel latency
-        is one step. With no sequence added it returns an empty list at once.
+        give more tokens, and something of the prompts named. Cancel latency is one step. With no
+        sequence there it does what removed ones have left to do, such as giving their memory back,
+        and returns an empty list.
 
         Args:
             shares: Which prompts to go on with, the most urgent first. The first one gets on, if
@@ -306,7 +310,10 @@ class Engine(Protocol):
         """
 
     def remove(self, sequence_id: int) -> None:
-        """Free a sequence's slot and memory. Idempotent; unknown ids are ignored."""
+        """Free a sequence's slot at once, its memory with the next step. Idempotent.
+
+        Unknown ids are ignored.
+        """
 
     def shrink(self) -> None:
         """Give back memory that is only kept for speed. Running sequences are not touched."""

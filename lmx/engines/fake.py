@@ -16,6 +16,7 @@ constraint.
 | text | | the reply itself, byte by byte |
 | max_sequences | the server's | slots |
 | context | 4096 | context in tokens |
+| keep | 0 | tokens of prompts and answers that are kept for later prompts |
 | weight_bytes | 0 | what the model claims to weigh |
 | fail | | ``abort``, ``exit``, ``hang``, ``oom`` or ``raise``, at step number `fail_step`; or \
 ``asked``: a prompt that says ``fail:abort:3`` does that once it has three tokens |
@@ -26,7 +27,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, NamedTuple
 from urllib.parse import parse_qsl
 from zlib import crc32
 
@@ -57,6 +58,8 @@ from lmx.engines.fake_tokens import (
     invent_logprobs,
 )
 from lmx.engines.grammar import LlgGrammarCompiler
+from lmx.engines.prefix.store import PrefixStore
+from lmx.engines.prefix.tree import make_key
 from lmx.errors import OutOfMemory, UnsupportedModel
 from lmx.protocol.messages import Load
 from lmx.protocol.values import Memory, ModelInfo
@@ -80,6 +83,7 @@ class FakeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     text: str = ""
     max_sequences: Count | None = None
     context: Count = 4096
+    keep: Annotated[int, Meta(ge=0)] = 0
     weight_bytes: Annotated[int, Meta(ge=0)] = 0
     fail: str = ""
     fail_step: int = 0
@@ -97,21 +101,40 @@ def parse_settings(query: str) -> FakeSettings:
         raise UnsupportedModel(f"fake model: {error}") from error
 
 
+class _Tokens(NamedTuple):
+    """What is kept of tokens: their number."""
+
+    number: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Each token has its price."""
+        return self.number * KV_BYTES_PER_TOKEN
+
+    def split(self, tokens: int) -> tuple["_Tokens", "_Tokens"]:
+        """Both halves."""
+        return _Tokens(tokens), _Tokens(self.number - tokens)
+
+
 class _Prompt:
     """What the choices of one `add` share: the prompt and how much of it is left to prefill."""
 
-    __slots__ = ("logprobs", "pending_tokens", "token_ids")
+    __slots__ = ("logprobs", "pending_tokens", "salt", "skipped_tokens", "token_ids")
 
-    def __init__(self, token_ids: Sequence[int], *, prefills: bool) -> None:
+    def __init__(
+        self, token_ids: Sequence[int], salt: str, skipped_tokens: int, *, prefills: bool
+    ) -> None:
         self.token_ids = list(token_ids)
-        self.pending_tokens = len(token_ids) if prefills else 0
+        self.salt = salt
+        self.skipped_tokens = skipped_tokens
+        self.pending_tokens = len(token_ids) - skipped_tokens if prefills else 0
         self.logprobs: tuple[TokenLogprobs | None, ...] | None = None
 
 
 class _Reply:
     """One live sequence: its prompt, its settings and how far its reply is."""
 
-    __slots__ = ("constraint", "failure", "given", "prompt", "sampling", "start")
+    __slots__ = ("answer", "constraint", "failure", "prompt", "sampling", "start")
 
     def __init__(self, prompt: _Prompt, choice: Choice, failure: tuple[str, int] | None) -> None:
         seed = choice.sampling.seed if choice.sampling.temperature > 0 else 0
@@ -120,7 +143,12 @@ class _Reply:
         self.sampling = choice.sampling
         self.constraint = choice.constraint
         self.failure = failure
-        self.given = 0
+        self.answer: list[int] = []
+
+    @property
+    def given(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.answer)
 
     @property
     def word(self) -> int:
@@ -154,6 +182,7 @@ class FakeEngine:
         self._sleep = sleep
         self._text_ids = list(settings.text.encode())
         self._live: dict[int, _Reply] = {}
+        self._kept: PrefixStore[_Tokens, _Tokens] = PrefixStore(settings.keep * KV_BYTES_PER_TOKEN)
         self._steps = 0
         self._peak_bytes = 0
 
@@ -174,10 +203,13 @@ class FakeEngine:
         *,
         wants_prompt_logprobs: bool = False,
         prefix: PrefixUse = SHARES_FREELY,
-    ) -> int:
-        """Reserve a slot per choice. Nothing is ever cached, so it returns 0."""
+    ) -> None:
+        """Reserve a slot per choice."""
         check_room(self._info, free_slots=self.free_slots, token_ids=token_ids, choices=choices)
-        prompt = _Prompt(token_ids, prefills=self._settings.prefill_ms > 0)
+        skipped = 0
+        if not wants_prompt_logprobs:
+            skipped = self._kept.usable_tokens(make_key(token_ids), prefix.salt)
+        prompt = _Prompt(token_ids, prefix.salt, skipped, prefills=self._settings.prefill_ms > 0)
         failure = find_failure(token_ids) if self._settings.fail == ASKED else None
         for choice in choices:
             self._live[choice.sequence_id] = _Reply(prompt, choice, failure)
@@ -187,15 +219,14 @@ class FakeEngine:
             entries = (invent_logprobs(token_id, at, count) for at, token_id in pairs)
             prompt.logprobs = (None, *entries)
         self._peak_bytes = max(self._peak_bytes, self.memory().active_bytes)
-        return 0
 
     def foresee(
         self,
         token_ids: Sequence[int],
         prefix: PrefixUse,
     ) -> PrefixOutlook:
-        """Nothing is ever cached."""
-        return PrefixOutlook(0, "off")
+        """How much of a prompt is kept. From any thread."""
+        return self._kept.foresee(token_ids, prefix)
 
     @property
     def chunk_tokens(self) -> int:
@@ -234,16 +265,19 @@ class FakeEngine:
 
     def remove(self, sequence_id: int) -> None:
         """Free a slot; unknown ids are ignored."""
-        self._live.pop(sequence_id, None)
+        reply = self._live.pop(sequence_id, None)
+        if reply is not None and not reply.prompt.pending_tokens:
+            self._keep(reply)
 
     def shrink(self) -> None:
-        """Nothing is kept."""
+        """Forget what is kept."""
+        self._kept.clear()
 
     def memory(self) -> Memory:
-        """Weights plus a fixed price per live token."""
+        """Weights plus a fixed price per token, live or kept."""
         live_tokens = sum(len(r.prompt.token_ids) + r.given for r in self._live.values())
         active = self._info.weight_bytes + live_tokens * KV_BYTES_PER_TOKEN
-        return Memory(active, 0, max(active, self._peak_bytes))
+        return Memory(active, self._kept.state.size_bytes, max(active, self._peak_bytes))
 
     def close(self) -> None:
         """Drop every sequence."""
@@ -258,7 +292,7 @@ class FakeEngine:
         token_id = self._token_at(reply)
         count = reply.sampling.top_logprobs
         logprobs = None if count is None else invent_logprobs(token_id, reply.given, count)
-        reply.given += 1
+        reply.answer.append(token_id)
         finish = accept_token(
             token_id,
             reply.constraint,
@@ -266,9 +300,20 @@ class FakeEngine:
             is_full=reply.given >= reply.sampling.max_tokens,
         )
         if finish is not None:
-            del self._live[sequence_id]
+            self.remove(sequence_id)
         prompt_logprobs, reply.prompt.logprobs = reply.prompt.logprobs, None
-        return StepResult(sequence_id, token_id, finish, logprobs, prompt_logprobs)
+        skipped = reply.prompt.skipped_tokens if reply.given == 1 else 0
+        return StepResult(
+            sequence_id, token_id, finish, logprobs, prompt_logprobs, cached_tokens=skipped
+        )
+
+    def _keep(self, reply: _Reply) -> None:
+        """Of an answer, all but the last token, as the engines with caches do."""
+        ids = make_key([*reply.prompt.token_ids, *reply.answer[:-1]])
+        wanted = self._kept.wanted(ids, reply.prompt.salt)
+        if wanted is not None:
+            segment = _Tokens(len(ids) - wanted.start)
+            self._kept.keep(ids, reply.prompt.salt, segment=segment)
 
     def _token_at(self, reply: _Reply) -> int:
         own = self._own_token(reply)

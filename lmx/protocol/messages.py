@@ -41,6 +41,8 @@ class Load(Struct, frozen=True, array_like=True, tag=0):
             `None` for no limit but the device's.
         lease: Whether the worker may compute only while it holds the device lease.
         purpose: What the model is to answer.
+        prefix_cache_bytes: What may be kept of prompts and answers for later requests; 0 keeps
+            nothing.
     """
 
     engine: str
@@ -52,6 +54,7 @@ class Load(Struct, frozen=True, array_like=True, tag=0):
     kv_cache_bytes: int | None = None
     lease: bool = False
     purpose: Purpose = "generation"
+    prefix_cache_bytes: int = 0
 
 
 class ChatPrompt(Struct, frozen=True, array_like=True, tag=0):

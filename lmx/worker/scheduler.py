@@ -80,12 +80,11 @@ class _Running:
         output: SequenceOutput,
         *,
         added_at_s: float,
-        cached_tokens: int,
     ) -> None:
         self.ready = ready
         self.output = output
         self.added_at_s = added_at_s
-        self.cached_tokens = cached_tokens
+        self.cached_tokens = 0
         self.first_token_at_s: float | None = None
         self.sampled = 0
 
@@ -129,11 +128,12 @@ class Scheduler:
         self._waiting: deque[Ready] = deque()
         self._running: dict[int, _Running] = {}
         self._told_at_s = clock()
+        self._has_removed = False
 
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self._running or self._waiting)
+        return bool(self._running or self._waiting or self._has_removed)
 
     def submit(self, ready: Ready) -> None:
         """Queue a request behind those that wait."""
@@ -144,6 +144,7 @@ class Scheduler:
         running = self._running.pop(sequence, None)
         if running is not None:
             self._engine.remove(sequence)
+            self._has_removed = True
             return [running.finished(sequence, "cancelled", self._clock())]
         for ready in self._waiting:
             kept = [choice for choice in ready.choices if choice.sequence_id != sequence]
@@ -169,6 +170,7 @@ class Scheduler:
         Raises:
             OutOfMemory: The device ran out in the middle of a step; the process must end.
         """
+        self._has_removed = False
         events = self._fill_slots()
         results = self._engine.step()
         now_s = self._clock()
@@ -191,7 +193,7 @@ class Scheduler:
             ready = self._waiting.popleft()
             now_s = self._clock()
             try:
-                cached = self._engine.add(
+                self._engine.add(
                     ready.choices,
                     ready.token_ids,
                     wants_prompt_logprobs=ready.wants_prompt_logprobs,
@@ -209,7 +211,6 @@ class Scheduler:
                     ready,
                     SequenceOutput(detokenizer, ready.stop),
                     added_at_s=now_s,
-                    cached_tokens=cached,
                 )
         return events
 
@@ -227,6 +228,7 @@ class Scheduler:
         running.sampled += 1
         if running.first_token_at_s is None:
             running.first_token_at_s = now_s
+            running.cached_tokens = result.cached_tokens
         shown_id = None if result.finish == "stop" else result.token_id
         text, is_stopped = running.output.feed(shown_id, is_last=result.finish is not None)
         if result.logprobs is not None or result.prompt_logprobs is not None:
@@ -235,6 +237,7 @@ class Scheduler:
             events.append(Delta(number, text, 1))
         if is_stopped and result.finish is None:
             self._engine.remove(number)
+            self._has_removed = True
         if is_stopped or result.finish is not None:
             del self._running[number]
             reason: FinishReason = "length" if result.finish == "length" else "stop"

@@ -92,7 +92,10 @@ def step_times(engine: Engine, count: int) -> list[StepResult]:
 def collect(
     found: dict[int, list[StepResult]], results: list[StepResult]
 ) -> dict[int, list[StepResult]]:
-    """Sort results into `found` by sequence; returns `found`."""
+    """Sort results into `found` by sequence; returns `found`.
+
+    What was skipped of prompts is taken out: it depends on what came before, and nothing else may.
+    """
     for result in results:
-        found.setdefault(result.sequence_id, []).append(result)
+        found.setdefault(result.sequence_id, []).append(result._replace(cached_tokens=0))
     return found

@@ -25,6 +25,7 @@ from tests.conformance.driving import (
     step_times,
 )
 from tests.conformance.option_checks import OPTION_CHECKS
+from tests.conformance.prefix_checks import PREFIX_CHECKS
 
 
 def check_engine(maker: Maker) -> None:
@@ -290,4 +291,5 @@ CHECKS = (
     check_memory,
     check_detokenizer,
     *OPTION_CHECKS,
+    *PREFIX_CHECKS,
 )

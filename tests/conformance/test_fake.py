@@ -12,7 +12,7 @@ from tests.conformance.engine_checks import CHECKS
 
 def make(context_tokens: int, max_sequences: int) -> LoadedEngine:
     """A fake with replies longer than any check asks for, and prefill in chunks."""
-    source = f"tokens=64&chunk=64&prefill_ms=0.01&context={context_tokens}"
+    source = f"tokens=64&chunk=64&prefill_ms=0.01&context={context_tokens}&keep=4096"
     return fake.load(Load("fake", source, max_sequences, context_tokens))
 
 

@@ -16,7 +16,9 @@ def maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
     directory = build_tiny_llama(tmp_path_factory.mktemp("tiny"))
 
     def make(context_tokens: int, max_sequences: int) -> LoadedEngine:
-        return load(Load("mlx", str(directory), max_sequences, context_tokens))
+        return load(
+            Load("mlx", str(directory), max_sequences, context_tokens, prefix_cache_bytes=32 << 20)
+        )
 
     return make
 

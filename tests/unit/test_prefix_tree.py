@@ -47,7 +47,7 @@ def insert(tree: Tree, salt: str, tokens: list[int], *, with_state: bool = False
     ids = make_key(tokens)
     covered = tree.match(ids, salt).covered
     piece = Piece(tokens[covered:]) if covered < len(tokens) else None
-    return tree.insert(ids, salt, piece, State(tokens) if with_state else None)
+    return tree.insert(ids, salt, segment=piece, snapshot=State(tokens) if with_state else None)
 
 
 def held(tree: Tree, salt: str, tokens: list[int]) -> list[int]:
@@ -146,7 +146,7 @@ def test_leaves_go_before_what_they_hang_on() -> None:
 
 
 def test_an_eviction_is_remembered() -> None:
-    """A prompt whose entry is gone is told so; one that was never there is not, nor one of others."""
+    """A prompt whose entry is gone is told so; one that was never there is not, nor others'."""
     tree = Tree(20 * TOKEN_BYTES)
     gone = list(range(20))
     insert(tree, "mine", gone)
@@ -182,9 +182,9 @@ def test_a_payload_must_fit_what_is_missing() -> None:
     tree = Tree(UNBOUNDED)
     insert(tree, "", [1, 2, 3])
     with pytest.raises(ValueError, match="3 of 3"):
-        tree.insert(make_key([1, 2, 3]), "", Piece([3]))
+        tree.insert(make_key([1, 2, 3]), "", segment=Piece([3]))
     with pytest.raises(ValueError, match="3 of 4"):
-        tree.insert(make_key([1, 2, 3, 4]), "", None)
+        tree.insert(make_key([1, 2, 3, 4]), "", segment=None)
 
 
 def test_states_are_used_only_where_they_are_valid() -> None:

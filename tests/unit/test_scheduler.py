@@ -147,6 +147,8 @@ def test_cancelling_a_running_request_frees_its_slot() -> None:
     scheduler.step()
     assert [Finished(1, "cancelled", Usage(3, 1), Timings())] == scheduler.cancel(1)
     assert 2 == engine.free_slots
+    assert scheduler.has_work  # the engine gives memory back in a step
+    assert [] == scheduler.step()
     assert not scheduler.has_work
     assert [] == scheduler.cancel(1)
 

@@ -111,11 +111,8 @@ class LlamaEngine:
         *,
         wants_prompt_logprobs: bool = False,
         prefix: PrefixUse = SHARES_FREELY,
-    ) -> int:
+    ) -> None:
         """Reserve slots, and skip what some slot has computed already.
-
-        Returns:
-            Leading prompt tokens whose prefill is skipped.
 
         Raises:
             ContextTooLong: Prompt plus ``max_tokens`` exceed the context.
@@ -127,20 +124,22 @@ class LlamaEngine:
         if not 0 <= min(token_ids) <= max(token_ids) < size:
             raise InvalidRequest(f"token ids of this model are 0 to {size - 1}", param="prompt")
         prompt_ids = list(token_ids)
-        leader = self._admit(choices[0], prompt_ids, may_reuse=not wants_prompt_logprobs)
+        salt = prefix.salt
+        leader = self._admit(choices[0], prompt_ids, salt, may_reuse=not wants_prompt_logprobs)
+        leader.skipped_tokens = len(leader.slot.resident)
         if wants_prompt_logprobs:
             leader.prompt_logprobs = [None]
         for choice in choices[1:]:
-            self._admit(choice, prompt_ids, leader=leader)
-        return len(leader.slot.resident)
+            follower = self._admit(choice, prompt_ids, salt, leader=leader)
+            follower.skipped_tokens = leader.skipped_tokens
 
     def foresee(
         self,
         token_ids: Sequence[int],
         prefix: PrefixUse,
     ) -> PrefixOutlook:
-        """What slots hold is known when a prompt gets one."""
-        return PrefixOutlook(0, "off")
+        """What slots hold of a prompt now. From any thread."""
+        return self._slots.foresee(token_ids, prefix)
 
     @property
     def chunk_tokens(self) -> int:
@@ -214,11 +213,12 @@ class LlamaEngine:
         self,
         choice: Choice,
         prompt_ids: list[int],
+        salt: str,
         *,
         may_reuse: bool = False,
         leader: LiveSequence | None = None,
     ) -> LiveSequence:
-        slot, source, length = self._slots.take(prompt_ids, may_reuse=may_reuse)
+        slot, source, length = self._slots.take(prompt_ids, salt=salt, may_reuse=may_reuse)
         if source is slot:
             self._cut(slot, length)
         else:
@@ -378,4 +378,5 @@ class LlamaEngine:
             finish,
             logprobs,
             None if prompt_logprobs is None else tuple(prompt_logprobs),
+            cached_tokens=sequence.skipped_tokens if sequence.delivered == 1 else 0,
         )

@@ -34,6 +34,7 @@ class LiveSequence:
         delivered: Tokens that `step` has returned.
         prompt_logprobs: Gathered so far; `None` if nobody asked or they were handed out.
         leader: Who computes the prompt they share, while this one waits for that.
+        skipped_tokens: Of the prompt, that its slot held when it was taken.
     """
 
     sequence_id: int
@@ -47,6 +48,7 @@ class LiveSequence:
     delivered: int = 0
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     leader: "LiveSequence | None" = None
+    skipped_tokens: int = 0
 
     @property
     def missing(self) -> int:

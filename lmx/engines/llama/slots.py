@@ -8,8 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from lmx.engines.base import PrefixOutlook, PrefixUse
+
 # Below this a copy is not worth losing track of which slot was used last.
 MIN_SHARED_TOKENS = 4
+# What is told of the tokens that a prompt parts from: enough for a line of text.
+TOLD_TOKENS = 48
 
 
 @dataclass(slots=True, eq=False)
@@ -21,12 +25,14 @@ class Slot:
         resident: Tokens whose keys and values the cache holds for it.
         is_free: No live sequence owns it.
         used_at: When it was last given out or back, on the table's count.
+        salt: Whose tokens it holds; nobody else's prompt begins with them.
     """
 
     number: int
     resident: list[int] = field(default_factory=list)
     is_free: bool = True
     used_at: int = 0
+    salt: str = ""
 
 
 class Placement(NamedTuple):
@@ -61,7 +67,9 @@ class SlotTable:
         """Slots that `take` can give."""
         return sum(slot.is_free for slot in self._slots)
 
-    def take(self, token_ids: Sequence[int], *, may_reuse: bool = True) -> Placement:
+    def take(
+        self, token_ids: Sequence[int], *, salt: str = "", may_reuse: bool = True
+    ) -> Placement:
         """Give a free slot to a prompt, the one that saves it most work.
 
         The last token is always computed, because its logits are wanted. A slot whose tokens are
@@ -70,9 +78,10 @@ class SlotTable:
 
         Args:
             token_ids: The prompt.
+            salt: Whose it is.
             may_reuse: Whether computed tokens may be skipped.
         """
-        source, length = self._best_match(token_ids) if may_reuse else (None, 0)
+        source, length = self._best_match(token_ids, salt) if may_reuse else (None, 0)
         free = [slot for slot in self._slots if slot.is_free]
         if source is not None and source.is_free and 2 * length >= len(source.resident):
             slot = source
@@ -80,6 +89,7 @@ class SlotTable:
             slot = min(free, key=lambda s: (s is source, bool(s.resident), s.used_at))
             source = source if self._can_rewind else None
         slot.is_free = False
+        slot.salt = salt
         self._touch(slot)
         return Placement(slot, source, length if source is not None else 0)
 
@@ -93,11 +103,30 @@ class SlotTable:
         idle = [slot for slot in self._slots if slot.is_free and slot.resident]
         return min(idle, key=lambda slot: slot.used_at, default=None)
 
-    def _best_match(self, token_ids: Sequence[int]) -> tuple[Slot | None, int]:
+    def foresee(self, token_ids: Sequence[int], prefix: PrefixUse) -> PrefixOutlook:
+        """What `take` would skip now, and why not more. From any thread."""
+        # Copies, because the engine's thread may change what it reads here.
+        held = [list(slot.resident) for slot in self._slots if slot.salt == prefix.salt]
+        lengths = [common_length(tokens, token_ids, len(token_ids)) for tokens in held]
+        known = max(lengths, default=0)
+        if known < MIN_SHARED_TOKENS:
+            return PrefixOutlook(0, "no-entry")
+        resident = held[lengths.index(known)]
+        is_whole = known == len(resident)
+        cached = min(known, len(token_ids) - 1) if is_whole or self._can_rewind else 0
+        if cached == len(token_ids) - 1:
+            return PrefixOutlook(cached, "full", known)
+        if is_whole or (prefix.boundaries and known >= prefix.boundaries[-1]):
+            return PrefixOutlook(cached, "new", known)
+        return PrefixOutlook(cached, "diverged", known, tuple(resident[known:][:TOLD_TOKENS]))
+
+    def _best_match(self, token_ids: Sequence[int], salt: str) -> tuple[Slot | None, int]:
         limit = len(token_ids) - 1
         best: Slot | None = None
         best_length = MIN_SHARED_TOKENS - 1
         for slot in self._slots:
+            if slot.salt != salt:
+                continue
             length = common_length(slot.resident, token_ids, limit)
             if not self._can_rewind and (length < len(slot.resident) or not slot.is_free):
                 continue  # recurrent state goes on from its end or not at all

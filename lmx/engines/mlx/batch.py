@@ -9,7 +9,7 @@ filled while the device is in the forward pass.
 Shapes: B rows, R constrained rows, V vocabulary, W = ceil(V / 32) mask words.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lmx.engines.mlx.caches import CacheRows
 
 ALL_ALLOWED = -1
+Leave = Callable[[LiveSequence, "CacheRows", int], None]
 
 
 class Launched(NamedTuple):
@@ -67,11 +68,14 @@ class DecodeBatch:
     Args:
         model: An mlx-lm model.
         end_ids: What rows with a least number of tokens may not sample before.
+        leave: Is told of each row that goes for good, while the caches still have it: its
+            sequence, the caches and its place in them.
     """
 
-    def __init__(self, model: Any, end_ids: Sequence[int]) -> None:
+    def __init__(self, model: Any, end_ids: Sequence[int], leave: Leave | None = None) -> None:
         self._model = model
         self._end_ids = end_ids
+        self._leave = leave
         self._sequences: list[LiveSequence] = []
         # All three are None iff there are no rows; the sampler is also None after a change.
         self._caches: CacheRows | None = None
@@ -125,6 +129,10 @@ class DecodeBatch:
         kept = [row for row, sequence in enumerate(self._sequences) if sequence.wants_launch]
         if len(kept) == len(self._sequences):
             return
+        if self._leave is not None and self._caches is not None:
+            for row, sequence in enumerate(self._sequences):
+                if not sequence.wants_launch:
+                    self._leave(sequence, self._caches, row)
         if not kept:
             self.clear()
             return

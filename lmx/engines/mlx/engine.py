@@ -24,10 +24,13 @@ from lmx.engines.base import (
     check_room,
 )
 from lmx.engines.mlx.batch import DecodeBatch, Launched
+from lmx.engines.mlx.caches import CacheRows
 from lmx.engines.mlx.device import telling_out_of_memory
 from lmx.engines.mlx.groups import DecodeGroups
+from lmx.engines.mlx.keeper import MlxStore, PrefixKeeper
 from lmx.engines.mlx.prefill import Prefill, PrefillLimits
 from lmx.engines.mlx.sequence import LivePrompt, LiveSequence, PromptLogprobs, make_sequence
+from lmx.engines.prefix.tree import make_key
 from lmx.errors import InvalidRequest
 from lmx.protocol.values import Memory, ModelInfo
 
@@ -41,6 +44,7 @@ class MlxEngine:
         end_ids: Ids that end a generation.
         limits: Bounds of one prefill pass.
         vocabulary_size: Logits per token.
+        store: What is kept of prompts and answers for others; nothing if there is none.
     """
 
     def __init__(
@@ -51,13 +55,15 @@ class MlxEngine:
         end_ids: frozenset[int],
         limits: PrefillLimits,
         vocabulary_size: int,
+        store: MlxStore | None = None,
     ) -> None:
         self._vocabulary_size = vocabulary_size
         self._info = info
         self._end_ids = end_ids
         self._live: dict[int, LiveSequence] = {}
-        self._prefill = Prefill(model, limits)
-        self._batch = DecodeGroups(partial(DecodeBatch, model, sorted(end_ids)))
+        self._keeper = PrefixKeeper(model, store or MlxStore(0))
+        self._prefill = Prefill(model, limits, self._keeper)
+        self._batch = DecodeGroups(partial(DecodeBatch, model, sorted(end_ids), self._keep_answer))
         self._launched: list[Launched] = []
 
     @property
@@ -77,8 +83,8 @@ class MlxEngine:
         *,
         wants_prompt_logprobs: bool = False,
         prefix: PrefixUse = SHARES_FREELY,
-    ) -> int:
-        """Reserve slots and queue the prompt. Nothing is cached across requests: returns 0.
+    ) -> None:
+        """Reserve slots and queue the prompt.
 
         Raises:
             ContextTooLong: Prompt plus ``max_tokens`` exceed the context.
@@ -92,22 +98,21 @@ class MlxEngine:
             )
         prompt_ids = list(token_ids)
         sequences = [make_sequence(choice, prompt_ids) for choice in choices]
-        prompt = LivePrompt(prompt_ids, sequences)
+        prompt = LivePrompt(prompt_ids, sequences, prefix=prefix)
         if wants_prompt_logprobs:
             prompt.logprobs = PromptLogprobs(choices[0].sampling.top_logprobs or 0)
             sequences[0].prompt_logprobs = prompt.logprobs
         for sequence in sequences:
             self._live[sequence.sequence_id] = sequence
         self._prefill.add(prompt)
-        return 0
 
     def foresee(
         self,
         token_ids: Sequence[int],
         prefix: PrefixUse,
     ) -> PrefixOutlook:
-        """Nothing is cached across requests."""
-        return PrefixOutlook(0, "off")
+        """How much of a prompt is there already. From any thread."""
+        return self._keeper.store.foresee(token_ids, prefix)
 
     @property
     def chunk_tokens(self) -> int:
@@ -124,9 +129,10 @@ class MlxEngine:
         Raises:
             OutOfMemory: The device has no room. The engine's state is lost: close it.
         """
-        if not self._live:
-            return []
         with telling_out_of_memory():
+            if not self._live:
+                self._reset_if_idle()
+                return []
             return self._step(shares)
 
     def quiesce(self) -> None:
@@ -142,20 +148,25 @@ class MlxEngine:
         """Submitted work cannot be called back; passes are short."""
 
     def remove(self, sequence_id: int) -> None:
-        """Free a sequence's slot now and its memory before the next launch. Idempotent."""
+        """Free a sequence's slot now and its memory with the next step. Idempotent."""
         sequence = self._live.pop(sequence_id, None)
         if sequence is not None:
             sequence.is_live = False
             self._prefill.drop_dead()
-            self._reset_if_idle()
 
     def shrink(self) -> None:
-        """Give the pool of freed buffers back."""
+        """Give what is kept of prompts and the pool of freed buffers back."""
+        self._keeper.store.clear()
         mx.clear_cache()
 
     def memory(self) -> Memory:
-        """Bytes as MLX counts them, process-wide."""
-        return Memory(mx.get_active_memory(), mx.get_cache_memory(), mx.get_peak_memory())
+        """Bytes as MLX counts them, process-wide; what is kept for others counts as cached."""
+        kept_bytes = self._keeper.store.state.size_bytes
+        return Memory(
+            max(0, mx.get_active_memory() - kept_bytes),
+            mx.get_cache_memory() + kept_bytes,
+            mx.get_peak_memory(),
+        )
 
     def close(self) -> None:
         """Drop every sequence and the weights, and give pooled memory back. Idempotent."""
@@ -164,9 +175,11 @@ class MlxEngine:
         mx.synchronize()
         self._prefill.release_model()
         self._batch.release_model()
+        self._keeper.release_model()
         mx.clear_cache()
 
     def _step(self, shares: Sequence[PrefillShare] | None) -> list[StepResult]:
+        self._prefill.bury()
         self._batch.drop_done()
         results = self._launch_and_read()
         if not self._live:
@@ -176,10 +189,9 @@ class MlxEngine:
             # Nothing decodes: wait, or a long prompt would queue all its chunks at once and
             # cancelling it would free nothing.
             mx.synchronize()
-        if self._prefill.pending():
+        if self._prefill.is_busy:
             self._batch.disturb()
-        ready = self._prefill.submit(shares)
-        if ready is not None:
+        for ready in self._prefill.submit(shares):
             self._batch.join(ready)
         return results
 
@@ -197,12 +209,19 @@ class MlxEngine:
                 asked, sequence.prompt_logprobs = sequence.prompt_logprobs, None
                 prompt_logprobs = None if asked is None else asked.read()
                 results.append(
-                    StepResult(sequence.sequence_id, token_id, finish, logprobs, prompt_logprobs)
+                    StepResult(
+                        sequence.sequence_id,
+                        token_id,
+                        finish,
+                        logprobs,
+                        prompt_logprobs,
+                        cached_tokens=sequence.told_tokens(),
+                    )
                 )
         return results
 
     def _finish(self, sequence: LiveSequence, token_id: int) -> EngineFinish | None:
-        sequence.delivered += 1
+        sequence.delivered_ids.append(token_id)
         finish = accept_token(
             token_id,
             sequence.constraint,
@@ -214,8 +233,19 @@ class MlxEngine:
             del self._live[sequence.sequence_id]
         return finish
 
+    def _keep_answer(self, sequence: LiveSequence, caches: CacheRows, row: int) -> None:
+        """A row goes: the prompt and its answer may be the beginning of the next prompt."""
+        prompt = sequence.prompt
+        if prompt is None or prompt.logprobs is not None or not self._keeper.store.is_on:
+            return
+        ids = prompt.ids + make_key(sequence.delivered_ids)
+        length = sequence.cached_tokens
+        self._keeper.keep(ids, prompt.prefix.salt, caches, row=row, length=length)
+
     def _reset_if_idle(self) -> None:
         if not self._live:
+            self._prefill.bury()
+            self._batch.drop_done()
             self._batch.clear()
             self._prefill.clear()
             self._launched = []

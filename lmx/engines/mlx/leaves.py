@@ -2,7 +2,8 @@
 
 A leaf is a cache that holds no other caches. Leaves that keep every token can be cut along them;
 what the others hold is valid at one position only. Rows are right-aligned in batched caches, so
-where a row begins follows from its length, without asking the device.
+where a row begins follows from its length, without asking the device. Arrays of caches are only
+ever replaced, so what was read of them stays as it was.
 
 Shapes: H heads, T tokens, E values per head.
 """
@@ -109,7 +110,7 @@ def can_keep(leaf: Any) -> bool:
     return can_cut(leaf) or type(leaf) in {BatchRotatingKVCache, ArraysCache}
 
 
-def cut(leaves: Sequence[Any], row: int, *, length: int, start: int, end: int) -> KvSegment:
+def cut(leaves: Sequence[Any], row: int, *, length: int, start: int, end: int) -> KvSegment | None:
     """Copies of some of a row's tokens; lazy.
 
     Args:
@@ -118,20 +119,31 @@ def cut(leaves: Sequence[Any], row: int, *, length: int, start: int, end: int) -
         length: Tokens that the row has in them.
         start: First token wanted.
         end: One past the last, at most `length`.
+
+    Returns:
+        `None` if the leaves do not all hold the same tokens.
     """
-    copies = []
-    for leaf in leaves:
-        if can_cut(leaf):
-            at = leaf.size() - length
-            wanted = (slice(row, row + 1), slice(None), slice(at + start, at + end))
-            copies.append(tuple(mx.contiguous(part[wanted]) for part in _token_arrays(leaf)))
-    return KvSegment(copies)
+    found = [leaf for leaf in leaves if can_cut(leaf)]
+    filled = [leaf for leaf in found if not leaf.empty()]
+    if len({leaf.size() for leaf in filled}) > 1:
+        return None
+    at = _first_column(filled[0], row, length) if filled else 0
+    wanted = (slice(row, row + 1), slice(None), slice(at + start, at + end))
+    return KvSegment(
+        [tuple(mx.contiguous(part[wanted]) for part in _token_arrays(leaf)) for leaf in found]
+    )
 
 
-def copy_state(leaves: Sequence[Any], row: int, *, length: int) -> RowState:
-    """What leaves that cannot be cut hold of a row after its `length` tokens; lazy."""
+def copy_state(leaves: Sequence[Any], row: int, *, length: int) -> RowState | None:
+    """What leaves that cannot be cut hold of a row after its `length` tokens; lazy.
+
+    Returns:
+        `None` if a window has gone through other tokens than that.
+    """
     states = []
     for leaf in leaves:
+        if type(leaf) is RotatingKVCache and leaf.offset != length:
+            return None
         if isinstance(leaf, ArraysCache):
             arrays = [None if a is None else mx.contiguous(a[row : row + 1]) for a in leaf.cache]
             states.append(LeafState(tuple(arrays), length))
@@ -165,13 +177,31 @@ def fill(
         elif isinstance(leaf, ArraysCache):
             leaf.cache = list(next(states).arrays)
         else:
-            found = next(states)
-            leaf.keys, leaf.values = found.arrays
-            leaf.offset, leaf._idx = found.offset, leaf.keys.shape[TOKEN_AXIS]
+            found: Any = next(states)
+            keys, values = found.arrays
+            leaf.state = (
+                keys,
+                values,
+                found.offset,
+                leaf.keep,
+                leaf.max_size,
+                keys.shape[TOKEN_AXIS],
+            )
+
+
+def _first_column(leaf: Any, row: int, length: int) -> int:
+    """Where a row of a group begins, which is the same in all its leaves."""
+    if type(leaf) is KVCache:
+        return 0
+    if len(leaf.left_padding) == 1:
+        # A draft that is being checked makes a lone row longer than what is known of it.
+        return int(leaf.left_padding.item())
+    return int(leaf.size()) - length
 
 
 def _token_arrays(leaf: Any) -> list[mx.array]:
-    return [leaf.keys, leaf.values]
+    """Of a leaf that the model never fills, none."""
+    return [] if leaf.empty() else [leaf.keys, leaf.values]
 
 
 def _set_tokens(
@@ -185,21 +215,22 @@ def _set_tokens(
         batch, heads, _, width = found[0].shape
         room = mx.zeros((batch, heads, spare, width), dtype=found[0].dtype)
         columns.append(mx.concatenate([*found, room], axis=TOKEN_AXIS))
-    leaf.keys, leaf.values = columns
-    leaf.offset = count
+    if columns:
+        leaf.keys, leaf.values = columns
+        leaf.offset = count
 
 
 def _window(leaf: Any, row: int, length: int) -> tuple[mx.array, ...]:
     """The last tokens of a sliding window, the oldest first."""
-    kept = min(length, leaf.max_size)
+    keys, values, *rest = leaf.state
+    if type(leaf) is RotatingKVCache:
+        offset, _, size, at = rest
+        is_wrapped = at < offset and at < keys.shape[TOKEN_AXIS]
+    else:
+        _, _, size, _, at, is_wrapped = rest
+    kept = min(length, size)
     found = []
-    for part in (leaf.keys, leaf.values):
-        part = part[row : row + 1]
-        if type(leaf) is RotatingKVCache:
-            part = leaf._temporal_order(part)
-        elif leaf.rotated:
-            part = mx.roll(part, -leaf._idx, axis=TOKEN_AXIS)
-        else:
-            part = part[:, :, : leaf._idx]
-        found.append(mx.contiguous(part[:, :, part.shape[TOKEN_AXIS] - kept :]))
+    for part in (keys[row : row + 1], values[row : row + 1]):
+        ordered = mx.roll(part, -at, TOKEN_AXIS) if is_wrapped else part[:, :, :at]
+        found.append(mx.contiguous(ordered[:, :, ordered.shape[TOKEN_AXIS] - kept :]))
     return tuple(found)

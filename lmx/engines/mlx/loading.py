@@ -21,6 +21,7 @@ from lmx.engines.mlx.caches import CacheRows, can_batch, can_pad, kv_bytes_per_t
 from lmx.engines.mlx.device import device_name, limit_pool, wire
 from lmx.engines.mlx.engine import MlxEngine
 from lmx.engines.mlx.files import check_directory, read_json
+from lmx.engines.mlx.keeper import make_store
 from lmx.engines.mlx.prefill import PrefillLimits
 from lmx.engines.mlx.tokenizer import MlxTokenizer, load_tokenizer
 from lmx.errors import CorruptModel, UnsupportedModel
@@ -30,6 +31,9 @@ from lmx.protocol.values import ModelInfo, Sampling
 GPU_PREFILL = PrefillLimits(chunk_tokens=MLX_PREFILL_TOKENS["gpu"], max_rows=8)
 CPU_PREFILL = PrefillLimits(chunk_tokens=MLX_PREFILL_TOKENS["cpu"], max_rows=8)
 WARM_UP_ID = -1
+NO_PREFIXES = (
+    "This model's caches cannot be taken apart; every prompt is computed from its beginning."
+)
 
 
 def load_engine(load: Load, blas: Blas) -> LoadedEngine:
@@ -55,7 +59,17 @@ def load_engine(load: Load, blas: Blas) -> LoadedEngine:
     if not ends:
         notes.append("The model names no end token; answers run to their token limit.")
     vocabulary_size = count_logits(model)
-    engine = MlxEngine(model, info, end_ids=ends, limits=limits, vocabulary_size=vocabulary_size)
+    store = make_store(model, load.prefix_cache_bytes)
+    if load.prefix_cache_bytes and not store.is_on:
+        notes.append(NO_PREFIXES)
+    engine = MlxEngine(
+        model,
+        info,
+        end_ids=ends,
+        limits=limits,
+        vocabulary_size=vocabulary_size,
+        store=store,
+    )
     _warm_up(engine)
     grammars = LlgGrammarCompiler(
         tokenizer.vocabulary_json, vocabulary_size=vocabulary_size, end_ids=ends

@@ -5,23 +5,35 @@ input, so its first new token comes out of the ordinary decode step and joining 
 pass. Whose turn it is, and for how many tokens, the scheduler says. Short prompts that are next to
 each other share one padded pass while that is cheap; a long prompt goes alone, chunk by chunk,
 because plain caches need no mask and cancelling takes effect between chunks.
+
+What a prompt shares with one computed before it is taken from the prefix store, at its first pass
+and at any later one at which much more is there: of prompts that come together one computes what
+they share, whichever it is, and no prompt waits for another.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from lmx.engines.base import PrefillShare
 from lmx.engines.mlx.caches import CacheRows
+from lmx.engines.mlx.keeper import PrefixKeeper
 from lmx.engines.mlx.logprobs import gather
 from lmx.engines.mlx.sequence import LivePrompt, LiveSequence
+from lmx.engines.prefix.tree import common_length
 
 # Log-probabilities need every position's logits in float32: 256 of a vocabulary of 150,000 are
 # 150 MiB.
 LOGPROBS_CHUNK_TOKENS = 256
+# A prompt under way is kept in pieces of at least so many tokens, whatever a pass may have.
+PIECE_TOKENS = 256
+# Where only ends of passes can be gone on from: so many of a prompt besides its boundaries, and no
+# two closer than so many tokens.
+MAX_STOPS, STOP_TOKENS = 8, 1024
+# Prompts that share more than this are computed one after the other rather than together.
+SHARED_TOKENS = 32
 
 
 class PrefillLimits(NamedTuple):
@@ -60,16 +72,27 @@ class Partial:
         prompt: The prompt.
         caches: What is computed; `None` before its first pass.
         done_tokens: Of the prompt, in the caches.
+        computed_tokens: Of these, computed for this prompt.
+        kept_tokens: Leading tokens that were offered to the prefix store, or came from it.
     """
 
     prompt: LivePrompt
     caches: CacheRows | None = None
     done_tokens: int = 0
+    computed_tokens: int = 0
+    kept_tokens: int = 0
 
     @property
     def left_tokens(self) -> int:
         """To prefill; the prompt's last token is not."""
         return len(self.prompt.token_ids) - 1 - self.done_tokens
+
+    def next_stop(self) -> int:
+        """Where the pass after this position should end for its end to be of use to others."""
+        last = len(self.prompt.token_ids) - 1
+        gap = max(STOP_TOKENS, -(-last // MAX_STOPS))
+        stops = [self.done_tokens // gap * gap + gap, last, *self.prompt.prefix.boundaries]
+        return min(stop for stop in stops if self.done_tokens < stop)
 
 
 def plan_group(lengths: Sequence[int], limits: PrefillLimits) -> int:
@@ -100,17 +123,25 @@ class Prefill:
     Args:
         model: An mlx-lm model.
         limits: Bounds of one pass.
+        keeper: What was computed for others.
     """
 
-    def __init__(self, model: Any, limits: PrefillLimits) -> None:
+    def __init__(self, model: Any, limits: PrefillLimits, keeper: PrefixKeeper) -> None:
         self._model = model
         self._limits = limits
+        self._keeper = keeper
         self._partials: list[Partial] = []  # in order of arrival
+        self._dead: list[Partial] = []  # their caches go with the next step
 
     @property
     def chunk_tokens(self) -> int:
         """Most tokens of one pass."""
         return self._limits.chunk_tokens
+
+    @property
+    def is_busy(self) -> bool:
+        """There are prompts on their way."""
+        return bool(self._partials)
 
     def add(self, prompt: LivePrompt) -> None:
         """Queue a prompt behind the others."""
@@ -119,38 +150,54 @@ class Prefill:
     def clear(self) -> None:
         """Forget every prompt and free its cache."""
         self._partials.clear()
+        self._dead.clear()
 
     def release_model(self) -> None:
         """Let go of the weights; nothing may be submitted afterwards."""
         self._model = None
 
     def drop_dead(self) -> None:
-        """Forget prompts whose sequences were all removed."""
+        """Let go of prompts whose sequences were all removed, without work for the device."""
+        self._dead += [partial for partial in self._partials if not partial.prompt.is_live]
         self._partials = [partial for partial in self._partials if partial.prompt.is_live]
+
+    def bury(self) -> None:
+        """Keep what was computed of prompts that were let go: clients that give up ask again."""
+        for partial in self._dead:
+            if partial.caches is not None and partial.done_tokens > partial.kept_tokens:
+                self._keep(partial, partial.caches)
+        self._dead.clear()
 
     def pending(self) -> dict[int, int]:
         """Each prompt's name and the tokens it lacks, at least 1; see `Engine.prefilling`."""
-        return {partial.prompt.name: max(1, partial.left_tokens) for partial in self._partials}
+        return {partial.prompt.name: self._missing(partial) for partial in self._partials}
 
-    def submit(self, shares: Sequence[PrefillShare] | None) -> Ready | None:
-        """Hand one pass to the device without waiting for it.
+    def submit(self, shares: Sequence[PrefillShare] | None) -> list[Ready]:
+        """Hand at most one pass to the device without waiting for it.
 
         Args:
             shares: As `Engine.step` takes them.
 
         Returns:
-            The sequences that may decode from now on, or `None` if a prompt is still unfinished
-            or nothing is to be done.
+            The sequences that may decode from now on; none if a prompt is still unfinished or
+            nothing is to be done.
         """
         chosen = self._choose(shares)
+        ready = []
+        while chosen:
+            first = chosen[0][0]
+            self._resume(first)
+            if first.left_tokens:
+                break
+            del chosen[0]
+            ready.append(self._finish(first))
         if not chosen:
-            return None
-        group = list(takewhile(_may_share, chosen))
-        lengths = [partial.left_tokens for partial, _ in group]
-        count = plan_group(lengths, self._limits) if group else 1
-        if count == 1:
-            return self._submit_chunk(*chosen[0])
-        return self._submit_group([partial for partial, _ in group[:count]])
+            return ready
+        group = self._group(chosen)
+        if len(group) == 1:
+            found = self._submit_chunk(*chosen[0])
+            return ready if found is None else [*ready, found]
+        return [*ready, self._submit_group(group)]
 
     def _choose(self, shares: Sequence[PrefillShare] | None) -> list[tuple[Partial, int]]:
         """Prompts with the tokens each may have, at most a pass's."""
@@ -161,6 +208,43 @@ class Prefill:
         known = [(by_name.get(share.sequence_id), share.tokens) for share in shares]
         return [(partial, min(tokens, most)) for partial, tokens in known if partial is not None]
 
+    def _missing(self, partial: Partial) -> int:
+        prompt, left = partial.prompt, partial.left_tokens
+        if partial.caches is None and prompt.logprobs is None:
+            left -= self._keeper.usable_tokens(prompt.ids, prompt.prefix.salt)
+        return max(1, left)
+
+    def _resume(self, partial: Partial) -> None:
+        """Take what is there by now instead of computing it."""
+        prompt = partial.prompt
+        if prompt.logprobs is not None:
+            return
+        salt, done = prompt.prefix.salt, partial.done_tokens
+        found = self._keeper.resume(prompt.ids, salt, beyond=done)
+        if found is not None:
+            partial.caches, partial.done_tokens = found
+            partial.kept_tokens = partial.done_tokens
+
+    def _group(self, chosen: list[tuple[Partial, int]]) -> list[Partial]:
+        """The first prompt, and those behind it that can be computed whole in a pass with it."""
+        group: list[Partial] = []
+        for partial, tokens in chosen:
+            if not _may_share(partial, tokens):
+                break
+            if not self._has_sooner(partial, group):
+                group.append(partial)
+        lengths = [partial.left_tokens for partial in group]
+        return group[: plan_group(lengths, self._limits)] if group else [chosen[0][0]]
+
+    def _has_sooner(self, partial: Partial, group: Sequence[Partial]) -> bool:
+        """Much of this prompt is there, or will be once the group is computed."""
+        if not group or not self._keeper.store.is_on:
+            return False
+        ids, salt = partial.prompt.ids, partial.prompt.prefix.salt
+        others = [other.prompt.ids for other in group if other.prompt.prefix.salt == salt]
+        shared = max((common_length(other, ids, 0) for other in others), default=0)
+        return shared > SHARED_TOKENS or self._keeper.usable_tokens(ids, salt) > 0
+
     def _submit_chunk(self, partial: Partial, tokens: int) -> Ready | None:
         prompt = partial.prompt
         caches = partial.caches or CacheRows.single(self._model)
@@ -168,14 +252,29 @@ class Prefill:
             tokens = min(tokens, LOGPROBS_CHUNK_TOKENS)
         done = partial.done_tokens
         end = done + min(tokens, partial.left_tokens)
-        if end > done:
-            logits = self._forward(mx.array([prompt.token_ids[done:end]]), caches)
-            _gather(prompt, logits, done)
+        stop = partial.next_stop() if self._keeper.needs_stops else None
+        end = end if stop is None else min(end, stop)
+        logits = self._forward(mx.array([prompt.token_ids[done:end]]), caches)
+        _gather(prompt, logits, done)
         partial.caches, partial.done_tokens = caches, end
-        if partial.left_tokens:
-            return None
+        partial.computed_tokens += end - done
+        is_piece = end - partial.kept_tokens >= PIECE_TOKENS or not partial.left_tokens
+        if is_piece if stop is None else end == stop:
+            self._keep(partial, caches)
+        return None if partial.left_tokens else self._finish(partial)
+
+    def _keep(self, partial: Partial, caches: CacheRows) -> None:
+        """Let others have what is computed of a prompt."""
+        prompt, done = partial.prompt, partial.done_tokens
+        if prompt.logprobs is None:
+            partial.kept_tokens = done
+            self._keeper.keep(prompt.ids[:done], prompt.prefix.salt, caches, row=0, length=done)
+
+    def _finish(self, partial: Partial) -> Ready:
+        prompt = partial.prompt
         self._partials.remove(partial)
-        return Ready.of([prompt], caches)
+        prompt.skipped_tokens = len(prompt.token_ids) - 1 - partial.computed_tokens
+        return Ready.of([prompt], partial.caches or CacheRows.single(self._model))
 
     def _submit_group(self, group: list[Partial]) -> Ready:
         self._partials = [partial for partial in self._partials if partial not in group]
@@ -188,6 +287,10 @@ class Prefill:
             caches.pad_right(lengths)
             self._forward(mx.array(padded), caches)  # (B, longest) int32
             caches.finalize()
+            for row, partial in enumerate(group):
+                prompt, done = partial.prompt, lengths[row]
+                salt = prompt.prefix.salt
+                self._keeper.keep(prompt.ids[:done], salt, caches, row=row, length=done)
         return Ready.of([partial.prompt for partial in group], caches)
 
     def _forward(self, token_ids: mx.array, caches: CacheRows) -> mx.array:
@@ -197,12 +300,11 @@ class Prefill:
         return logits
 
 
-def _may_share(chosen: tuple[Partial, int]) -> bool:
+def _may_share(partial: Partial, tokens: int) -> bool:
     """It can be computed whole in a pass with others.
 
     A prompt whose own log-probabilities are wanted goes alone.
     """
-    partial, tokens = chosen
     is_whole = partial.caches is None and tokens >= partial.left_tokens
     return is_whole and partial.prompt.logprobs is None
 

@@ -4,10 +4,18 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lmx.engines.base import Choice, Constraint, TokenLogprobs, decides_end
+from lmx.engines.base import (
+    SHARES_FREELY,
+    Choice,
+    Constraint,
+    PrefixUse,
+    TokenLogprobs,
+    decides_end,
+)
 from lmx.engines.mlx.logprobs import DeviceLogprobs, read
 from lmx.engines.mlx.processors import PenaltyState
 from lmx.engines.mlx.sampler import Row
+from lmx.engines.prefix.tree import TokenIds, make_key
 from lmx.protocol.values import Sampling
 
 SEED_BITS = 64
@@ -26,8 +34,9 @@ class LiveSequence:
         constraint: What it may sample, or `None` for anything.
         prompt_logprobs: What to report with the first token, or `None` for nothing.
         launched: Tokens whose sampling was submitted to the device.
-        delivered: Tokens that `step` has returned.
+        delivered_ids: Tokens that `step` has returned.
         is_live: False once finished or removed; its row leaves before the next launch.
+        prompt: What it answers, set by the prompt itself.
     """
 
     sequence_id: int
@@ -38,13 +47,28 @@ class LiveSequence:
     constraint: Constraint | None = None
     prompt_logprobs: "PromptLogprobs | None" = None
     launched: int = 0
-    delivered: int = 0
+    delivered_ids: list[int] = field(default_factory=list)
     is_live: bool = True
+    prompt: "LivePrompt | None" = None
+
+    @property
+    def delivered(self) -> int:
+        """Tokens that `step` has returned."""
+        return len(self.delivered_ids)
+
+    def told_tokens(self) -> int:
+        """What its next result says of skipped tokens: all with the first, then nothing."""
+        return 0 if self.prompt is None or self.delivered != 1 else self.prompt.skipped_tokens
 
     @property
     def wants_launch(self) -> bool:
         """Another token of this sequence is of use."""
         return self.is_live and self.launched < self.max_tokens
+
+    @property
+    def cached_tokens(self) -> int:
+        """What its row of the caches holds; the last token is only the next input."""
+        return self.prompt_tokens + self.launched - 1
 
     @property
     def length_tokens(self) -> int:
@@ -85,11 +109,22 @@ class LivePrompt:
         token_ids: Never empty.
         sequences: One per choice.
         logprobs: Where its own log-probabilities go, or `None` if nobody asked.
+        prefix: What it may share with others.
+        skipped_tokens: Those whose prefill was skipped; final once it decodes.
+        ids: `token_ids` as they are compared.
     """
 
     token_ids: list[int]
     sequences: list[LiveSequence]
     logprobs: PromptLogprobs | None = None
+    prefix: PrefixUse = SHARES_FREELY
+    skipped_tokens: int = 0
+    ids: TokenIds = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ids = make_key(self.token_ids)
+        for sequence in self.sequences:
+            sequence.prompt = self
 
     @property
     def name(self) -> int:

@@ -154,7 +154,7 @@ class PrefixStore(Generic[S, P]):
             Whether it fits the budget at all.
         """
         with self._lock:
-            return self._tree.insert(ids, salt, segment, snapshot)
+            return self._tree.insert(ids, salt, segment=segment, snapshot=snapshot)
 
     def clear(self) -> None:
         """Forget everything."""

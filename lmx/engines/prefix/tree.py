@@ -76,8 +76,8 @@ class Node(Generic[S, P]):
         parent: "Node[S, P] | None",
         start: int,
         tokens: TokenIds,
-        segment: S | None,
         *,
+        segment: S | None,
         salt: str,
     ) -> None:
         self.parent = parent
@@ -181,7 +181,7 @@ class PrefixTree(Generic[S, P]):
                 self._order.move_to_end(node)
 
     def insert(
-        self, ids: TokenIds, salt: str, segment: S | None, snapshot: P | None = None
+        self, ids: TokenIds, salt: str, *, segment: S | None, snapshot: P | None = None
     ) -> bool:
         """Remember a prompt as far as it is computed.
 
@@ -204,7 +204,7 @@ class PrefixTree(Generic[S, P]):
         if at.end > covered:
             at = self._split(at, covered - at.start)
         if segment is not None:
-            node = Node(at, covered, ids[covered:], segment, salt=salt)
+            node = Node(at, covered, ids[covered:], segment=segment, salt=salt)
             at.children[node.tokens[0]] = node
             self._size_bytes += segment.size_bytes
             at = node
@@ -252,7 +252,7 @@ class PrefixTree(Generic[S, P]):
             self._evict_oldest()
 
     def _root(self, salt: str) -> Node[S, P]:
-        return self._roots.setdefault(salt, Node(None, 0, array("I"), None, salt=salt))
+        return self._roots.setdefault(salt, Node(None, 0, array("I"), segment=None, salt=salt))
 
     def _walk(self, ids: TokenIds, salt: str) -> tuple[list[Node[S, P]], int]:
         path: list[Node[S, P]] = []
@@ -274,7 +274,9 @@ class PrefixTree(Generic[S, P]):
         head_segment, tail_segment = node.segment.split(tokens)
         self._size_bytes += head_segment.size_bytes + tail_segment.size_bytes
         self._size_bytes -= node.segment.size_bytes
-        head = Node(node.parent, node.start, node.tokens[:tokens], head_segment, salt=node.salt)
+        head = Node(
+            node.parent, node.start, node.tokens[:tokens], segment=head_segment, salt=node.salt
+        )
         node.parent.children[head.tokens[0]] = head
         head.children[node.tokens[tokens]] = node
         node.parent, node.start = head, head.end
