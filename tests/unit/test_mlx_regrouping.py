@@ -13,6 +13,7 @@ from lmx.engines.base import Choice
 from lmx.engines.mlx.batch import DecodeBatch, Launched
 from lmx.engines.mlx.caches import can_pad
 from lmx.engines.mlx.groups import DecodeGroups
+from lmx.engines.mlx.keeper import PrefixKeeper, make_store
 from lmx.engines.mlx.prefill import Prefill, PrefillLimits
 from lmx.engines.mlx.sequence import LivePrompt, LiveSequence, make_sequence
 from lmx.protocol.values import Sampling
@@ -117,7 +118,8 @@ class Runner:
 
     def __init__(self, model: Any, cost: Cost) -> None:
         device = Device(cost, noise=0)
-        self._prefill = Prefill(model, PrefillLimits(64, 4 if can_pad(model) else 1))
+        limits = PrefillLimits(64, 4 if can_pad(model) else 1)
+        self._prefill = Prefill(model, limits, PrefixKeeper(model, make_store(model, 0)))
         self._groups = DecodeGroups(partial(TimedBatch, model, device), lambda: device.now)
         self._launched: list[Launched] = []
         self.tokens: dict[int, list[int]] = {}
@@ -144,10 +146,9 @@ class Runner:
         sizes = self._groups.sizes
         self.was_parted |= len(sizes) > 1
         self.was_waiting |= sum(sizes) < len(self._groups)
-        ready = self._prefill.submit(None)
-        if ready is not None:
+        for ready in self._prefill.submit(None):
             self._groups.join(ready)
-        return bool(self._launched or len(self._groups) or self._prefill.pending())
+        return bool(self._launched or len(self._groups) or self._prefill.is_busy)
 
 
 def random_model(kind: str) -> Any:
