@@ -82,6 +82,8 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         on_demand: Load a model that is on disk when a request names it.
         keep_alive_s: Idle time after which a model is unloaded; `None` for never.
         pinned: Ids of models that are never unloaded to make room or for being idle.
+        gap_target_ms: Longest gap between two tokens of a running stream while prompts are
+            computed beside; `None` for 150 ms on a GPU and twice what it is without them on a CPU.
         min_residency_s: How long a model that just came up is not unloaded to make room.
         drain_s: How long running requests may go on when their model is to leave.
         restore: Load again what was loaded before the daemon stopped uncleanly.
@@ -104,6 +106,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     on_demand: bool = True
     keep_alive_s: Seconds | None = None
     pinned: tuple[str, ...] = ()
+    gap_target_ms: Annotated[float, Meta(gt=0, le=600_000)] | None = None
     min_residency_s: Seconds = 5.0
     drain_s: Seconds = 30.0
     restore: bool = True

@@ -155,6 +155,7 @@ def load_command(
         GgufOptions(gguf.gpu_layers, gguf.threads, gguf.mmap, cache_bytes),
         kv_cache_bytes=cache_bytes,
         purpose=source.purpose,
+        gap_target_ms=limits.gap_target_ms,
     )
 
 

@@ -43,6 +43,8 @@ class Load(Struct, frozen=True, array_like=True, tag=0):
         purpose: What the model is to answer.
         prefix_cache_bytes: What may be kept of prompts and answers for later requests; 0 keeps
             nothing.
+        gap_target_ms: Longest gap between two tokens of a running stream while prompts are computed
+            beside; `None` for the device's usual one.
     """
 
     engine: str
@@ -55,6 +57,7 @@ class Load(Struct, frozen=True, array_like=True, tag=0):
     lease: bool = False
     purpose: Purpose = "generation"
     prefix_cache_bytes: int = 0
+    gap_target_ms: float | None = None
 
 
 class ChatPrompt(Struct, frozen=True, array_like=True, tag=0):

@@ -118,6 +118,7 @@ def _serve(
         visible=served.dialect.visible,
         clock=time.monotonic,
         cache_tokens=_cache_tokens(load, loaded.engine.info),
+        gap_target_s=None if load.gap_target_ms is None else load.gap_target_ms / 1000,
     )
 
 

@@ -2,13 +2,13 @@
 
 Theory of operation. A request is *waiting* (tokenised, no slots), then its choices are *running*
 (in the engine), then gone; each choice leaves by exactly one `Finished`, also when it is cancelled,
-so that the daemon can close its books. Waiting requests enter in order of arrival as slots and
-cache come free, all choices of one at once, because they share a prefill. The sum of what running
+so that the daemon can close its books. Waiting requests enter as slots and cache come free, in the
+order that `lmx.worker.turns` gives, all choices of one at once, because they share a prefill; how
+much of which prompts a step computes, `lmx.worker.planner` says. The sum of what running
 requests may come to need never exceeds the cache that was granted at load. The scheduler knows
 token ids and text deltas; it knows no socket, no thread and no template.
 """
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +26,8 @@ from lmx.protocol.values import FinishReason, Timings, Usage
 from lmx.worker.constraints import ReasoningConstraint
 from lmx.worker.logprobs import describe_prompt, describe_token
 from lmx.worker.output import SequenceOutput
+from lmx.worker.planner import Planner
+from lmx.worker.turns import Turn
 
 # How often the daemon hears of work that delivers nothing, such as a long prefill.
 VITALS_PERIOD_S = 0.5
@@ -109,6 +111,7 @@ class Scheduler:
         clock: Seconds, monotonic.
         cache_tokens: Tokens that running requests may hold together; `None` for no limit but the
             engine's own.
+        gap_target_s: Longest gap between two tokens of a running stream; see `lmx.worker.pacing`.
     """
 
     def __init__(
@@ -119,13 +122,15 @@ class Scheduler:
         visible: frozenset[str],
         clock: Callable[[], float],
         cache_tokens: int | None = None,
+        gap_target_s: float | None = None,
     ) -> None:
         self._cache_tokens = cache_tokens
         self._engine = engine
         self._tokenizer = tokenizer
         self._visible = visible
         self._clock = clock
-        self._waiting: deque[Ready] = deque()
+        self._planner = Planner(engine, gap_target_s=gap_target_s)
+        self._waiting: dict[Turn, Ready] = {}  # in order of arrival
         self._running: dict[int, _Running] = {}
         self._told_at_s = clock()
         self._has_removed = False
@@ -136,8 +141,14 @@ class Scheduler:
         return bool(self._running or self._waiting or self._has_removed)
 
     def submit(self, ready: Ready) -> None:
-        """Queue a request behind those that wait."""
-        self._waiting.append(ready)
+        """Take a request; it waits for its turn."""
+        turn = self._planner.enter(
+            ready.client,
+            priority=ready.priority,
+            tokens=len(ready.token_ids),
+            now_s=ready.ready_at_s,
+        )
+        self._waiting[turn] = ready
 
     def cancel(self, sequence: int) -> list[RequestEvent]:
         """Free what a choice holds, before the next step. Unknown sequences are ignored."""
@@ -145,20 +156,22 @@ class Scheduler:
         if running is not None:
             self._engine.remove(sequence)
             self._has_removed = True
+            self._planner.drop(sequence)
             return [running.finished(sequence, "cancelled", self._clock())]
-        for ready in self._waiting:
+        for turn, ready in self._waiting.items():
             kept = [choice for choice in ready.choices if choice.sequence_id != sequence]
             if len(kept) < len(ready.choices):
                 ready.choices = kept
                 if not kept:
-                    self._waiting.remove(ready)
+                    del self._waiting[turn]
+                    self._planner.withdraw(turn)
                 return [_never_started(ready, sequence, self._clock())]
         return []
 
     def stop_thinking(self, sequence: int) -> None:
         """End a choice's reasoning; see `StopThinking`."""
         running = self._running.get(sequence)
-        for ready in self._waiting if running is None else [running.ready]:
+        for ready in self._waiting.values() if running is None else [running.ready]:
             for choice in ready.choices:
                 constraint = choice.constraint
                 if choice.sequence_id == sequence and isinstance(constraint, ReasoningConstraint):
@@ -172,8 +185,11 @@ class Scheduler:
         """
         self._has_removed = False
         events = self._fill_slots()
-        results = self._engine.step()
+        shares = self._planner.plan(self._clock())
+        began_s = self._clock()
+        results = self._engine.step(shares)
         now_s = self._clock()
+        self._planner.observe(began_s, now_s, delivered=bool(results))
         for result in results:
             self._account(result, events, now_s)
         told: list[RequestEvent | Vitals] = [*events]
@@ -189,30 +205,38 @@ class Scheduler:
 
     def _fill_slots(self) -> list[RequestEvent]:
         events: list[RequestEvent] = []
-        while self._waiting and self._has_room_for(self._waiting[0]):
-            ready = self._waiting.popleft()
-            now_s = self._clock()
-            try:
-                self._engine.add(
-                    ready.choices,
-                    ready.token_ids,
-                    wants_prompt_logprobs=ready.wants_prompt_logprobs,
-                    prefix=ready.prefix,
-                )
-            except OutOfMemory as error:
-                events += [
-                    _never_started(ready, choice.sequence_id, now_s, error=error)
-                    for choice in ready.choices
-                ]
-                continue
-            for choice in ready.choices:
-                detokenizer = self._tokenizer.new_detokenizer(self._visible)
-                self._running[choice.sequence_id] = _Running(
-                    ready,
-                    SequenceOutput(detokenizer, ready.stop),
-                    added_at_s=now_s,
-                )
+        if not self._waiting or not self._engine.free_slots:
+            return events
+        for turn in self._planner.line_up(self._waiting, self._clock()):
+            ready = self._waiting[turn]
+            if not self._has_room_for(ready):
+                turn.is_held = self._engine.free_slots > 0
+                break
+            del self._waiting[turn]
+            events += self._admit(turn, ready)
         return events
+
+    def _admit(self, turn: Turn, ready: Ready) -> list[RequestEvent]:
+        now_s = self._clock()
+        sequences = [choice.sequence_id for choice in ready.choices]
+        try:
+            self._engine.add(
+                ready.choices,
+                ready.token_ids,
+                wants_prompt_logprobs=ready.wants_prompt_logprobs,
+                prefix=ready.prefix,
+            )
+        except OutOfMemory as error:
+            self._planner.withdraw(turn)
+            return [_never_started(ready, number, now_s, error=error) for number in sequences]
+        self._planner.admit(turn, sequences)
+        for number in sequences:
+            self._running[number] = _Running(
+                ready,
+                SequenceOutput(self._tokenizer.new_detokenizer(self._visible), ready.stop),
+                added_at_s=now_s,
+            )
+        return []
 
     def _has_room_for(self, ready: Ready) -> bool:
         if self._engine.free_slots < len(ready.choices):
@@ -226,6 +250,7 @@ class Scheduler:
         number = result.sequence_id
         running = self._running[number]
         running.sampled += 1
+        self._planner.take_token(number)
         if running.first_token_at_s is None:
             running.first_token_at_s = now_s
             running.cached_tokens = result.cached_tokens
@@ -240,6 +265,7 @@ class Scheduler:
             self._has_removed = True
         if is_stopped or result.finish is not None:
             del self._running[number]
+            self._planner.drop(number)
             reason: FinishReason = "length" if result.finish == "length" else "stop"
             reason = "stop" if is_stopped else reason
             events.append(running.finished(number, reason, now_s))

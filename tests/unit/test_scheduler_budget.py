@@ -1,9 +1,11 @@
 """Running requests never need more cache than was granted, and silent work is told of."""
 
+from collections.abc import Sequence
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmx.engines.base import Choice, StepResult
+from lmx.engines.base import Choice, PrefillShare, StepResult
 from lmx.engines.fake import FakeEngine, FakeSettings
 from lmx.engines.fake_tokens import FakeTokenizer
 from lmx.protocol.messages import Delta, Finished, RequestEvent, Vitals
@@ -29,12 +31,12 @@ class SilentEngine(FakeEngine):
         self._silent_steps = silent_steps
         self._step_s = step_s
 
-    def step(self) -> list[StepResult]:
+    def step(self, shares: Sequence[PrefillShare] | None = None) -> list[StepResult]:
         self.now_s += self._step_s
         if self._silent_steps:
             self._silent_steps -= 1
             return []
-        return super().step()
+        return super().step(shares)
 
     def shrink(self) -> None:
         self.shrunk += 1

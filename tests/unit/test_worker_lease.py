@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmx.daemon.lease_state import Grant, LeaseState, Order
-from lmx.engines.base import Choice, StepResult
+from lmx.engines.base import Choice, PrefillShare, StepResult
 from lmx.engines.fake import FakeEngine, FakeSettings
 from lmx.engines.fake_tokens import FakeTokenizer
 from lmx.protocol.messages import (
@@ -58,10 +58,10 @@ class TracedEngine(FakeEngine):
         self._clock = clock
         self._trace = trace
 
-    def step(self) -> list[StepResult]:
+    def step(self, shares: Sequence[PrefillShare] | None = None) -> list[StepResult]:
         self._trace.append("step")
         self._clock.now_s += STEP_S
-        return super().step()
+        return super().step(shares)
 
     def quiesce(self) -> None:
         self._trace.append("quiesce")

@@ -1,0 +1,228 @@
+"""How many tokens of prompts a step takes, so that running streams go on in time.
+
+Theory of operation. What a step costs is measured, not assumed: from one step with results to the
+next, which is what a client sees of it, whatever the device still had to do from the steps before.
+A piece of prompt costs what its steps took beyond what they take without one. Engines let a step's
+piece run while the next step is being prepared, so a measurement counts fully only when the last
+few steps were alike; any other can only say that something costs more than was thought. Until
+anything is known, pieces are the smallest. Knows seconds and tokens, no requests and no engine.
+"""
+
+from collections import deque
+from typing import NamedTuple
+
+# Gap between two tokens of a running stream, at most, where a GPU computes: what reading aloud
+# does not notice.
+GPU_GAP_S = 0.15
+# On a CPU, where a step may take that long by itself: so many times its gap without prompts.
+CPU_GAPS = 2.0
+# Of the gap, what is planned with; the rest is for what varies.
+MARGIN = 0.9
+# Most seconds of a piece when nobody decodes: as long may a short prompt wait that comes now.
+IDLE_PIECE_S = 0.5
+# Prompts go on by so much whatever it costs: with nobody decoding pieces stay worth their step.
+LEAST_TOKENS = 16
+LEAST_IDLE_TOKENS = 128
+# Matrix kernels like multiples; small pieces have to be able to grow a little.
+GRAIN_TOKENS, GRAINY_TOKENS = 16, 128
+# Steps that have to be alike: the longest pipeline of an engine, and one.
+ALIKE_STEPS = 3
+ALIKE_SHARE = 0.15
+# Between two steps, a pause over this is no part of either: the device was lent out, or idle.
+PAUSE_S = 0.005
+SMOOTHING = 0.3
+# A measurement counts as this many times what was known at most: some are accidents.
+MOST_SURPRISE = 4.0
+# Steps that go without prompts at most, to learn what one costs.
+LISTEN_STEPS = 6
+# What a token costs in a band of depths that was never measured, beside the band above it.
+DEEPER_FACTOR = 1.5
+DEPTH_BAND_TOKENS = 4096
+
+
+class Piece(NamedTuple):
+    """What one step computed of prompts.
+
+    Attributes:
+        tokens: All of them.
+        depth_tokens: How far the first prompt was before.
+    """
+
+    tokens: int = 0
+    depth_tokens: int = 0
+
+
+class _Step(NamedTuple):
+    """One step as it was seen.
+
+    Attributes:
+        is_known: It came right after another, of which the same was seen.
+        kind: It delivered, it only computed prompts, or neither.
+    """
+
+    is_known: bool
+    kind: str
+    piece: Piece
+
+
+NOTHING = Piece()
+
+
+class Pace:
+    """Chooses the size of pieces for one engine.
+
+    Args:
+        device: Where it computes, as `ModelInfo` says.
+        piece_tokens: Most tokens of a piece.
+        gap_target_s: Longest gap between two tokens of a running stream; `None` for the device's
+            usual one.
+    """
+
+    def __init__(self, *, device: str, piece_tokens: int, gap_target_s: float | None) -> None:
+        self._is_gpu = device == "gpu"
+        self._most = piece_tokens
+        self._target_s = gap_target_s
+        self._decode_s: dict[int, float] = {}  # a step without prompts, by its streams
+        self._costs: dict[int, dict[int, float]] = {}  # seconds per token by size, by depth
+        self._steps: deque[_Step] = deque(maxlen=ALIKE_STEPS)
+        self._ended_s: float | None = None
+        self._listened = 0
+
+    def gap_s(self, stream_count: int) -> float | None:
+        """The gap that so many running streams are to have at most; `None` while unknown."""
+        if self._target_s is not None:
+            return self._target_s
+        if self._is_gpu:
+            return GPU_GAP_S
+        decode_s = self._decode_time_s(stream_count)
+        return None if decode_s is None else CPU_GAPS * decode_s
+
+    def choose(self, stream_count: int, depth_tokens: int) -> int:
+        """Tokens of prompts that the next step may compute.
+
+        Args:
+            stream_count: Sequences that decode beside.
+            depth_tokens: How far the first prompt is.
+
+        Returns:
+            0 for a few steps at most, to learn what a step costs without.
+        """
+        if not stream_count:
+            return self._fit(IDLE_PIECE_S, depth_tokens, least=LEAST_IDLE_TOKENS) or self._most
+        gap_s = self.gap_s(stream_count)
+        if gap_s is None:
+            return self._listen()
+        room_s = MARGIN * gap_s - (self._decode_time_s(stream_count) or 0.0)
+        return self._fit(room_s, depth_tokens, least=LEAST_TOKENS) or self._least(LEAST_TOKENS)
+
+    def observe(
+        self, *, began_s: float, ended_s: float, stream_count: int, piece: Piece, delivered: bool
+    ) -> None:
+        """Learn from a step.
+
+        Args:
+            began_s: When it was called.
+            ended_s: When it returned.
+            stream_count: Sequences that decoded.
+            piece: What it computed of prompts.
+            delivered: It had results.
+        """
+        last_s, self._ended_s = self._ended_s, ended_s
+        follows = last_s is not None and began_s - last_s <= PAUSE_S
+        kind = "decode" if delivered else "silent" if stream_count else "prefill"
+        previous = self._steps[-1].kind if self._steps else ""
+        self._steps.append(_Step(follows and kind == previous, kind, piece))
+        if last_s is None or not self._steps[-1].is_known or kind == "silent":
+            return
+        beside_s = 0.0
+        if delivered:
+            if self._is_without_prompts():
+                self._learn_decode(stream_count, ended_s - last_s)
+                return
+            beside_s = self._decode_time_s(stream_count) or 0.0
+        self._learn_piece(max(0.0, ended_s - last_s - beside_s))
+
+    def _listen(self) -> int:
+        """A few steps without prompts tell what one costs; if they do not, prompts go on."""
+        self._listened += 1
+        return 0 if self._listened <= LISTEN_STEPS else self._least(LEAST_TOKENS)
+
+    def _is_without_prompts(self) -> bool:
+        steps = list(self._steps)
+        return (
+            len(steps) == ALIKE_STEPS
+            and not any(step.piece.tokens for step in steps)
+            and all(step.is_known for step in steps[1:])
+        )
+
+    def _learn_decode(self, stream_count: int, took_s: float) -> None:
+        known_s = self._decode_s.get(stream_count, took_s)
+        self._decode_s[stream_count] = known_s + SMOOTHING * (took_s - known_s)
+
+    def _learn_piece(self, took_s: float) -> None:
+        """The last pieces took so long each if they were alike, else the largest at least."""
+        largest = max((step.piece for step in self._steps), key=lambda piece: piece.tokens)
+        if not largest.tokens:
+            return
+        band, size = _depth_band(largest.depth_tokens), largest.tokens.bit_length()
+        cost = took_s / largest.tokens
+        known = self._cost_of(size, self._costs.get(band, {}))
+        if self._is_alike(largest.tokens) or (known is not None and cost > known):
+            known = cost if known is None else known
+            shown = min(cost, MOST_SURPRISE * known)
+            self._set_cost(band, size, known + SMOOTHING * (shown - known))
+
+    def _set_cost(self, band: int, size: int, cost: float) -> None:
+        """A larger piece never costs more per token than a smaller one, nor a smaller one less."""
+        costs = self._costs.setdefault(band, {})
+        for other, known in costs.items():
+            costs[other] = min(known, cost) if other > size else max(known, cost)
+        costs[size] = cost
+
+    def _cost_of(self, size: int, costs: dict[int, float]) -> float | None:
+        """Of a size, or of the next smaller one that was measured, else of the next larger one."""
+        if size in costs or not costs:
+            return costs.get(size)
+        smaller = [other for other in costs if other < size]
+        return costs[max(smaller) if smaller else min(costs)]
+
+    def _is_alike(self, tokens: int) -> bool:
+        steps, least = list(self._steps), (1 - ALIKE_SHARE) * tokens
+        return (
+            len(steps) == ALIKE_STEPS
+            and all(step.piece.tokens >= least for step in steps)
+            and all(step.is_known for step in steps[1:])
+        )
+
+    def _decode_time_s(self, stream_count: int) -> float | None:
+        """Of a step with so many streams, or of the next smaller or larger number known."""
+        if stream_count in self._decode_s or not self._decode_s:
+            return self._decode_s.get(stream_count)
+        below = [count for count in self._decode_s if count < stream_count]
+        return self._decode_s[max(below) if below else min(self._decode_s)]
+
+    def _fit(self, room_s: float, depth_tokens: int, *, least: int) -> int | None:
+        """The largest piece that takes no longer, or the least; `None` while nothing is known."""
+        band = _depth_band(depth_tokens)
+        if not self._costs:
+            return None
+        nearest = max((b for b in self._costs if b <= band), default=min(self._costs))
+        room_s /= DEEPER_FACTOR ** max(0, band - nearest)
+        best = 0
+        for size in range(1, self._most.bit_length() + 1):
+            cost = self._cost_of(size, self._costs[nearest])
+            top = min(self._most, (1 << size) - 1)
+            affordable = int(room_s / cost) if cost else top
+            if affordable >= 1 << (size - 1):
+                best = min(top, affordable)
+        if GRAINY_TOKENS <= best < self._most:
+            best -= best % GRAIN_TOKENS
+        return max(self._least(least), best)
+
+    def _least(self, tokens: int) -> int:
+        return min(tokens, self._most)
+
+
+def _depth_band(depth_tokens: int) -> int:
+    """Depths whose tokens cost about the same: the first ones together, then each doubling."""
+    return (depth_tokens // DEPTH_BAND_TOKENS).bit_length()

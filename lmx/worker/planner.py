@@ -1,0 +1,141 @@
+"""What the next step goes on with: joins whose turn it is with how much there is time for.
+
+It knows which sequences belong to which turn and how far the engine is with their prompts. Who has
+a slot, and what a request is told, is the scheduler's.
+"""
+
+from collections.abc import Collection, Iterable
+
+from lmx.engines.base import Engine, PrefillShare
+from lmx.worker.pacing import Pace, Piece
+from lmx.worker.turns import Turn, Turns
+
+
+class Planner:
+    """Plans the prompts of every step of one engine. Engine thread only.
+
+    Args:
+        engine: Asked for what it has to prefill, and told nothing.
+        gap_target_s: See `Pace`.
+    """
+
+    def __init__(self, engine: Engine, *, gap_target_s: float | None) -> None:
+        self._engine = engine
+        self._turns = Turns()
+        self._pace = Pace(
+            device=engine.info.device,
+            piece_tokens=engine.chunk_tokens,
+            gap_target_s=gap_target_s,
+        )
+        self._turn_of: dict[int, Turn] = {}
+        self._live: dict[Turn, int] = {}  # sequences of each, at least 1
+        # As the step under way was planned.
+        self._pending: dict[int, int] = {}
+        self._given: dict[int, int] = {}
+        self._stream_count = 0
+        self._depth_tokens = 0
+        self._stands_back = False
+
+    def enter(self, client: str, *, priority: int, tokens: int, now_s: float) -> Turn:
+        """A request came; see `Turns.enter`."""
+        return self._turns.enter(client, priority=priority, tokens=tokens, now_s=now_s)
+
+    def withdraw(self, turn: Turn) -> None:
+        """A request ended without having been admitted."""
+        self._turns.leave(turn)
+
+    def line_up(self, waiting: Collection[Turn], now_s: float) -> list[Turn]:
+        """Requests in the order in which they should get slots."""
+        return self._turns.order(waiting, now_s, ahead=self._names(self._engine.prefilling()))
+
+    def admit(self, turn: Turn, sequences: Iterable[int]) -> None:
+        """A request got its slots, one for each of its choices' numbers."""
+        for sequence in sequences:
+            self._turn_of[sequence] = turn
+            self._live[turn] = self._live.get(turn, 0) + 1
+
+    def take_token(self, sequence: int) -> None:
+        """A sequence was given a token."""
+        turn = self._turn_of[sequence]
+        self._turns.catch_up(turn)
+        self._turns.charge_answer(turn, 1)
+
+    def drop(self, sequence: int) -> None:
+        """An admitted sequence ended. Once for each."""
+        turn = self._turn_of.pop(sequence)
+        self._live[turn] -= 1
+        if not self._live[turn]:
+            del self._live[turn]
+            self._turns.leave(turn)
+
+    def plan(self, now_s: float) -> list[PrefillShare]:
+        """What the next step may compute of which prompts."""
+        self._pending, self._given = self._engine.prefilling(), {}
+        self._stream_count = len(self._turn_of)
+        if not self._pending:
+            return []
+        names = self._names(self._pending)
+        for turn, mine in names.items():
+            self._turns.note_left(turn, sum(self._pending[name] for name in mine), computed=0)
+            self._stream_count -= self._live[turn]
+        self._stands_back = not self._stands_back and self._is_first_token_due()
+        if self._stands_back:
+            return []
+        order = self._turns.order(names, now_s)
+        self._depth_tokens = order[0].prompt_tokens - order[0].left_tokens
+        room = self._pace.choose(self._stream_count, self._depth_tokens)
+        shares = self._share([name for turn in order for name in names[turn]], room)
+        self._given = {share.sequence_id: share.tokens for share in shares}
+        return shares
+
+    def observe(self, began_s: float, ended_s: float, *, delivered: bool) -> None:
+        """The planned step was made.
+
+        Args:
+            began_s: When it was called.
+            ended_s: When it returned.
+            delivered: It had results.
+        """
+        left = self._engine.prefilling() if self._given else {}
+        computed = 0
+        for name, tokens in self._given.items():
+            # More may be gone than was given: it turned up in the prefix cache.
+            gone = min(tokens, self._pending[name] - left.get(name, 0))
+            turn = self._turn_of[name]
+            self._turns.note_left(turn, left.get(name, 0), computed=max(0, gone))
+            computed += max(0, gone)
+        self._pace.observe(
+            began_s=began_s,
+            ended_s=ended_s,
+            stream_count=self._stream_count,
+            piece=Piece(computed, self._depth_tokens if computed else 0),
+            delivered=delivered,
+        )
+
+    def _is_first_token_due(self) -> bool:
+        """A prompt is computed whose answer has not begun.
+
+        One step without pieces brings it; more in a row would let short prompts stop long ones.
+        """
+        return any(turn.is_behind and not turn.left_tokens for turn in self._live)
+
+    def _share(self, names: Iterable[int], room: int) -> list[PrefillShare]:
+        """Whole prompts as long as they fit; a part of one by itself.
+
+        A piece of a long prompt beside the end of a short one would only delay its first token.
+        """
+        shares: list[PrefillShare] = []
+        for name in names:
+            if self._pending[name] <= room:
+                shares.append(PrefillShare(name, self._pending[name]))
+                room -= self._pending[name]
+            elif not shares and room > 0:
+                return [PrefillShare(name, room)]
+        return shares
+
+    def _names(self, pending: Iterable[int]) -> dict[Turn, list[int]]:
+        """Prompts by their turns: one each, but for answers that have to be computed again."""
+        names: dict[Turn, list[int]] = {}
+        for name in pending:
+            names.setdefault(self._turn_of[name], []).append(name)
+        return names
