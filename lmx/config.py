@@ -90,6 +90,8 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         embedding_model: The model of requests for vectors that name none of that kind, in the forms
             `--model` takes. It is loaded at the first of them.
         rerank_model: The model of requests for scores that name none of that kind, or `None`.
+        kv_bits: Models whose KV cache holds values of 8 bits instead of the engine's floats: model
+            id to 8.
     """
 
     load: tuple[str, ...] = ()
@@ -112,6 +114,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     restore: bool = True
     embedding_model: ModelArgument = "embedder"
     rerank_model: ModelArgument | None = None
+    kv_bits: dict[str, Literal[8]] = {}
 
 
 class GgufSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

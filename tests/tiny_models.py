@@ -41,12 +41,17 @@ TEMPLATE = (
 CONTEXT_TOKENS = 512
 
 
-def build_tiny_llama(path: Path) -> Path:
-    """Write the model to `path`, which is made if need be; returns `path`."""
+def build_tiny_llama(path: Path, **options: Any) -> Path:
+    """Write the model to `path`, which is made if need be; returns `path`.
+
+    Args:
+        path: Of the directory.
+        options: Further fields of `config.json`.
+    """
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tiny_tokenizer()
     tokenizer.save(str(path / "tokenizer.json"))
-    config = _config(tokenizer.get_vocab_size())
+    config = _config(tokenizer.get_vocab_size()) | options
     files = {
         "config.json": config,
         "generation_config.json": {"eos_token_id": [tokenizer.token_to_id("<|im_end|>")]},

@@ -8,12 +8,13 @@ People's rule of thumb, parameters times bits / 8 times 1.2, is a plan's `weight
 top for everything else; here that fifth is computed.
 """
 
-from math import isqrt
+from math import ceil, isqrt
 from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
 from lmx.catalog.gguf_header import GgufHeader
+from lmx.catalog.kv_cache import NO_CHOICE, CacheChoice
 from lmx.catalog.mlx_config import (
     ENCODERS,
     Config,
@@ -151,7 +152,7 @@ def plan_gguf(
     *,
     context_tokens: int | None,
     max_sequences: int,
-    kv_cache_bytes: int | None = None,
+    cache: CacheChoice = NO_CHOICE,
 ) -> MemoryPlan:
     """Plan for llama.cpp, which allocates all it will ever need at load.
 
@@ -160,14 +161,14 @@ def plan_gguf(
         size_bytes: Of the file, or of all its parts together.
         context_tokens: The context somebody asked for, or `None` for the model's own.
         max_sequences: Most sequences together.
-        kv_cache_bytes: What the cache may take, or `None` for the engine's default.
+        cache: What is wanted of it.
     """
-    bytes_per_token = header.kv_bytes_per_token
+    bytes_per_token = cache.gguf_bytes(header.kv_bytes_per_token)
     context, cells = choose_cells(
         choose_context(context_tokens, header.context_tokens or 0),
         max_sequences,
         bytes_per_token,
-        budget=kv_cache_bytes or LLAMA_CACHE_BYTES,
+        budget=cache.total_bytes or LLAMA_CACHE_BYTES,
         is_fixed=context_tokens is not None,
     )
     batch_tokens = max(LLAMA_BATCH_TOKENS, max_sequences)
@@ -260,7 +261,7 @@ def plan_mlx(
     context_tokens: int | None,
     max_sequences: int,
     device: Device,
-    kv_cache_bytes: int | None = None,
+    cache: CacheChoice = NO_CHOICE,
 ) -> MemoryPlan:
     """Plan for MLX, whose caches grow with what requests use.
 
@@ -274,23 +275,28 @@ def plan_mlx(
         context_tokens: Upper bound of the context, or `None` for the model's own.
         max_sequences: Most sequences together.
         device: Where MLX computes. On a CPU it works in float32.
-        kv_cache_bytes: What the caches of all sequences together may take.
+        cache: What is wanted of it.
     """
     shape = kv_shape(config)
     weights = _mlx_weights(config, weight_file_bytes, device)
     context = choose_context(context_tokens, own_context_tokens(config) or 0)
-    value_bytes = FLOAT32_BYTES if device == "cpu" or dtype(config) == "float32" else 2
-    sequence_bytes = value_bytes * shape.values(context)
+    float_bytes = FLOAT32_BYTES if device == "cpu" or dtype(config) == "float32" else 2
+    value_bytes = cache.mlx_value_bytes(float_bytes)
+    sequence_bytes = ceil(value_bytes * shape.values(context))
     usual_bytes = min(max_sequences * sequence_bytes, max(sequence_bytes, weights // 4))
     work_bytes = _mlx_work_bytes(
         language_part(config), context, max_sequences=max_sequences, device=device
     )
+    if cache.bits is not None:
+        # A prefill pass reads one layer's keys and values as floats.
+        layers = count(language_part(config), "num_hidden_layers", "n_layer", "n_layers")
+        work_bytes += float_bytes * shape.values(context) // max(1, layers)
     return MemoryPlan(
         weights=weights,
-        kv_cache=usual_bytes if kv_cache_bytes is None else kv_cache_bytes,
+        kv_cache=usual_bytes if cache.total_bytes is None else cache.total_bytes,
         # What a pass has used stays in the pool, and the next one may need other sizes.
         transient=work_bytes + min(work_bytes, MLX_POOL_BYTES[device]),
-        kv_bytes_per_token=value_bytes * (shape.full + shape.sliding),
+        kv_bytes_per_token=ceil(value_bytes * (shape.full + shape.sliding)),
         context_tokens=context,
     )
 

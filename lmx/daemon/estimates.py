@@ -6,7 +6,6 @@ time the same files were loaded.
 
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qs
@@ -16,6 +15,7 @@ import trio
 from msgspec import Struct
 
 from lmx.catalog.gguf_files import read_model
+from lmx.catalog.kv_cache import CacheChoice
 from lmx.catalog.memory_plan import (
     VECTOR_BATCH_TOKENS,
     MemoryPlan,
@@ -35,6 +35,10 @@ from lmx.protocol.values import GgufOptions
 # A model that fits with less cache than this is refused rather than served to nobody's use.
 LEAST_CONTEXT_TOKENS = 4096
 NVIDIA_DEVICE = Path("/dev/nvidia0")
+
+
+# From what the cache may take, `None` for the engine's choice, to the plan.
+MakePlan = Callable[[int | None], MemoryPlan]
 
 
 class LoadPlan(Struct, frozen=True):
@@ -64,7 +68,8 @@ class Estimates:
             CorruptModel: The files that the estimate needs cannot be read.
         """
         asked = model.options.context_tokens or self._settings.models.context_tokens
-        plan, cache_bytes = await trio.to_thread.run_sync(self._estimate, source, asked)
+        bits = self._settings.models.kv_bits.get(model.id)
+        plan, cache_bytes = await trio.to_thread.run_sync(self._estimate, source, asked, bits)
         demand = Demand(weights=plan.weights, kv_cache=plan.kv_cache, transient=plan.transient)
         # llama.cpp shortens a context by itself, and says so.
         context_tokens = asked if source.engine == "llama" else plan.context_tokens or asked
@@ -81,13 +86,15 @@ class Estimates:
         """What the weights really took; the next load of these files reserves that."""
         self._measured[source] = loaded.info.weight_bytes
 
-    def _estimate(self, source: Source, asked: int | None) -> tuple[MemoryPlan, int | None]:
+    def _estimate(
+        self, source: Source, asked: int | None, kv_bits: int | None
+    ) -> tuple[MemoryPlan, int | None]:
         """The plan, and the cache it was made for if that was not the engine's own choice."""
         if source.engine == "fake":
             weights = int(parse_qs(source.path).get("weight_bytes", ["0"])[0])
             return MemoryPlan(weights, 0, 0, 0, 0), None
         read = self._read_gguf if source.engine == "llama" else self._read_mlx
-        make = read(source, asked)
+        make = read(source, asked, kv_bits)
         cache_bytes = kv_cache_bytes(self._settings.gguf) if source.engine == "llama" else None
         plan = make(cache_bytes)
         weights = self._measured.get(source, plan.weights)
@@ -102,16 +109,22 @@ class Estimates:
             plan = msgspec.structs.replace(make(cache_bytes), context_tokens=context_tokens)
         return msgspec.structs.replace(plan, weights=weights), cache_bytes
 
-    def _read_gguf(self, source: Source, asked: int | None) -> Callable[[int | None], MemoryPlan]:
+    def _read_gguf(self, source: Source, asked: int | None, kv_bits: int | None) -> MakePlan:
         gguf = read_model(Path(source.path))
-        make = partial(plan_gguf, max_sequences=self._settings.models.max_sequences)
+        facts = (gguf.header, gguf.size_bytes)
         if source.purpose != "generation":
-            make = partial(plan_gguf_vectors)
-        return lambda cache_bytes: make(
-            gguf.header, gguf.size_bytes, context_tokens=asked, kv_cache_bytes=cache_bytes
+            return lambda cache_bytes: plan_gguf_vectors(
+                *facts, context_tokens=asked, kv_cache_bytes=cache_bytes
+            )
+        sequences = self._settings.models.max_sequences
+        return lambda cache_bytes: plan_gguf(
+            *facts,
+            context_tokens=asked,
+            max_sequences=sequences,
+            cache=CacheChoice(cache_bytes, kv_bits),
         )
 
-    def _read_mlx(self, source: Source, asked: int | None) -> Callable[[int | None], MemoryPlan]:
+    def _read_mlx(self, source: Source, asked: int | None, kv_bits: int | None) -> MakePlan:
         files, device = read_mlx(Path(source.path)), guess_device()
         if source.purpose != "generation":
             plan = plan_vectors(
@@ -127,7 +140,7 @@ class Estimates:
             context_tokens=asked,
             max_sequences=self._settings.models.max_sequences,
             device=device,
-            kv_cache_bytes=cache_bytes,
+            cache=CacheChoice(cache_bytes, kv_bits),
         )
 
 
@@ -156,6 +169,7 @@ def load_command(
         kv_cache_bytes=cache_bytes,
         purpose=source.purpose,
         gap_target_ms=limits.gap_target_ms,
+        kv_bits=limits.kv_bits.get(model_id),
     )
 
 

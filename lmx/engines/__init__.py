@@ -18,7 +18,7 @@ NO_LLAMA_CPP = (
     "pip install 'opta-lmx[gguf]'; it compiles for some minutes. Files of the Llama architecture "
     "can also be converted for MLX: --backend mlx"
 )
-
+NO_KV_CACHE = "models.kv_bits is set for this model, which keeps no KV cache between requests"
 
 Loaded = LoadedEngine | LoadedVectors
 
@@ -29,6 +29,8 @@ def load_engine(load: Load) -> Loaded:
     Raises:
         LoadError: The model cannot be brought up.
     """
+    if load.kv_bits is not None and load.purpose != "generation":
+        raise UnsupportedModel(NO_KV_CACHE)
     return import_engine(load.engine, load.purpose)(load)
 
 

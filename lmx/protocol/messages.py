@@ -45,6 +45,7 @@ class Load(Struct, frozen=True, array_like=True, tag=0):
             nothing.
         gap_target_ms: Longest gap between two tokens of a running stream while prompts are computed
             beside; `None` for the device's usual one.
+        kv_bits: Of one value in its KV cache: 8, or `None` for the engine's own float type.
     """
 
     engine: str
@@ -58,6 +59,7 @@ class Load(Struct, frozen=True, array_like=True, tag=0):
     purpose: Purpose = "generation"
     prefix_cache_bytes: int = 0
     gap_target_ms: float | None = None
+    kv_bits: int | None = None
 
 
 class ChatPrompt(Struct, frozen=True, array_like=True, tag=0):

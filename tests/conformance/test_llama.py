@@ -24,8 +24,26 @@ def maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
     return make
 
 
+@pytest.fixture(scope="module")
+def maker_of_quantised(tmp_path_factory: pytest.TempPathFactory) -> Maker:
+    """Loads a tiny Llama with heads of 32, whose cache has 8 bits a value."""
+    path = TinyLlama().with_wide_heads().write(tmp_path_factory.mktemp("wide") / "wide.gguf")
+
+    def make(context_tokens: int, max_sequences: int) -> LoadedEngine:
+        return load(Load("llama", str(path), max_sequences, context_tokens, kv_bits=8))
+
+    return make
+
+
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_llama_keeps_the_contract(maker: Maker, check: object) -> None:
     """Every part of the engine contract holds for llama.cpp."""
     assert callable(check)
     check(maker)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_a_quantised_cache_keeps_the_contract(maker_of_quantised: Maker, check: object) -> None:
+    """Every part of it, among them that neighbours change nothing."""
+    assert callable(check)
+    check(maker_of_quantised)

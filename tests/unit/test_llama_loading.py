@@ -8,9 +8,11 @@ import pytest
 pytest.importorskip("llama_cpp", exc_type=ImportError)
 pytestmark = pytest.mark.gguf
 
+from lmx.catalog.gguf_header import read_header  # noqa: E402
+from lmx.catalog.kv_cache import CacheChoice  # noqa: E402
 from lmx.engines import load_engine  # noqa: E402
 from lmx.engines.llama.threads import choose_threads, physical_cores, quota_cores  # noqa: E402
-from lmx.errors import CorruptModel  # noqa: E402
+from lmx.errors import CorruptModel, UnsupportedModel  # noqa: E402
 from lmx.protocol.messages import Load  # noqa: E402
 from lmx.protocol.values import GgufOptions  # noqa: E402
 from tests.tiny_gguf import TinyLlama  # noqa: E402
@@ -37,6 +39,34 @@ def test_a_context_that_does_not_fit_is_shortened_and_said(tmp_path: Path) -> No
     loaded.engine.close()
     assert loaded.engine.info.context_tokens == 256
     assert any("gguf.kv_cache_gb" in note for note in loaded.notes)
+
+
+def test_a_quantised_cache_takes_about_half(tmp_path: Path) -> None:
+    """34 bytes for 32 values instead of 64, as the plan has it, and some bytes for positions."""
+    path = TinyLlama().with_wide_heads().write(tmp_path / "wide.gguf")
+    sizes = {}
+    for bits in (None, 8):
+        loaded = load_engine(Load("llama", str(path), 2, kv_bits=bits))
+        sizes[bits] = loaded.engine.info.kv_bytes_per_token
+        loaded.engine.close()
+    values_bytes = read_header(path.read_bytes()).kv_bytes_per_token
+    assert values_bytes <= sizes[None] <= values_bytes + 16
+    planned = CacheChoice(bits=8).gguf_bytes(values_bytes)
+    assert planned == values_bytes * 34 // 64
+    assert planned <= sizes[8] <= planned + 16
+
+
+def test_a_cache_that_cannot_be_quantised_is_refused(tmp_path: Path) -> None:
+    """Heads of 16 fill no block of 32: the message names the setting and llama.cpp's reason."""
+    path = TinyLlama().write(tmp_path / "tiny.gguf")
+    with pytest.raises(UnsupportedModel, match=r"models.kv_bits .* block size 32"):
+        load_engine(Load("llama", str(path), 1, kv_bits=8))
+
+
+def test_a_setting_for_a_model_without_a_cache_is_refused() -> None:
+    """Vectors keep none between requests, so the setting would do nothing."""
+    with pytest.raises(UnsupportedModel, match=r"models\.kv_bits"):
+        load_engine(Load("llama", "any.gguf", 1, kv_bits=8, purpose="embedding"))
 
 
 def test_weights_cut_short_are_corrupt(tmp_path: Path) -> None:

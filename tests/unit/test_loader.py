@@ -335,3 +335,10 @@ def test_a_worker_is_told_the_settings() -> None:
     assert own == load_command(settings, "m", source, context_tokens=50, cache_bytes=cache_bytes)
     plain = load_command(Settings(home=HOME), "m", Source("mlx", "/m"))
     assert Load("mlx", "/m", 32) == plain
+
+
+def test_a_cache_is_quantised_for_the_models_named() -> None:
+    """And for no other one."""
+    settings = Settings(home=HOME, models=ModelSettings(kv_bits={"m": 8}))
+    found = [load_command(settings, name, Source("mlx", "/m")).kv_bits for name in ("m", "other")]
+    assert [8, None] == found

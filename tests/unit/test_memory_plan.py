@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from lmx.catalog.gguf_header import GgufHeader, read_header
+from lmx.catalog.kv_cache import CacheChoice
 from lmx.catalog.memory_plan import (
     LLAMA_CACHE_BYTES,
     Device,
@@ -130,7 +131,7 @@ def test_a_gguf_plan_follows_the_engines_rule(
     """The cache is the cells that the engine chooses, and within its budget unless asked for."""
     facts = header(131072)
     plan = plan_gguf(
-        facts, 0, context_tokens=context, max_sequences=sequences, kv_cache_bytes=budget
+        facts, 0, context_tokens=context, max_sequences=sequences, cache=CacheChoice(budget)
     )
     limit = budget or LLAMA_CACHE_BYTES
     expected = choose_cells(
@@ -150,7 +151,7 @@ def test_work_space_holds_the_logits_of_a_whole_pass() -> None:
     assert 512 * 1000 * 4 == large.transient - small.transient
 
 
-def mlx(config: dict[str, Any], weights: int, device: Device = "gpu", **limits: int) -> MemoryPlan:
+def mlx(config: dict[str, Any], weights: int, device: Device = "gpu", **limits: Any) -> MemoryPlan:
     """A plan for 8 sequences."""
     options: dict[str, Any] = {"context_tokens": None, "max_sequences": 8, **limits}
     return plan_mlx(config, weights, device=device, **options)
@@ -198,7 +199,22 @@ def test_the_cache_is_room_for_all_or_one_context_or_a_quarter_of_the_weights() 
     assert 8 * 100 * token == mlx(LLAMA_8B, 100 * GB, context_tokens=100).kv_cache
     assert 131072 * token == mlx(LLAMA_8B, GB).kv_cache
     assert 25 * GB == mlx(LLAMA_8B, 100 * GB, max_sequences=64).kv_cache
-    assert 7 == mlx(LLAMA_8B, GB, kv_cache_bytes=7).kv_cache
+    assert 7 == mlx(LLAMA_8B, GB, cache=CacheChoice(7)).kv_cache
+
+
+def test_a_quantised_cache_is_planned_smaller() -> None:
+    """Bytes with a scale and a bias for 32 of them on MLX, with one half for 32 in GGUF."""
+    choice = CacheChoice(bits=8)
+    values = 32 * 8 * 128 * 2
+    gpu, cpu = (mlx(LLAMA_8B, GB, device, cache=choice) for device in ("gpu", "cpu"))
+    assert values * 9 // 8 == gpu.kv_bytes_per_token
+    assert values * 5 // 4 == cpu.kv_bytes_per_token
+    assert 131072 * gpu.kv_bytes_per_token == gpu.kv_cache
+    layer_bytes = 131072 * values * 2 // 32
+    assert layer_bytes <= gpu.transient - mlx(LLAMA_8B, GB).transient <= 2 * layer_bytes
+    gguf = plan_gguf(header(), 0, context_tokens=None, max_sequences=16, cache=choice)
+    assert 2048 * 34 // 64 == gguf.kv_bytes_per_token
+    assert 16 * 1024 * gguf.kv_bytes_per_token == gguf.kv_cache
 
 
 @pytest.mark.parametrize(

@@ -44,12 +44,14 @@ class ContextSize(NamedTuple):
         sequences: Most sequences at once, which llama.cpp wants to fit one pass.
         batch_tokens: Most tokens of one pass.
         threads: CPU threads.
+        kv_bits: Of one value of keys and values: 8, or `None` for halves.
     """
 
     cells: int
     sequences: int
     batch_tokens: int
     threads: int
+    kv_bits: int | None = None
 
 
 class Log:
@@ -357,6 +359,10 @@ def _context_params(size: ContextSize) -> Any:
     params.n_threads = params.n_threads_batch = size.threads
     params.kv_unified = True
     params.no_perf = True
+    if size.kv_bits is not None:
+        params.type_k = params.type_v = llama_cpp.GGML_TYPE_Q8_0
+        # Only flash attention reads quantised values.
+        params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
     return params
 
 

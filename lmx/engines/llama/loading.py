@@ -20,12 +20,13 @@ from lmx.engines.llama.engine import LlamaEngine
 from lmx.engines.llama.library import ContextSize, LlamaContext, LlamaModel, has_gpu, max_sequences
 from lmx.engines.llama.threads import choose_threads
 from lmx.engines.llama.tokenizer import end_ids, grammar_vocabulary, load_tokenizer
-from lmx.errors import UnsupportedModel
+from lmx.errors import CorruptModel, UnsupportedModel
 from lmx.protocol.messages import Load
 from lmx.protocol.values import ModelInfo, Sampling
 
 PROBE_TOKENS = 32
 WARM_UP_ID = -1
+NOT_QUANTISED = "models.kv_bits is set for this model, but {}"
 SHORTENED = (
     "The context is {tokens} tokens instead of {wanted}: its cache of keys and values may take "
     "{budget:.1f} GB. Raise gguf.kv_cache_gb for more."
@@ -38,7 +39,8 @@ def load_engine(load: Load) -> LoadedEngine:
     Raises:
         CorruptModel: llama.cpp cannot read the file.
         OutOfMemory: There is no room for it.
-        UnsupportedModel: It is no model that answers prompts.
+        UnsupportedModel: It is no model that answers prompts, or its cache cannot be quantised as
+            it should be.
     """
     model = LlamaModel(load.source, load.gguf)
     if not model.is_decoder:
@@ -46,7 +48,7 @@ def load_engine(load: Load) -> LoadedEngine:
         raise UnsupportedModel("this kind of model does not answer prompts token by token")
     tokenizer, notes = load_tokenizer(model)
     threads = choose_threads(load.gguf.threads)
-    bytes_per_token = measure_bytes_per_token(model, threads)
+    bytes_per_token = _measure(model, threads, load.kv_bits)
     sequences = min(load.max_sequences, max_sequences())
     wanted = choose_context(load.context_tokens, model.trained_context_tokens)
     budget = load.gguf.kv_cache_bytes or LLAMA_CACHE_BYTES
@@ -66,7 +68,7 @@ def load_engine(load: Load) -> LoadedEngine:
         device="gpu" if has_gpu() and load.gguf.gpu_layers else "cpu",
         engine="llama",
     )
-    size = ContextSize(cells, sequences, max(LLAMA_BATCH_TOKENS, sequences), threads)
+    size = ContextSize(cells, sequences, max(LLAMA_BATCH_TOKENS, sequences), threads, load.kv_bits)
     engine = LlamaEngine(
         model,
         LlamaContext(model, size),
@@ -83,9 +85,20 @@ def load_engine(load: Load) -> LoadedEngine:
     return LoadedEngine(engine, tokenizer, grammars, notes)
 
 
-def measure_bytes_per_token(model: LlamaModel, threads: int) -> int:
+def _measure(model: LlamaModel, threads: int, kv_bits: int | None) -> int:
+    try:
+        return measure_bytes_per_token(model, threads, kv_bits)
+    except CorruptModel as error:
+        if kv_bits is None:
+            raise
+        # The same model has a context of halves, unless that fails too.
+        measure_bytes_per_token(model, threads)
+        raise UnsupportedModel(NOT_QUANTISED.format(error.message)) from error
+
+
+def measure_bytes_per_token(model: LlamaModel, threads: int, kv_bits: int | None = None) -> int:
     """What the cache grows by per token, whatever the architecture, from a context made for it."""
-    size = ContextSize(LLAMA_CELL_STEP, 1, PROBE_TOKENS, threads)
+    size = ContextSize(LLAMA_CELL_STEP, 1, PROBE_TOKENS, threads, kv_bits)
     context = LlamaContext(model, size)
     try:
         sizes = []

@@ -1,8 +1,8 @@
 """The KV caches of one group of rows, as mlx-lm 0.32.2 has them. Knows no tokens and no models.
 
-mlx-lm's cache classes move between versions, so every use of them is in this file and a contract
-test holds it. A lone row keeps the plain classes, which need no mask; `merge` turns them into the
-batched ones when a second row joins.
+mlx-lm's cache classes move between versions, so every use of them is in this file and in
+`quantised`, and a contract test holds it. A lone row keeps the plain classes, which need no mask;
+`merge` turns them into the batched ones when a second row joins.
 """
 
 import copy
@@ -15,6 +15,11 @@ from mlx_lm.models.cache import (
     RotatingKVCache,
     make_prompt_cache,
 )
+
+from lmx.engines.mlx.quantised import GROUP_SIZES, TOKENS_AXIS, QuantisedCache
+from lmx.errors import UnsupportedModel
+
+NOT_QUANTISED = "models.kv_bits is set for this model, but {}"
 
 
 class CacheRows:
@@ -112,6 +117,30 @@ class CacheRows:
             self._is_batched = True
 
 
+def quantise(model: Any) -> None:
+    """From now on caches of this model keep 8-bit values.
+
+    Raises:
+        UnsupportedModel: It has caches, or an attention, that cannot.
+    """
+    caches = make_prompt_cache(model)
+    if not all(type(cache) is KVCache for cache in caches):
+        kinds = sorted({type(leaf).__name__ for leaf in _leaves(caches)} - {KVCache.__name__})
+        raise UnsupportedModel(NOT_QUANTISED.format(f"it has caches of the kind {kinds[0]}"))
+    model(mx.array([[0]]), cache=caches)
+    sizes = {part.shape[-1] for cache in caches for part in _sides(cache)}
+    group_size = next((g for g in GROUP_SIZES if not any(size % g for size in sizes)), None)
+    if group_size is None:
+        reason = f"its heads have {min(sizes)} values, which is no multiple of {min(GROUP_SIZES)}"
+        raise UnsupportedModel(NOT_QUANTISED.format(reason))
+    model.make_cache = lambda: [QuantisedCache(group_size) for _ in caches]
+    try:
+        mx.eval(model(mx.array([[0, 0]]), cache=make_prompt_cache(model)))
+    except (AttributeError, TypeError, ValueError) as error:
+        reason = f"its attention does not read quantised values: {error}"
+        raise UnsupportedModel(NOT_QUANTISED.format(reason)) from error
+
+
 def can_batch(model: Any) -> bool:
     """Several sequences of this model can be decoded together."""
     return all(hasattr(leaf, "merge") for leaf in _leaves(make_prompt_cache(model)))
@@ -123,7 +152,8 @@ def can_pad(model: Any) -> bool:
     Only attention caches skip padding for certain; state-space caches carry it into the state.
     """
     return all(
-        type(leaf) in {KVCache, RotatingKVCache} for leaf in _leaves(make_prompt_cache(model))
+        type(leaf) in {KVCache, RotatingKVCache, QuantisedCache}
+        for leaf in _leaves(make_prompt_cache(model))
     )
 
 
@@ -140,7 +170,9 @@ def kv_bytes_per_token(model: Any) -> int:
     total = 0
     for leaf in _leaves(caches.layers):
         if isinstance(leaf, KVCache | RotatingKVCache):
-            total += (leaf.keys.nbytes + leaf.values.nbytes) // leaf.keys.shape[2]
+            total += leaf.nbytes // leaf.keys.shape[TOKENS_AXIS]
+        elif isinstance(leaf, QuantisedCache):
+            total += leaf.nbytes // leaf.keys[0].shape[TOKENS_AXIS]
     return total
 
 
@@ -149,6 +181,10 @@ def _leaves(layers: list[Any]) -> list[Any]:
     for layer in layers:
         leaves += _leaves(list(layer.caches)) if isinstance(layer, CacheList) else [layer]
     return leaves
+
+
+def _sides(cache: Any) -> tuple[mx.array, ...]:
+    return () if cache.empty() else cache.keys_and_values()
 
 
 def _shallow(layer: Any) -> Any:

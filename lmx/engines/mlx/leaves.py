@@ -21,6 +21,8 @@ from mlx_lm.models.cache import (
     RotatingKVCache,
 )
 
+from lmx.engines.mlx.quantised import BatchQuantisedCache, QuantisedCache
+
 TOKEN_AXIS = 2
 # mlx-lm's caches grow by so many tokens; room for the next ones saves a copy.
 GROWTH_TOKENS = 256
@@ -97,7 +99,7 @@ def leaves_of(layers: Sequence[Any]) -> list[Any]:
 
 def can_cut(leaf: Any) -> bool:
     """It keeps every token, on an axis."""
-    return type(leaf) in {KVCache, BatchKVCache}
+    return type(leaf) in {KVCache, BatchKVCache, QuantisedCache, BatchQuantisedCache}
 
 
 def can_keep(leaf: Any) -> bool:
@@ -191,7 +193,7 @@ def fill(
 
 def _first_column(leaf: Any, row: int, length: int) -> int:
     """Where a row of a group begins, which is the same in all its leaves."""
-    if type(leaf) is KVCache:
+    if type(leaf) in {KVCache, QuantisedCache}:
         return 0
     if len(leaf.left_padding) == 1:
         # A draft that is being checked makes a lone row longer than what is known of it.
@@ -200,8 +202,14 @@ def _first_column(leaf: Any, row: int, length: int) -> int:
 
 
 def _token_arrays(leaf: Any) -> list[mx.array]:
-    """Of a leaf that the model never fills, none."""
-    return [] if leaf.empty() else [leaf.keys, leaf.values]
+    """Of a leaf that the model never fills, none; keys first, values last, and as many of each."""
+    if leaf.empty():
+        return []
+    return [*leaf.keys, *leaf.values] if _is_quantised(leaf) else [leaf.keys, leaf.values]
+
+
+def _is_quantised(leaf: Any) -> bool:
+    return isinstance(leaf, QuantisedCache | BatchQuantisedCache)
 
 
 def _set_tokens(
@@ -215,9 +223,14 @@ def _set_tokens(
         batch, heads, _, width = found[0].shape
         room = mx.zeros((batch, heads, spare, width), dtype=found[0].dtype)
         columns.append(mx.concatenate([*found, room], axis=TOKEN_AXIS))
-    if columns:
+    if not columns:
+        return
+    half = len(columns) // 2
+    if _is_quantised(leaf):
+        leaf.keys, leaf.values = tuple(columns[:half]), tuple(columns[half:])
+    else:
         leaf.keys, leaf.values = columns
-        leaf.offset = count
+    leaf.offset = count
 
 
 def _window(leaf: Any, row: int, length: int) -> tuple[mx.array, ...]:

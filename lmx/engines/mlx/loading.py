@@ -17,7 +17,7 @@ from lmx.catalog.mlx_config import SANE_CONTEXT_TOKENS, own_context_tokens
 from lmx.engines.base import Choice, LoadedEngine
 from lmx.engines.grammar import LlgGrammarCompiler
 from lmx.engines.mlx.blas import Blas
-from lmx.engines.mlx.caches import CacheRows, can_batch, can_pad, kv_bytes_per_token
+from lmx.engines.mlx.caches import CacheRows, can_batch, can_pad, kv_bytes_per_token, quantise
 from lmx.engines.mlx.device import device_name, limit_pool, wire
 from lmx.engines.mlx.engine import MlxEngine
 from lmx.engines.mlx.files import check_directory, read_json
@@ -41,7 +41,8 @@ def load_engine(load: Load, blas: Blas) -> LoadedEngine:
 
     Raises:
         CorruptModel: Files are missing, truncated or unreadable.
-        UnsupportedModel: The architecture or tokenizer is not one MLX can run.
+        UnsupportedModel: The architecture or tokenizer is not one MLX can run, or its cache cannot
+            be quantised as it should be.
     """
     directory = Path(load.source)
     check_directory(directory)
@@ -50,6 +51,8 @@ def load_engine(load: Load, blas: Blas) -> LoadedEngine:
     tokenizer, notes = load_tokenizer(directory, tokenizer_config)
     pool_bytes = limit_pool()
     model = load_weights(directory, config, is_fast=blas.is_fast)
+    if load.kv_bits is not None:
+        quantise(model)
     info = _model_info(model, load, context_tokens(config, tokenizer_config))
     wire(info.weight_bytes + info.kv_bytes_per_token * info.context_tokens + pool_bytes)
     limits = CPU_PREFILL if info.device == "cpu" else GPU_PREFILL
