@@ -17,6 +17,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
 
@@ -24,7 +25,8 @@ import msgspec
 
 from lmx.engines.prefix.disk.cache import DiskCache
 from lmx.engines.prefix.disk.entries import TEMPORARY_PREFIX
-from lmx.engines.prefix.disk.records import Namespace, Record
+from lmx.engines.prefix.disk.files import Files
+from lmx.engines.prefix.disk.records import Buffer, Namespace, Record
 from tests.prefix_records import NAMESPACE, content, disk_bytes, open_cache, record, record_files
 
 CAP_BYTES = 12_000_000
@@ -56,11 +58,47 @@ def turn(conversation: int, number: int, salt: bytes, version: Namespace) -> Rec
     return msgspec.structs.replace(written, salt=salt)
 
 
+class DyingFiles(Files):
+    """A file system whose process is killed in the middle of one of the first calls to it."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._calls_left = rng.randrange(40)
+
+    def write(self, path: str, buffers: Iterable[Buffer], used_ns: int) -> None:
+        super().write(path, self._parts(buffers) if self._is_last() else buffers, used_ns)
+
+    def remove(self, path: str) -> None:
+        is_last = self._is_last()
+        if is_last and self._rng.random() < 0.5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().remove(path)
+        if is_last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _is_last(self) -> bool:
+        self._calls_left -= 1
+        return self._calls_left < 0
+
+    def _parts(self, buffers: Iterable[Buffer]) -> Iterator[Buffer]:
+        """The file up to some byte of it, from none to all."""
+        whole = b"".join(buffers)
+        yield whole[: self._rng.choice([0, 10, 100, self._rng.randrange(len(whole)), len(whole)])]
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def write_for_ever(root: Path, version: Namespace, seed: int) -> None:
     """Write turns of conversations in any order of conversations, and read some, until killed."""
     rng = random.Random(seed)  # noqa: S311
+    # Every other one dies by its own hand, in the middle of a call; the others at any moment.
+    files = DyingFiles(rng) if rng.random() < 0.5 else Files()
     cache = open_cache(
-        root, cap_bytes=CAP_BYTES, namespace=version, queue_bytes=2 * LARGEST_BYTES, pause_s=0.01
+        root,
+        cap_bytes=CAP_BYTES,
+        namespace=version,
+        queue_bytes=2 * LARGEST_BYTES,
+        pause_s=0.01,
+        files=files,
     )
     cache.allow()
     reached: Counter[tuple[int, bytes]] = Counter()

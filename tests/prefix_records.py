@@ -5,7 +5,7 @@ A reader who knows the prompt knows every byte a record of it must hold.
 
 import errno
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lmx.engines.prefix.disk.cache import DiskCache
@@ -113,7 +113,8 @@ class FullDisk(Files):
     def __init__(self, room_bytes: int) -> None:
         self.room_bytes = room_bytes
 
-    def write(self, path: str, buffers: Sequence[Buffer], used_ns: int) -> None:
+    def write(self, path: str, buffers: Iterable[Buffer], used_ns: int) -> None:
+        buffers = list(buffers)
         size_bytes = sum(len(buffer) for buffer in buffers)
         if size_bytes > self.room_bytes:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -127,7 +128,7 @@ class ReadOnlyDisk(Files):
     def make_directory(self, path: str) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    def write(self, path: str, buffers: Sequence[Buffer], used_ns: int) -> None:
+    def write(self, path: str, buffers: Iterable[Buffer], used_ns: int) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     def touch(self, path: str, used_ns: int) -> None:

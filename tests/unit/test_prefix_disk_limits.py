@@ -118,6 +118,23 @@ def test_a_hit_in_one_cache_keeps_the_file_from_another(tmp_path: Path) -> None:
     second.close(10)
 
 
+def test_an_idle_cache_learns_what_another_wrote(tmp_path: Path) -> None:
+    """What the worker before it wrote at its end is found without a write of its own."""
+    late = open_cache(tmp_path, survey_s=0.01)
+    late.allow()
+    early = open_cache(tmp_path)
+    store(early, record([1]))
+    early.close(10)
+    while not late.find([1], SALT):
+        os.sched_yield()
+    assert [content(record([1]))] == load(late, [1])
+    for path in record_files(tmp_path):
+        path.unlink()
+    while late.statistics().entry_count:
+        os.sched_yield()
+    late.close(10)
+
+
 def test_files_removed_by_hand_free_their_room(tmp_path: Path) -> None:
     """What somebody deleted does not count any more, and nothing is evicted for it."""
     cache = open_cache(tmp_path, cap_bytes=4 * FILE_BYTES)

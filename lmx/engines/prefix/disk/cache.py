@@ -88,9 +88,7 @@ class DiskCache:
         self._troubles = shared.troubles
         self._settings = settings
         self._counts = _Counts()
-        self._writer = Writer(
-            store, shared.troubles, queue_bytes=settings.queue_bytes, pause_s=settings.pause_s
-        )
+        self._writer = Writer(store, shared.troubles, settings=settings)
 
     @classmethod
     def open(

@@ -8,7 +8,7 @@ a power failure fails its digests and is a miss, which costs less than waiting f
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -61,7 +61,7 @@ class Files:
         """It exists afterwards, and those above it."""
         Path(path).mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
 
-    def write(self, path: str, buffers: Sequence[Buffer], used_ns: int) -> None:
+    def write(self, path: str, buffers: Iterable[Buffer], used_ns: int) -> None:
         """A new file, whole or not at all unless the process dies.
 
         Args:

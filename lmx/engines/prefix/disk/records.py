@@ -89,6 +89,8 @@ class DiskSettings(msgspec.Struct, frozen=True):
         queue_bytes: Arrays that may wait in memory to be written.
         pause_s: How long nothing is written after the file system failed.
         lock_wait_s: How long another process may be writing before that counts as a failure.
+        survey_s: How often an idle engine looks for what others wrote, such as the worker that
+            it takes over from.
         clock_ns: The wall clock; orders hits across processes and restarts.
     """
 
@@ -96,6 +98,7 @@ class DiskSettings(msgspec.Struct, frozen=True):
     queue_bytes: int = 256_000_000
     pause_s: float = 30.0
     lock_wait_s: float = 5.0
+    survey_s: float = 30.0
     clock_ns: Callable[[], int] = time.time_ns
 
 

@@ -97,7 +97,7 @@ class Store:
             self._make_room(0)
 
     def survey(self) -> None:
-        """Build the index of a directory that may not be written to.
+        """See what others wrote and removed, without keeping them from it.
 
         Raises:
             OSError: The directory cannot be read.

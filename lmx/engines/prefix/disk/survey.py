@@ -13,8 +13,10 @@ from lmx.engines.prefix.disk.index import Index
 
 LOCK_NAME = ".lock"
 # A directory that changed this shortly before it was listed may change again under the same time:
-# HFS+ counts in whole seconds, ext4 in ticks of its kernel.
-_SETTLED_NS = 2_000_000_000
+# ext4 counts in ticks of its kernel, of at most 10 ms, and FAT in steps of two seconds.
+_SETTLED_NS = 100_000_000
+_SETTLED_COARSE_NS = 3_000_000_000
+_SECOND_NS = 1_000_000_000
 
 
 class Survey:
@@ -87,6 +89,12 @@ class Survey:
         with self._index_lock:
             self._index.replace(directory, listing.files)
         self._below[directory] = [f"{directory}/{name}" for name in listing.subdirectories]
-        is_settled = modified_ns < now_ns - _SETTLED_NS and (is_locked or not unfinished)
-        self._seen_ns[directory] = modified_ns if is_settled else None
+        is_settled = modified_ns < now_ns - _window_ns(modified_ns)
+        is_final = is_settled and (is_locked or not unfinished)
+        self._seen_ns[directory] = modified_ns if is_final else None
         return True
+
+
+def _window_ns(modified_ns: int) -> int:
+    is_coarse = modified_ns % _SECOND_NS == 0
+    return _SETTLED_COARSE_NS if is_coarse else _SETTLED_NS

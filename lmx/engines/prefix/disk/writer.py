@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 
 from lmx.engines.prefix.disk.entries import Entry, Place
+from lmx.engines.prefix.disk.records import DiskSettings
 from lmx.engines.prefix.disk.store import Pending, Store
 from lmx.engines.prefix.disk.troubles import Troubles
 
@@ -25,8 +26,7 @@ class Writer:
     Args:
         store: Where to. The writer's thread is the only one to use it.
         troubles: Where failures are noted.
-        queue_bytes: Arrays that may wait in memory.
-        pause_s: How long nothing is written after a failure.
+        settings: The queue's bound, and how long things wait.
         clock: Seconds, monotonic.
     """
 
@@ -35,19 +35,17 @@ class Writer:
         store: Store,
         troubles: Troubles,
         *,
-        queue_bytes: int,
-        pause_s: float,
+        settings: DiskSettings,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._troubles = troubles
-        self._queue_bytes = queue_bytes
-        self._pause_s = pause_s
+        self._settings = settings
         self._clock = clock
         self._changed = threading.Condition()  # guards everything below
         self._queue: deque[Pending] = deque()  # the first is being written
         self._used: dict[Entry, int] = {}  # hits the file system does not know of
-        self._schedule = _Schedule()
+        self._schedule = _Schedule(survey_at_s=clock() + settings.survey_s)
         self._counts = _Counts()
         self._thread = threading.Thread(target=self._run, name="prefix-disk", daemon=True)
         self._thread.start()
@@ -134,6 +132,7 @@ class Writer:
     def _run(self) -> None:
         while self._wait_for_work():
             self._touch()
+            self._survey()
             with self._changed:
                 pending = self._queue[0] if self._may_write() else None
             if pending is not None:
@@ -146,9 +145,10 @@ class Writer:
         """Returns false when it is time to end."""
         with self._changed:
             while not self._schedule.is_closing:
-                if self._may_write() or (self._used and self._touch_in_s() <= 0):
+                next_s = self._next_errand_in_s()
+                if self._may_write() or (next_s is not None and next_s <= 0):
                     return True
-                self._changed.wait(self._touch_in_s() if self._used else None)
+                self._changed.wait(next_s)
             return False
 
     def _write(self, pending: Pending) -> None:
@@ -157,7 +157,7 @@ class Writer:
         except OSError as error:
             self._troubles.note("Writing the prefix cache to disk paused", error)
             with self._changed:
-                self._schedule.paused_until_s = self._clock() + self._pause_s
+                self._schedule.paused_until_s = self._clock() + self._settings.pause_s
                 self._drop_queue()
             return
         with self._changed:
@@ -175,6 +175,17 @@ class Writer:
         except OSError as error:
             self._troubles.note("The time of a hit could not be kept", error)
 
+    def _survey(self) -> None:
+        with self._changed:
+            if not self._schedule.is_allowed or self._clock() < self._schedule.survey_at_s:
+                return
+        try:
+            self._store.survey()
+        except OSError as error:
+            self._troubles.note("The prefix cache on disk cannot be read", error)
+        with self._changed:
+            self._schedule.survey_at_s = self._clock() + self._settings.survey_s
+
     def _drop_queue(self) -> None:
         while self._queue:
             self._counts.dropped += 1
@@ -187,11 +198,17 @@ class Writer:
     def _has_room(self, size_bytes: int) -> bool:
         if self._schedule.is_closing or self._clock() < self._schedule.paused_until_s:
             return False
-        return self._counts.queued_bytes + size_bytes <= self._queue_bytes
+        return self._counts.queued_bytes + size_bytes <= self._settings.queue_bytes
 
     def _may_write(self) -> bool:
         is_flushing = self._clock() < self._schedule.flush_until_s
         return bool(self._queue) and (self._schedule.is_allowed or is_flushing)
+
+    def _next_errand_in_s(self) -> float | None:
+        errands_s = [self._touch_in_s()] if self._used else []
+        if self._schedule.is_allowed:
+            errands_s.append(self._schedule.survey_at_s - self._clock())
+        return min(errands_s, default=None)
 
     def _touch_in_s(self) -> float:
         return self._schedule.touch_at_s - self._clock()
@@ -200,11 +217,12 @@ class Writer:
 class _Schedule:
     """When what may happen; seconds of the writer's clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, survey_at_s: float) -> None:
         self.is_allowed = False
         self.is_closing = False
         self.flush_until_s = 0.0
         self.paused_until_s = 0.0
+        self.survey_at_s = survey_at_s  # happens while allowed
         self.touch_at_s = 0.0  # means something while there are hits to tell
 
 
