@@ -1,11 +1,13 @@
 """The limits of the disk tier: its cap, its queue, a disk that is full or cannot be written."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from lmx.engines.prefix.disk.cache import DiskCache
+from lmx.engines.prefix.disk.files import Files
 from tests.prefix_records import (
     SALT,
     Clock,
@@ -58,7 +60,7 @@ def test_a_chain_is_cut_from_its_far_end(tmp_path: Path) -> None:
     prompt = list(range(10))
     for end in range(1, 5):
         store(cache, record(prompt[:end], end - 1))
-    before = len(load(cache, prompt))
+    before = len(cache.find(prompt, SALT))  # without a read, which would make all equally recent
     store(cache, *(record([100 + i]) for i in range(2)))
     chain = load(cache, prompt)
     assert [content(record(prompt[: i + 1], i)) for i in range(len(chain))] == chain
@@ -116,6 +118,38 @@ def test_a_hit_in_one_cache_keeps_the_file_from_another(tmp_path: Path) -> None:
     store(second, record([4]))
     assert [0, 2, 3, 4] == found(second, range(5))
     second.close(10)
+
+
+def test_a_hit_that_no_listing_shows_keeps_the_file(tmp_path: Path) -> None:
+    """The time of the file is looked at once more before it would leave."""
+    first = open_cache(tmp_path)
+    store(first, *(record([i]) for i in range(4)))
+    second = open_cache(tmp_path, cap_bytes=disk_bytes(tmp_path))
+    time.sleep(0.2)  # until the directories count as settled
+    store(second, record([3], salt=b"another"))  # lists them all for the last time
+    assert [1, 2, 3] == found(second, range(4))
+    assert [content(record([1]))] == load(first, [1])
+    first.close(10)  # tells the file
+    store(second, record([4]))
+    assert [1, 3, 4] == found(second, range(5))
+    second.close(10)
+
+
+def test_writes_within_one_tick_are_seen(tmp_path: Path) -> None:
+    """On a file system that counts whole seconds, too, a cache sees what another just wrote."""
+
+    class WholeSeconds(Files):
+        def modified_ns(self, path: str) -> int:
+            return super().modified_ns(path) // 1_000_000_000 * 1_000_000_000
+
+    first, second = (open_cache(tmp_path, files=WholeSeconds()) for _ in range(2))
+    for i in range(0, 20, 2):
+        store(first, record([i]))
+        store(second, record([i + 1]))
+        assert disk_bytes(tmp_path) == second.statistics().total_bytes
+    assert list(range(20)) == found(second, range(20))
+    for cache in (first, second):
+        cache.close(10)
 
 
 def test_an_idle_cache_learns_what_another_wrote(tmp_path: Path) -> None:

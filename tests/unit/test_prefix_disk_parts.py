@@ -4,11 +4,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import hypothesis.strategies as st
+import msgspec
 from hypothesis import given, settings
 
 from lmx.engines.prefix.disk.agreement import common_tokens
 from lmx.engines.prefix.disk.cache import DiskCache
 from lmx.engines.prefix.disk.digests import token_bytes
+from lmx.engines.prefix.disk.format import encode_record
 from tests.prefix_records import SALT, Clock, content, open_cache, record, record_files, store
 
 Tokens = st.lists(st.integers(0, 2), min_size=1, max_size=6)
@@ -95,6 +97,21 @@ def test_another_records_header_is_no_part(tmp_path: Path) -> None:
     name.write_bytes(other.read_bytes())
     assert [(0, 3, 2)] == parts(cache, [1, 2])
     assert [other] == record_files(tmp_path)
+    cache.close(10)
+
+
+def test_a_header_that_lies_is_no_part(tmp_path: Path) -> None:
+    """Tokens that do not add up to the digest in the name are refused, though all else is right."""
+    cache = open_cache(tmp_path)
+    store(cache, record([1, 2, 3]))
+    (path,) = record_files(tmp_path)
+    (handle,) = cache.find([1, 2, 3], SALT)
+    lie = msgspec.structs.replace(handle.identity, ids=token_bytes([1, 2, 9]))
+    honest = record([1, 2, 3])
+    for identity, expected in ((handle.identity, [(0, 3, 2)]), (lie, [])):
+        path.write_bytes(b"".join(encode_record(identity, honest.arrays, honest.snapshot)))
+        assert expected == parts(cache, [1, 2])
+    assert 1 == cache.statistics().damaged_count
     cache.close(10)
 
 

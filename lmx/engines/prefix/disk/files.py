@@ -45,12 +45,14 @@ class Files:
         listing = Listing({}, [])
         with os.scandir(path) as found:
             for item in found:
-                with suppress(FileNotFoundError):
-                    if item.is_dir(follow_symlinks=False):
-                        listing.subdirectories.append(item.name)
-                    elif item.is_file(follow_symlinks=False):
+                try:
+                    if item.is_file(follow_symlinks=False):
                         status = item.stat(follow_symlinks=False)
                         listing.files[item.name] = (status.st_size, status.st_mtime_ns)
+                    elif item.is_dir(follow_symlinks=False):
+                        listing.subdirectories.append(item.name)
+                except FileNotFoundError:
+                    continue
         return listing
 
     def modified_ns(self, path: str) -> int:

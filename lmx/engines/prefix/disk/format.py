@@ -62,7 +62,6 @@ class _Piece(msgspec.Struct, frozen=True, array_like=True):
 class _Header(msgspec.Struct, frozen=True):
     identity: Identity
     pieces: list[_Piece]
-    file_bytes: int  # of the arrays with their padding
 
 
 _DECODER = msgspec.msgpack.Decoder(_Header)
@@ -84,7 +83,7 @@ def encode_record(
         )
         body += [data, zeros]
         offset += len(data) + len(zeros)
-    header = msgspec.msgpack.encode(_Header(identity, pieces, offset))
+    header = msgspec.msgpack.encode(_Header(identity, pieces))
     head = _MAGIC + len(header).to_bytes(4, "little") + _digest(header) + header
     return [head + bytes(-len(head) % _ALIGNMENT_BYTES), *body]
 
@@ -99,8 +98,6 @@ def decode_record(data: Buffer, expected: Identity) -> StoredRecord:
     header, body = _decode_header(view)
     if header.identity != expected:
         raise Damaged("it holds another prompt, model or version than its name says")
-    if header.file_bytes != len(body):
-        raise Damaged("its length is not the one that was written")
     found: tuple[dict[str, Array], dict[str, Array]] = ({}, {})
     covered = 0
     for piece in header.pieces:

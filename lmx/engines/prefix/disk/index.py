@@ -6,7 +6,7 @@ far end first, so that what remains can still be used.
 """
 
 import heapq
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Generator, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -38,7 +38,7 @@ class Index:
         self._after: dict[str, dict[str, Entry]] = {}  # by `start_digest`, then by name
         self._ending: dict[str, dict[str, Entry]] = {}  # by `end_digest`, then by name
         # Files whose `start_digest` no file ends with: no lookup reaches them.
-        self._orphans: dict[str, Entry] = {}  # by path
+        self._orphans: dict[Entry, None] = {}
         self._ranks: list[_Rank] | None = None  # a heap; `None` until room is needed
         self._rank_count = 0
         self.total_bytes = 0
@@ -104,10 +104,10 @@ class Index:
                 del group[entry.name]
                 if not group:
                     del table[digest]
-        self._orphans.pop(entry.path, None)
+        self._orphans.pop(entry, None)
         if entry.end_digest not in self._ending:
             for child in self._after.get(entry.end_digest, {}).values():
-                self._orphans[child.path] = child
+                self._orphans[child] = None
 
     def get(self, directory: str, place: Place) -> Entry | None:
         """The record that belongs there; one with a snapshot also serves who needs none."""
@@ -189,27 +189,27 @@ class Index:
             every = (entry for files in self._directories.values() for entry in files.values())
             self._ranks = [self._rank(entry) for entry in every]
             heapq.heapify(self._ranks)
-        passed: dict[str, Entry] = {}  # by path
+        passed: dict[Entry, None] = {}
         try:
             while (entry := self._next(passed)) is not None:
                 seen_ns = entry.used_ns
-                passed[entry.path] = entry
+                passed[entry] = None
                 yield entry
                 if entry.used_ns != seen_ns:
-                    del passed[entry.path]
+                    del passed[entry]
                     heapq.heappush(self._ranks, self._rank(entry))
         finally:
-            for entry in passed.values():
+            for entry in passed:
                 if self._has(entry):
                     heapq.heappush(self._ranks, self._rank(entry))
 
-    def _next(self, passed: Mapping[str, Entry]) -> Entry | None:
-        orphan = next((e for path, e in self._orphans.items() if path not in passed), None)
+    def _next(self, passed: Container[Entry]) -> Entry | None:
+        orphan = next((entry for entry in self._orphans if entry not in passed), None)
         if orphan is not None:
             return orphan
         while self._ranks:
             used_ns, _, _, entry = heapq.heappop(self._ranks)
-            if not self._has(entry) or entry.path in passed:
+            if not self._has(entry) or entry in passed:
                 continue
             if used_ns == entry.used_ns:
                 return entry
@@ -224,13 +224,17 @@ class Index:
         return self._directories.get(entry.directory, {}).get(entry.name) is entry
 
     def _connect(self, entry: Entry) -> None:
-        self._after.setdefault(entry.start_digest, {})[entry.name] = entry
-        self._ending.setdefault(entry.end_digest, {})[entry.name] = entry
+        for table, digest in ((self._after, entry.start_digest), (self._ending, entry.end_digest)):
+            group = table.get(digest)
+            if group is None:
+                table[digest] = {entry.name: entry}
+            else:
+                group[entry.name] = entry
         if entry.start and entry.start_digest not in self._ending:
-            self._orphans[entry.path] = entry
+            self._orphans[entry] = None
         if self._orphans:
             for child in self._after.get(entry.end_digest, {}).values():
-                self._orphans.pop(child.path, None)
+                self._orphans.pop(child, None)
 
     def _continuations(self, digests: PrefixDigests, position: int) -> Iterator[Entry]:
         here = digests.at(position)
