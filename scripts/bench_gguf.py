@@ -14,36 +14,35 @@ The peer is for measuring only, and kept out of the environment:
 
 import argparse
 import importlib.metadata
-import os
-import platform
-import random
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 if __package__ in {None, ""}:
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from scripts.bench.gguf import Setup
 from scripts.bench.load import chat_body, run_streams
+from scripts.bench.report import (
+    add_json_argument,
+    is_monotonic,
+    print_head,
+    print_table,
+    save_results,
+    verdict,
+)
 from scripts.bench.servers import Server, lmx_server, piped_engine, xllamacpp_server
-from scripts.bench_serving import print_table, prompts
+from scripts.bench.sides import GGUF_BATCH_TOKENS, gguf_settings, peer_version, usable_cores
+from scripts.bench.workload import prompts, words
 
-STREAMS = (1, 4, 8, 16)
-MOST_PEER_STREAMS = 8  # as far as it is compared
+STREAMS = (1, 2, 4, 8, 16, 32)
 # A prompt of 2,000 tokens, an answer and the template.
 CONTEXT_TOKENS = 2560
-BATCH_TOKENS = 512  # LMX's own
 PREFILL_WORDS = 1960
-TEXT = (
-    "the river runs past old stone houses and every morning a small boat brings bread tea paper "
-    "and news from the town where people work in gardens mills schools and quiet shops until "
-    "evening falls over roads fields bridges and the long wall behind which horses sleep"
-)
 BARE, LMX, PEER = "bare loop", "LMX", "xllamacpp"
 HIGH_LEVEL, TUNED = "high-level API", "high-level API, tuned"
 COMPARED = (BARE, HIGH_LEVEL, TUNED, PEER)
@@ -82,6 +81,12 @@ class Row:
         """Median tokens per second, or a dash."""
         return _median((o.tokens / o.seconds for o in self.outcomes.get(side, [])), "{:.1f}")
 
+    def result(self) -> dict[str, Any]:
+        """Tokens per second of every side in every repeat."""
+        speeds = {s: [o.tokens / o.seconds for o in found] for s, found in self.outcomes.items()}
+        names = {"bare": BARE, "lmx": LMX, "peer": PEER}
+        return {"streams": int(self.name)} | {k: speeds.get(s, []) for k, s in names.items()}
+
     def ratio(self, side: str) -> str:
         """LMX's speed over the side's: the median of the ratios within each repeat."""
         pairs = zip(self.outcomes[LMX], self.outcomes.get(side, []), strict=False)
@@ -108,14 +113,9 @@ def measure_piped(module: str, *arguments: str) -> Measure:
 
 def measure_lmx(setup: Setup, work: Work) -> Outcome:
     """The daemon on an empty home."""
-    settings = {
-        "LMX_GGUF__THREADS": str(setup.threads),
-        "LMX_MODELS__MAX_SEQUENCES": str(setup.sequences),
-        "LMX_MODELS__CONTEXT_TOKENS": str(setup.context_tokens),
-    }
     with (
         tempfile.TemporaryDirectory() as home,
-        lmx_server(Path(home), [setup.model], settings) as server,
+        lmx_server(Path(home), [setup.model], gguf_settings(setup)) as server,
     ):
         return _stream(server, work)
 
@@ -143,12 +143,10 @@ def _stream(server: Server, work: Work) -> Outcome:
 
 
 def speed_row(streams: int, max_tokens: int) -> Row:
-    """Answers of so many tokens on so many streams; the peers are measured where they compare."""
-    sides = [BARE, LMX]
+    """Answers of so many tokens on so many streams; one sequence is all that API can do."""
+    sides = [BARE, LMX, PEER]
     if streams == 1:
         sides += [HIGH_LEVEL, TUNED]
-    if streams <= MOST_PEER_STREAMS:
-        sides.append(PEER)
     return Row(
         str(streams),
         tuple(sides),
@@ -160,8 +158,7 @@ def prefill_row() -> Row:
     """The first token after a long text that no cache knows."""
 
     def make(repeat: int) -> Work:
-        chooser = random.Random(repeat)  # noqa: S311  # any text will do
-        return Work([" ".join(chooser.choices(TEXT.split(), k=PREFILL_WORDS))], max_tokens=1)
+        return Work([words(PREFILL_WORDS, seed=f"prefill {repeat}")], max_tokens=1)
 
     return Row("prefill", (LMX, *COMPARED), make)
 
@@ -200,6 +197,8 @@ def print_results(speeds: list[Row], prefill: Row) -> None:
             for row in speeds
         ],
     )
+    totals = [statistics.median(row.result()["lmx"]) for row in speeds]
+    print(f"\nLMX's total grows with the streams: {verdict(is_met=is_monotonic(totals))}")
     tokens = statistics.median(o.prompt_tokens for o in prefill.outcomes[BARE])
     print(f"\nTime to the end of a one-token answer to {tokens:.0f} prompt tokens:\n")
     print_table(
@@ -216,26 +215,6 @@ def print_results(speeds: list[Row], prefill: Row) -> None:
     )
 
 
-def usable_cores() -> int:
-    """CPUs this process may run on."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def print_head(setup: Setup, peer_folder: Path | None) -> None:
-    """What was measured on what."""
-    found = importlib.metadata.distributions(path=[str(peer_folder)]) if peer_folder else ()
-    peer = [f"xllamacpp {d.version}" for d in found if d.metadata["Name"] == "xllamacpp"]
-    versions = [f"llama-cpp-python {importlib.metadata.version('llama-cpp-python')}", *peer]
-    print(
-        f"{platform.system()} {platform.machine()}, {setup.threads} threads, "
-        f"Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}, "
-        f"{Path(setup.model).name}, {', '.join(versions)}\n",
-        flush=True,
-    )
-
-
 def main() -> None:
     """Command line entry."""
     parser = argparse.ArgumentParser(
@@ -247,9 +226,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--streams", type=int, nargs="+", default=STREAMS)
+    add_json_argument(parser)
     options = parser.parse_args()
     model = str(options.model.absolute())
-    setup = Setup(model, options.threads, CONTEXT_TOKENS, max(options.streams), BATCH_TOKENS)
+    setup = Setup(model, options.threads, CONTEXT_TOKENS, max(options.streams), GGUF_BATCH_TOKENS)
     sides = {
         BARE: measure_piped("bare_llama"),
         LMX: measure_lmx,
@@ -260,10 +240,14 @@ def main() -> None:
         print("Without --peer-dir the peer is left out; --help says how to get it", file=sys.stderr)
     else:
         sides[PEER] = measure_peer(options.peer_dir)
-    print_head(setup, options.peer_dir)
+    llama = f"llama-cpp-python {importlib.metadata.version('llama-cpp-python')}"
+    peer = filter(None, [peer_version(options.peer_dir)])
+    print_head(f"{setup.threads} threads", options.model.name, llama, *peer)
     speeds, prefill = [speed_row(n, options.tokens) for n in options.streams], prefill_row()
     measure([*speeds, prefill], sides, setup, options.repeats)
     print_results(speeds, prefill)
+    results = [row.result() for row in speeds]
+    save_results(options.json, "serving", results, engine="GGUF", model=options.model.name)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ the daemon process's own. Quote the ratios.
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import threading
@@ -18,15 +17,16 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import psutil
-
 if __package__ in {None, ""}:
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from scripts.bench.asking import post
 from scripts.bench.load import LoadResult, chat_body, run_streams
+from scripts.bench.report import percentile, print_head, print_table
 from scripts.bench.servers import Server, lmx_server
 from scripts.bench.sockets import event_subscribers, run_on_one_socket
-from scripts.bench_serving import percentile, print_table, prompts, timed
+from scripts.bench.workload import prompts
+from scripts.bench_serving import timed
 
 MODEL = "fake:paced?step_ms={step_ms}&tokens=4000&max_sequences=128&context=8192"
 TOKENS = 300
@@ -121,7 +121,7 @@ def measure_probes(home: Path) -> None:
         running = threading.Thread(target=run_streams, args=(server.port, bodies(64)), daemon=True)
         running.start()
         load = threading.Thread(
-            target=_post,
+            target=post,
             args=(server.port, "/admin/models/load", {"model_id": "fake:late?load_ms=2000"}),
             daemon=True,
         )
@@ -138,26 +138,13 @@ def measure_probes(home: Path) -> None:
     print_table(("/healthz, 64 streams, a load", "p50 ms", "p99 ms"), [[str(PROBES), *cells]])
 
 
-def _post(port: int, path: str, body: dict[str, object]) -> None:
-    request = urllib.request.Request(  # our own loopback address
-        f"http://127.0.0.1:{port}{path}",
-        json.dumps(body).encode(),
-        {"content-type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=60):  # noqa: S310
-        pass
-
-
 def main() -> None:
     """Command line entry."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    print(
-        f"{platform.system()} {platform.machine()}, {psutil.cpu_count()} cores, "
-        f"Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}\n"
-    )
+    print_head()
     measure_streams(options.home, repeats=options.repeats)
     print()
     measure_events(options.home, repeats=options.repeats)

@@ -1,30 +1,40 @@
 """What serving costs: LMX over HTTP against the bare engine loop and against `mlx_lm.server`.
 
 Everything is measured in one run, the sides in turn, and printed as one Markdown table; quote the
-ratios, because absolute speeds belong to the machine of the day.
+ratios, because absolute speeds belong to the machine of the day. All sides are timed over the same
+span, from the prompts to the last token, prefill included.
 
-    python scripts/bench_serving.py --home DIR [--tokens 48] [--repeats 3] [--no-peer]
+    python scripts/bench_serving.py --home DIR [--tokens 48] [--repeats 3] [--streams 1 8 32]
 """
 
 import argparse
-import platform
-import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import psutil
+from typing import Any
 
 if __package__ in {None, ""}:
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from scripts.bench.load import LoadResult, chat_body, run_streams
+from scripts.bench.report import (
+    Results,
+    add_json_argument,
+    is_monotonic,
+    median,
+    percentile,
+    print_head,
+    print_table,
+    ratio,
+    save_results,
+    verdict,
+)
 from scripts.bench.servers import PipedEngine, Server, lmx_server, mlx_lm_server, piped_engine
+from scripts.bench.workload import prompts
 
-SUBJECTS = ("rivers", "bread", "clocks", "trains", "gardens", "stars", "bridges", "tea")
+STREAMS = (1, 2, 4, 8, 16, 32)
 FAKE_MODEL = "fake:paced{n}?step_ms={step_ms}&tokens={tokens}&max_sequences={n}"
 FREE_MODEL = "fake:free?step_ms=0&tokens=2000&max_sequences=256"
 SHORT_MODEL = "fake:short?tokens=1"
@@ -37,6 +47,7 @@ MODEL_COLUMNS = (
     "LMX / it",
     "TTFT p50 / p99 ms",
     "ITL p50 / p99 ms",
+    "LMX total grows",
 )
 DAEMON_COLUMNS = (
     "fake engine",
@@ -50,21 +61,6 @@ DAEMON_COLUMNS = (
 )
 
 
-def prompts(count: int, *, run: int = 0) -> list[str]:
-    """Distinct prompts of about the same length, new in every run, so that no cache knows them."""
-    return [
-        f"{run}.{i}: write a long and detailed story about {SUBJECTS[i % len(SUBJECTS)]} and "
-        "the people who care for them. Begin at once and do not stop early."
-        for i in range(count)
-    ]
-
-
-def percentile(values: list[float], share: float) -> float:
-    """The value below which `share` of the values lie; 0 without values."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
-
-
 @dataclass
 class Row:
     """Repeated measurements of one number of streams."""
@@ -76,39 +72,56 @@ class Row:
     ttft_ms: list[float] = field(default_factory=list)
     itl_ms: list[float] = field(default_factory=list)
 
-    def cells(self) -> list[str]:
-        """Medians of speeds and of the ratios within each repeat."""
-        ratio = statistics.median(a / b for a, b in zip(self.lmx, self.bare, strict=True))
-        cells = [
-            str(self.streams),
-            f"{statistics.median(self.bare):.1f}",
-            f"{statistics.median(self.lmx):.1f}",
-            f"**{ratio:.3f}**",
-        ]
-        if self.peer:
-            versus = statistics.median(a / b for a, b in zip(self.lmx, self.peer, strict=True))
-            cells += [f"{statistics.median(self.peer):.1f}", f"**{versus:.2f}**"]
-        else:
-            cells += ["-", "-"]
-        for values in (self.ttft_ms, self.itl_ms):
-            cells.append(f"{percentile(values, 0.5):.0f} / {percentile(values, 0.99):.0f}")
-        return cells
+    def result(self) -> dict[str, Any]:
+        """Plain values, for tables and plots."""
+        return {
+            "streams": self.streams,
+            "bare": self.bare,
+            "lmx": self.lmx,
+            "peer": self.peer,
+            "ttft_ms": [percentile(self.ttft_ms, share) for share in (0.5, 0.99)],
+            "itl_ms": [percentile(self.itl_ms, share) for share in (0.5, 0.99)],
+        }
 
 
-def measure_model(home: Path, model: Path, *, tokens: int, repeats: int, with_peer: bool) -> None:
-    """The serving ratio at 1, 8 and 32 streams."""
-    rows = [Row(streams) for streams in (1, 8, 32)]
+def model_cells(results: Results) -> list[list[str]]:
+    """Medians of speeds and of the ratios within each repeat, a line per number of streams."""
+    lines = []
+    totals = [median(result["lmx"]) for result in results]
+    for place, result in enumerate(results):
+        grows = is_monotonic(totals[max(0, place - 1) : place + 1])
+        lines.append(
+            [
+                str(result["streams"]),
+                f"{median(result['bare']):.1f}",
+                f"{totals[place]:.1f}",
+                f"**{ratio(result['lmx'], result['bare']):.3f}**",
+                f"{median(result['peer']):.1f}" if result["peer"] else "-",
+                f"**{ratio(result['lmx'], result['peer']):.2f}**" if result["peer"] else "-",
+                *(" / ".join(f"{v:.0f}" for v in result[k]) for k in ("ttft_ms", "itl_ms")),
+                verdict(is_met=grows) if place else "-",
+            ]
+        )
+    return lines
+
+
+def measure_model(options: argparse.Namespace, model: Path) -> Results:
+    """The serving ratio at each number of streams."""
+    rows = [Row(streams) for streams in options.streams]
+    home, tokens = options.home, options.tokens
     with ExitStack() as stack:
         bare = stack.enter_context(piped_engine("bare", str(model)))
         lmx = stack.enter_context(lmx_server(home, [str(model)]))
-        peer = stack.enter_context(mlx_lm_server(model)) if with_peer else None
+        peer = None if options.no_peer else stack.enter_context(mlx_lm_server(model))
         _warm_up(bare, lmx, peer, model)
-        for _ in range(repeats):
+        for _ in range(options.repeats):
             for row in rows:
                 _measure_row(row, tokens, bare=bare, lmx=lmx, peer=peer, model=model)
         rss_mb = lmx.rss_mb()
-    print_table(MODEL_COLUMNS, [row.cells() for row in rows])
+    results = [row.result() for row in rows]
+    print_table(MODEL_COLUMNS, model_cells(results))
     print(f"\nDaemon RSS with one model: {rss_mb:.0f} MB\n")
+    return results
 
 
 def _warm_up(bare: PipedEngine, lmx: Server, peer: Server | None, model: Path) -> None:
@@ -163,7 +176,6 @@ def _daemon_row(
     bodies = [chat_body(text, model="auto", max_tokens=tokens + 1) for text in prompts(streams)]
     run_streams(server.port, bodies[:2])
     runs = [timed(server, lambda: run_streams(server.port, bodies)) for _ in range(repeats)]
-    median = statistics.median
     return [
         label,
         str(streams),
@@ -191,12 +203,6 @@ def _request_us(server: Server) -> float:
     return 1e6 * (server.cpu_s() - before_s) / (40 * len(bodies))
 
 
-def print_table(head: Sequence[str], rows: list[list[str]]) -> None:
-    """A Markdown table."""
-    for cells in (head, ["---"] * len(head), *rows):
-        print("| " + " | ".join(cells) + " |", flush=True)
-
-
 def main() -> None:
     """Command line entry."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -204,22 +210,16 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="MLX directory; by default the demo model")
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--streams", type=int, nargs="+", default=STREAMS)
     parser.add_argument("--no-peer", action="store_true")
     parser.add_argument("--only", choices=["model", "daemon"])
+    add_json_argument(parser)
     options = parser.parse_args()
     model = options.model or options.home / "models" / "SmolLM2-135M-Instruct"
-    print(
-        f"{platform.system()} {platform.machine()}, {psutil.cpu_count()} cores, "
-        f"Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}\n"
-    )
+    print_head()
     if options.only != "daemon":
-        measure_model(
-            options.home,
-            model,
-            tokens=options.tokens,
-            repeats=options.repeats,
-            with_peer=not options.no_peer,
-        )
+        results = measure_model(options, model.absolute())
+        save_results(options.json, "serving", results, engine="MLX", model=model.name)
     if options.only != "model":
         measure_daemon(options.home, repeats=options.repeats)
 

@@ -17,7 +17,6 @@ in ``--peer-dir``, with the torch that pip's settings lead to.
 import argparse
 import importlib.metadata
 import math
-import platform
 import statistics
 import subprocess
 import sys
@@ -37,10 +36,10 @@ if __package__ in {None, ""}:
 
 from scripts.bench.http_vectors import run_work
 from scripts.bench.random_bert import write_cross_encoder
+from scripts.bench.report import print_head, print_table
 from scripts.bench.servers import PipedEngine, lmx_server, piped_engine
+from scripts.bench.sides import GGUF_BATCH_TOKENS, usable_cores
 from scripts.bench.vector_work import Outcome, Work, make_query, make_texts
-from scripts.bench_gguf import usable_cores
-from scripts.bench_serving import print_table
 
 BARE, PEER = "bare loop", "sentence-transformers"
 BASE64, FLOAT = "LMX base64", "LMX float"
@@ -48,7 +47,6 @@ RERANK = "LMX"
 PEER_PACKAGES = ("torch==2.13.0", "sentence-transformers")
 # Texts in all, texts of a request, clients: enough of them to take a second or so.
 SIZES = ((32, 1, 1), (128, 32, 1), (256, 256, 1), (64, 1, 8))
-GGUF_BATCH_TOKENS = 512
 LOOK_S, BUSY_PERCENT = 3.0, 10.0
 LEAST_COSINE = 0.999
 MOST_DIFFERENCE = 0.001
@@ -259,10 +257,7 @@ def main() -> None:
     elif wanted != {"gguf"}:
         python = peer_python(options.peer_dir)
         versions = peer_versions(options.peer_dir)
-    print(
-        f"{platform.system()} {platform.machine()}, {psutil.cpu_count()} cores, "
-        f"Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}, {', '.join(versions)}\n"
-    )
+    print_head(*versions)
     if "embed" in wanted:
         print(f"Embeddings, {options.model.name}:\n")
         bench_mlx(options.model, "embedding", python=python, pace=pace)

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-TEXT = (
-    "the river runs past old stone houses and every morning a small boat brings bread tea paper "
-    "and news from the town where people work in gardens mills schools and quiet shops until "
-    "evening falls over roads fields bridges and the long wall behind which horses sleep while "
-    "engineers measure pressure voltage and temperature against last week's forecast of demand"
+from scripts.bench import workload
+
+TEXT = workload.TEXT + (
+    " while engineers measure pressure voltage and temperature against last week's forecast of "
+    "demand"
 )
 # Passages of search indices: half of them have less than 25 words, few more than a hundred.
 MEDIAN_LOG_WORDS, SPREAD = 3.2, 0.8
