@@ -7,8 +7,10 @@ round activations too, half-precision weights do not change when they are widene
 from pathlib import Path
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, dequantize
+from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, dequantize
 from gguf.constants import LlamaFileType
+
+from scripts.bench.random_gguf import NOT_COPIED, copy_metadata
 
 
 def write_half_precision(source: Path, target: Path) -> Path:
@@ -16,13 +18,7 @@ def write_half_precision(source: Path, target: Path) -> Path:
     reader = GGUFReader(source)
     architecture = reader.fields["general.architecture"].contents()
     writer = GGUFWriter(target, architecture)
-    for key, field in reader.fields.items():
-        if key.startswith("GGUF.") or key in {"general.architecture", "general.file_type"}:
-            continue
-        if field.types[0] == GGUFValueType.ARRAY:
-            writer.add_array(key, field.contents())
-        else:
-            writer.add_key_value(key, field.contents(), field.types[0])
+    copy_metadata(reader, writer, NOT_COPIED)
     writer.add_file_type(LlamaFileType.MOSTLY_F16)
     for tensor in reader.tensors:
         values = dequantize(tensor.data, GGMLQuantizationType(tensor.tensor_type))
