@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from lmx.engines.prefix.disk.cache import DiskCache
+from lmx.engines.prefix.disk.entries import TEMPORARY_PREFIX
 from lmx.engines.prefix.disk.files import Files
+from lmx.engines.prefix.disk.survey import LOCK_NAME
 from tests.prefix_records import (
     SALT,
     Clock,
@@ -133,6 +135,37 @@ def test_a_hit_that_no_listing_shows_keeps_the_file(tmp_path: Path) -> None:
     store(second, record([4]))
     assert [1, 3, 4] == found(second, range(5))
     second.close(10)
+
+
+def test_a_long_write_of_another_process_holds_up_writes_alone(tmp_path: Path) -> None:
+    """Opening and hits go on; the record is written when the other is done, and not before."""
+    cache = open_cache(tmp_path)
+    store(cache, record([1]))
+    cache.close(10)
+    half = record_files(tmp_path)[0].with_name(f"{TEMPORARY_PREFIX}another")
+    with Files().lock(str(tmp_path / LOCK_NAME), 10):
+        half.write_bytes(bytes(100))
+        late = open_cache(tmp_path, lock_wait_s=5.0)
+        assert [content(record([1]))] == load(late, [1])
+        assert late.offer(record([2]))
+        assert not late.flush(0.1)
+        assert half.exists()
+    assert late.flush(10)
+    assert not half.exists()
+    assert [1, 2] == found(late, range(1, 3))
+    assert late.statistics().problem is None
+    late.close(10)
+
+
+def test_a_process_that_never_lets_go_is_waited_for_shortly(tmp_path: Path) -> None:
+    """Then the record is dropped and the reason kept."""
+    cache = open_cache(tmp_path, lock_wait_s=0.02)
+    with Files().lock(str(tmp_path / LOCK_NAME), 10):
+        assert cache.offer(record([1]))
+        assert not cache.flush(10)
+    assert (1, 0) == (cache.statistics().dropped_count, cache.statistics().queued_bytes)
+    assert "another process kept" in str(cache.statistics().problem)
+    cache.close(10)
 
 
 def test_writes_within_one_tick_are_seen(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ class DiskSettings(msgspec.Struct, frozen=True):
     cap_bytes: int
     queue_bytes: int = 256_000_000
     pause_s: float = 30.0
-    lock_wait_s: float = 5.0
+    lock_wait_s: float = 30.0
     survey_s: float = 30.0
     clock_ns: Callable[[], int] = time.time_ns
 

@@ -20,6 +20,9 @@ from lmx.engines.prefix.disk.records import Buffer, DiskSettings, Record
 from lmx.engines.prefix.disk.survey import LOCK_NAME, Survey
 from lmx.engines.prefix.disk.troubles import Troubles
 
+# A model is being loaded meanwhile.
+_OPEN_WAIT_S = 1.0
+
 
 class Shared(msgspec.Struct, gc=False, eq=False):
     """What both threads use.
@@ -88,13 +91,19 @@ class Store:
     def open(self) -> None:
         """Build the index; what a process that died left half written is removed.
 
+        If another process is at a long write, that is left to the next write of this one.
+
         Raises:
             OSError: The directory cannot be made, read or locked.
         """
         self._files.make_directory(self._namespace_directory)
-        with self._files.lock(self._lock_path, self._settings.lock_wait_s):
-            self._survey.refresh(is_locked=True)
-            self._make_room(0)
+        wait_s = min(_OPEN_WAIT_S, self._settings.lock_wait_s)
+        try:
+            with self._files.lock(self._lock_path, wait_s):
+                self._survey.refresh(is_locked=True)
+                self._make_room(0)
+        except TimeoutError:
+            self.survey()
 
     def survey(self) -> None:
         """See what others wrote and removed, without keeping them from it.
