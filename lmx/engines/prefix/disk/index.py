@@ -12,6 +12,7 @@ import msgspec
 
 from lmx.engines.prefix.disk.digests import PrefixDigests
 from lmx.engines.prefix.disk.entries import Entry, Place, parse_entry
+from lmx.engines.prefix.disk.groups import Groups
 from lmx.engines.prefix.disk.reach import Reach
 
 # Last hit, then the far end first, then a number that no other entry has.
@@ -35,8 +36,8 @@ class Index:
     def __init__(self, namespace_directory: str) -> None:
         self._own_prefix = namespace_directory + "/"
         self._directories: dict[str, dict[str, Entry]] = {}
-        self._after: dict[str, dict[str, Entry]] = {}  # by `start_digest`, then by name
-        self._ending: dict[str, dict[str, Entry]] = {}  # by `end_digest`, then by name
+        self._after = Groups()  # by `start_digest`
+        self._ending = Groups()  # by `end_digest`
         # Files whose `start_digest` no file ends with: no lookup reaches them.
         self._orphans: dict[Entry, None] = {}
         self._ranks: list[_Rank] | None = None  # a heap; `None` until room is needed
@@ -98,15 +99,11 @@ class Index:
 
     def hide(self, entry: Entry) -> None:
         """Never find it again, though it still takes up room."""
-        for table, digest in ((self._after, entry.start_digest), (self._ending, entry.end_digest)):
-            group = table.get(digest, {})
-            if group.get(entry.name) is entry:
-                del group[entry.name]
-                if not group:
-                    del table[digest]
+        self._after.discard(entry.start_digest, entry)
+        self._ending.discard(entry.end_digest, entry)
         self._orphans.pop(entry, None)
         if entry.end_digest not in self._ending:
-            for child in self._after.get(entry.end_digest, {}).values():
+            for child in self._after.at(entry.end_digest):
                 self._orphans[child] = None
 
     def get(self, directory: str, place: Place) -> Entry | None:
@@ -115,7 +112,7 @@ class Index:
         found = files.get(place.name)
         if found is None and not place.has_snapshot:
             found = files.get(msgspec.structs.replace(place, has_snapshot=True).name)
-        if found is None or self._ending.get(found.end_digest, {}).get(found.name) is not found:
+        if found is None or found not in self._ending.at(found.end_digest):
             return None
         return found
 
@@ -155,7 +152,7 @@ class Index:
         found = [
             entry
             for position in positions
-            for entry in self._after.get(digests.at(position), {}).values()
+            for entry in self._after.at(digests.at(position))
             if entry.start == position and entry.end > beyond
         ]
         return heapq.nlargest(_PARTING_COUNT, found, key=lambda entry: entry.used_ns)
@@ -166,9 +163,7 @@ class Index:
         digest, start = place.start_digest, place.start
         while start:
             # One that reaches back furthest keeps the chain short.
-            parent = min(
-                self._ending.get(digest, {}).values(), key=lambda entry: entry.start, default=None
-            )
+            parent = min(self._ending.at(digest), key=lambda entry: entry.start, default=None)
             if parent is None or parent.start >= start:
                 break
             chain.append(parent)
@@ -224,24 +219,20 @@ class Index:
         return self._directories.get(entry.directory, {}).get(entry.name) is entry
 
     def _connect(self, entry: Entry) -> None:
-        for table, digest in ((self._after, entry.start_digest), (self._ending, entry.end_digest)):
-            group = table.get(digest)
-            if group is None:
-                table[digest] = {entry.name: entry}
-            else:
-                group[entry.name] = entry
+        self._after.add(entry.start_digest, entry)
+        self._ending.add(entry.end_digest, entry)
         if entry.start and entry.start_digest not in self._ending:
             self._orphans[entry] = None
         if self._orphans:
-            for child in self._after.get(entry.end_digest, {}).values():
+            for child in self._after.at(entry.end_digest):
                 self._orphans.pop(child, None)
 
     def _continuations(self, digests: PrefixDigests, position: int) -> Iterator[Entry]:
         here = digests.at(position)
-        after = self._after.get(here, {})
+        after = self._after.at(here)
         limit = digests.length_tokens
-        for end in sorted({entry.end for entry in after.values() if entry.end <= limit}):
-            for entry in self._ending.get(digests.at(end), {}).values():
+        for end in sorted({entry.end for entry in after if entry.end <= limit}):
+            for entry in self._ending.at(digests.at(end)):
                 if entry.start_digest == here and entry.start == position < entry.end == end:
                     yield entry
 
