@@ -30,3 +30,13 @@ def test_importing_the_worker_loads_no_trio_and_no_engine() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30
     )
     assert ("[]\n", "") == (done.stdout, done.stderr)
+
+
+def test_the_disk_tier_of_the_prefix_cache_knows_bytes_only() -> None:
+    """A fresh interpreter imports it without an engine, numpy or Trio."""
+    program = PROGRAM.replace("lmx.serve", "lmx.engines.prefix.disk.cache")
+    program = program.replace("('mlx',", "('trio', 'quart', 'hypercorn', 'mlx',")
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert ("[]\n", "") == (done.stdout, done.stderr)
