@@ -177,12 +177,16 @@ class MemorySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         warning_percent: Use of memory that is warned of.
         critical_percent: Use of memory at which room is made, in the end by unloading models.
         period_s: Time between two readings.
+        prefix_cache_gb: What one model may keep of prompts and answers in memory, in 10^9 bytes; 0
+            keeps nothing, `None` half of what the budget leaves beside the model, at most 8. It is
+            less where less is free, and never keeps another model from loading.
     """
 
     budget_gb: Annotated[float, Meta(gt=0, le=100_000)] | None = None
     warning_percent: Percent = 85.0
     critical_percent: Percent = 90.0
     period_s: Annotated[float, Meta(gt=0, le=60)] = 1.0
+    prefix_cache_gb: Annotated[float, Meta(ge=0, le=100_000)] | None = None
 
     def __post_init__(self) -> None:
         if self.warning_percent >= self.critical_percent:

@@ -61,9 +61,10 @@ class Reply:
         choices: What the worker says, one stream per choice.
         started: How to read it; the same for every choice.
         tell: Sends the worker a command.
+        prompts: What the worker said of each prompt that is answered; usually `started` alone.
     """
 
-    __slots__ = ("choices", "model_id", "started", "tell")
+    __slots__ = ("choices", "model_id", "prompts", "started", "tell")
 
     def __init__(
         self,
@@ -72,7 +73,9 @@ class Reply:
         started: Started,
         *,
         tell: Callable[[Command], None],
+        prompts: Sequence[Started] = (),
     ) -> None:
+        self.prompts = prompts or (started,)
         self.model_id = model_id
         self.choices = choices
         self.started = started

@@ -34,6 +34,12 @@ from lmx.protocol.values import GgufOptions
 
 # A model that fits with less cache than this is refused rather than served to nobody's use.
 LEAST_CONTEXT_TOKENS = 4096
+# What a model keeps of prompts unless somebody says otherwise: a limit by policy, because a cache
+# that grows with the machine is noticed only when it is in somebody's way. A token of an 8B model
+# takes 128 KiB, so that this is some 60,000 tokens of it.
+PREFIX_CACHE_BYTES = 8 * 10**9
+# Engines whose caches are outside of the memory that is reserved for running requests.
+KEEPERS = frozenset({"mlx"})
 NVIDIA_DEVICE = Path("/dev/nvidia0")
 
 
@@ -71,6 +77,8 @@ class Estimates:
         bits = self._settings.models.kv_bits.get(model.id)
         plan, cache_bytes = await trio.to_thread.run_sync(self._estimate, source, asked, bits)
         demand = Demand(weights=plan.weights, kv_cache=plan.kv_cache, transient=plan.transient)
+        wish = self._wish(source, demand)
+        demand = msgspec.structs.replace(demand, prefix_cache=wish)
         # llama.cpp shortens a context by itself, and says so.
         context_tokens = asked if source.engine == "llama" else plan.context_tokens or asked
         command = load_command(
@@ -81,6 +89,15 @@ class Estimates:
             cache_bytes=cache_bytes if source.engine == "llama" else plan.kv_cache or None,
         )
         return LoadPlan(demand, command)
+
+    def _wish(self, source: Source, demand: Demand) -> int:
+        """What a model would like to keep of prompts."""
+        if source.engine not in KEEPERS or source.purpose != "generation":
+            return 0
+        asked = self._settings.memory.prefix_cache_gb
+        if asked is not None:
+            return round(asked * 1e9)
+        return min(PREFIX_CACHE_BYTES, max(0, self._budget_bytes - demand.total) // 2)
 
     def learn(self, source: Source, loaded: Loaded) -> None:
         """What the weights really took; the next load of these files reserves that."""

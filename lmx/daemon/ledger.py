@@ -3,6 +3,9 @@
 It knows names and numbers, nothing of models, processes or what the machine reports. The budget
 bounds what is reserved; a worker that turns out larger than its reservation, or a budget that
 shrinks below what is in use, is `overdrawn`, and nothing more is reserved until that is made good.
+
+Prefix caches only make things faster: an owner is granted what is free of what it wishes for, and
+that can be taken back, all of it, for whoever needs it.
 """
 
 from msgspec import Struct
@@ -19,19 +22,21 @@ class Demand(Struct, frozen=True, kw_only=True):
         weights: The parameters.
         kv_cache: Keys and values of all sequences it may admit together.
         transient: Work space on top, at its peak.
+        prefix_cache: What it would like to keep of prompts; it can do with less, or nothing.
     """
 
     weights: int
     kv_cache: int = 0
     transient: int = 0
+    prefix_cache: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.weights, self.kv_cache, self.transient) < 0:
+        if min(self.weights, self.kv_cache, self.transient, self.prefix_cache) < 0:
             raise ValueError(f"negative bytes: {self}")
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """All that it cannot do without."""
         return self.weights + self.kv_cache + self.transient
 
 
@@ -44,6 +49,7 @@ class Ledger:
 
     def __init__(self, budget_bytes: int) -> None:
         self._claims: dict[str, Demand] = {}
+        self._grants: dict[str, int] = {}  # prefix caches; the same owners
         self._budget = _checked_budget(budget_bytes)
 
     @property
@@ -58,8 +64,8 @@ class Ledger:
 
     @property
     def reserved(self) -> int:
-        """Bytes of all owners within the budget; never above it."""
-        return min(self._claimed, self._budget)
+        """Bytes of all owners within the budget, prefix caches included; never above it."""
+        return min(self._claimed + self._granted, self._budget)
 
     @property
     def overdrawn(self) -> int:
@@ -68,16 +74,23 @@ class Ledger:
 
     @property
     def free(self) -> int:
-        """Bytes that can still be reserved; below zero by what is overdrawn."""
-        return self._budget - self._claimed
+        """Bytes that can still be reserved without taking anything back."""
+        return self._budget - self._claimed - self._granted
 
     def bytes_of(self, owner: str) -> int:
         """What comes back when `owner` is released; 0 if it has no reservation."""
         claim = self._claims.get(owner)
-        return 0 if claim is None else claim.total
+        return 0 if claim is None else claim.total + self._grants[owner]
 
-    def reserve(self, owner: str, demand: Demand) -> None:
-        """Set bytes aside for a new owner, all of them or none.
+    def grant_of(self, owner: str) -> int:
+        """What an owner may keep of prompts."""
+        return self._grants.get(owner, 0)
+
+    def reserve(self, owner: str, demand: Demand) -> int:
+        """Set bytes aside for a new owner, all of them or none, and grant what it wishes for.
+
+        Returns:
+            What it may keep of prompts: its wish, or less if less is free.
 
         Raises:
             DoesNotFit: More than is free; the message holds the arithmetic.
@@ -88,6 +101,23 @@ class Ledger:
         if demand.total > self.free:
             raise DoesNotFit(self.explain(demand))
         self._claims[owner] = demand
+        self._grants[owner] = 0
+        self._grants[owner] = min(demand.prefix_cache, max(0, self.free))
+        return self._grants[owner]
+
+    def take_back(self, needed_bytes: int) -> list[str]:
+        """Cut grants until so many bytes are free, or none is left; the largest first.
+
+        Returns:
+            Whose have changed.
+        """
+        changed = []
+        for owner in sorted(self._grants, key=lambda name: -self._grants[name]):
+            cut = min(self._grants[owner], needed_bytes - self.free)
+            if cut > 0:
+                self._grants[owner] -= cut
+                changed.append(owner)
+        return changed
 
     def settle(self, owner: str, measured_bytes: int) -> int:
         """Put what a loaded worker really took in place of its weights and work space.
@@ -116,6 +146,7 @@ class Ledger:
         """
         released = self.bytes_of(owner)
         self._claims.pop(owner, None)
+        self._grants.pop(owner, None)
         return released
 
     def set_budget(self, budget_bytes: int) -> int:
@@ -147,6 +178,10 @@ class Ledger:
     @property
     def _claimed(self) -> int:
         return sum(claim.total for claim in self._claims.values())
+
+    @property
+    def _granted(self) -> int:
+        return sum(self._grants.values())
 
 
 def _checked_budget(budget_bytes: int) -> int:

@@ -4,7 +4,7 @@ Theory of operation. Loads take their turn in order of arrival. The one whose tu
 the ledger; when that does not fit, the least recently used models that nobody needs leave, and as
 the last resort one that is in use takes no more requests, finishes what it has, and leaves. Whoever
 asks for it meanwhile waits behind. Models that just came up stay a while, so that two that do not
-fit together do not spend their time loading.
+fit together do not spend their time loading. Before anybody leaves, prefix caches are cut.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -20,6 +20,7 @@ from lmx.daemon.model_state import ModelState
 from lmx.daemon.residency import Resident, choose_victims
 from lmx.daemon.waiting import wait_first
 from lmx.errors import DoesNotFit
+from lmx.protocol.messages import Shrink
 
 # How long a model that has been told to leave may take to go, processes and all, before the next
 # one is asked.
@@ -39,12 +40,28 @@ class Reservation:
     def __init__(self, ledger: Ledger, owner: str) -> None:
         self._ledger = ledger
         self.owner = owner
+        self._tell: Callable[[Shrink], None] | None = None
+        self._told_bytes = 0
 
-    def settle(self, measured_bytes: int) -> None:
-        """What the loaded model really takes."""
+    def take_grant(self) -> int:
+        """What the worker is told, when it loads, that it may keep of prompts."""
+        self._told_bytes = self._ledger.grant_of(self.owner)
+        return self._told_bytes
+
+    def settle(self, measured_bytes: int, tell: Callable[[Shrink], None]) -> None:
+        """What the loaded model really takes, and how to tell it to keep less of prompts."""
         excess = self._ledger.settle(self.owner, measured_bytes)
         if excess:
             log.warning("model is larger than reserved", owner=self.owner, excess_bytes=excess)
+        self._tell = tell
+        self.tell_grant()
+
+    def tell_grant(self) -> None:
+        """Tell the worker if it may keep less than it was told."""
+        granted = self._ledger.grant_of(self.owner)
+        if self._tell is not None and granted != self._told_bytes:
+            self._told_bytes = granted
+            self._tell(Shrink(granted))
 
 
 class Room:
@@ -64,6 +81,7 @@ class Room:
         self._min_residency_s = min_residency_s
         self._turn = trio.Lock()  # first come, first served
         self._owner_count = 0
+        self._reservations: dict[str, Reservation] = {}
 
     @asynccontextmanager
     async def reserve(
@@ -84,10 +102,13 @@ class Room:
             if may_evict:
                 await self._make_room(model, demand)
             owner = self._new_owner(model)
+            self._take_back(demand.total)
             self.ledger.reserve(owner, demand)
+        reservation = self._reservations[owner] = Reservation(self.ledger, owner)
         try:
-            yield Reservation(self.ledger, owner)
+            yield reservation
         finally:
+            del self._reservations[owner]
             self.ledger.release(owner)
 
     def residents(self, *, but: Model | None = None) -> list[Resident]:
@@ -116,6 +137,7 @@ class Room:
     async def _make_room(self, model: Model, demand: Demand) -> None:
         if demand.total > self.ledger.budget:
             raise DoesNotFit(self.ledger.explain(demand))
+        self._take_back(demand.total)
         while demand.total > self.ledger.free:
             leaving = [m for m in self._models() if m.leaving is not None and m.ready is not None]
             if not leaving:
@@ -124,6 +146,13 @@ class Room:
                 raise DoesNotFit(self.ledger.explain(demand))
             with trio.move_on_after(LOOK_AGAIN_S):
                 await wait_first(*(m.wait_change for m in (*leaving, model)))
+
+    def _take_back(self, needed_bytes: int) -> None:
+        """Free so many bytes of prefix caches, as far as there are any."""
+        for owner in self.ledger.take_back(needed_bytes):
+            log.info("a prefix cache is cut", owner=owner, left=self.ledger.grant_of(owner))
+            if owner in self._reservations:
+                self._reservations[owner].tell_grant()
 
     def _dismiss(self, model: Model, needed: int) -> list[Model]:
         """Tell models to leave so that so many bytes come free; none if that cannot be."""

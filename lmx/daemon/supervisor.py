@@ -42,7 +42,7 @@ from lmx.errors import (
     WorkerError,
     WorkerStalled,
 )
-from lmx.protocol.messages import Loaded
+from lmx.protocol.messages import Load, Loaded
 
 EXPECTED = (LoadError, RequestError, WorkerError, CapacityError)
 RENEWAL_PAUSE_S = 60.0
@@ -155,8 +155,10 @@ class Supervisor:
             shop.workshop.open(source.engine, model_id=model.id) as worker,
         ):
             seat.connect(worker.link)
-            ready = await self._load(worker, seat, plan)
-            reservation.settle(ready.loaded.info.weight_bytes)
+            granted = reservation.take_grant()
+            command = msgspec.structs.replace(plan.command, prefix_cache_bytes=granted)
+            ready = await self._load(worker, seat, command)
+            reservation.settle(ready.loaded.info.weight_bytes, worker.link.send)
             shop.estimates.learn(source, ready.loaded)
             model.become_ready(ready)
             shop.workshop.want_spare(source.engine)
@@ -169,11 +171,11 @@ class Supervisor:
                 lives.start_soon(renew)
             await self._end(verdict, ready, service)
 
-    async def _load(self, worker: Worker, seat: LeaseSeat, plan: LoadPlan) -> ReadyModel:
+    async def _load(self, worker: Worker, seat: LeaseSeat, load: Load) -> ReadyModel:
         log.info("model loads", model=self._model.id, pid=worker.pid)
         started_at = trio.current_time()
         limit_s = self._shop.settings.worker.load_limit_s
-        command = msgspec.structs.replace(plan.command, lease=self._shop.lease.is_exclusive)
+        command = msgspec.structs.replace(load, lease=self._shop.lease.is_exclusive)
         async with seat.for_load():
             with trio.move_on_after(limit_s) as limit:
                 loaded = await worker.link.load(command)

@@ -315,8 +315,12 @@ class Engine(Protocol):
         Unknown ids are ignored.
         """
 
-    def shrink(self) -> None:
-        """Give back memory that is only kept for speed. Running sequences are not touched."""
+    def shrink(self, prefix_cache_bytes: int | None = None) -> None:
+        """Give back memory that is only kept for speed. Running sequences are not touched.
+
+        Args:
+            prefix_cache_bytes: Only cut what is kept of prompts to so many bytes, for good.
+        """
 
     def memory(self) -> Memory:
         """Bytes as the device library counts them."""

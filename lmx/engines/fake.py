@@ -269,9 +269,12 @@ class FakeEngine:
         if reply is not None and not reply.prompt.pending_tokens:
             self._keep(reply)
 
-    def shrink(self) -> None:
+    def shrink(self, prefix_cache_bytes: int | None = None) -> None:
         """Forget what is kept."""
-        self._kept.clear()
+        if prefix_cache_bytes is None:
+            self._kept.clear()
+        else:
+            self._kept.set_budget(prefix_cache_bytes)
 
     def memory(self) -> Memory:
         """Weights plus a fixed price per token, live or kept."""

@@ -158,7 +158,14 @@ class Prepare(Struct, frozen=True, array_like=True, tag=5):
 
 
 class Shrink(Struct, frozen=True, array_like=True, tag=6):
-    """Give back memory that is only kept for speed."""
+    """Give back memory that is only kept for speed.
+
+    Attributes:
+        prefix_cache_bytes: Keep no more of prompts than this from now on, and nothing else is given
+            back; `None` to give everything back and go on as before.
+    """
+
+    prefix_cache_bytes: int | None = None
 
 
 class LeaseGranted(Struct, frozen=True, array_like=True, tag=7):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import trio
 
+from lmx.schema.problems import Headers
 from lmx.web.pump import Listener
 
 
@@ -49,6 +50,7 @@ class AnswerLog:
         opened: Set when the first frame is there or it is known that none will be.
         is_over: Whether all frames are there.
         held_bytes: What it holds.
+        headers: What goes before it, on transports with headers.
     """
 
     is_blocked = False
@@ -59,6 +61,7 @@ class AnswerLog:
         self.opened = trio.Event()
         self.is_over = False
         self.held_bytes = 0
+        self.headers: Headers = ()
         self._on_growth = on_growth
         self._frames: list[bytes] = []
         self._dropped = 0  # frames before the first that is held
@@ -75,9 +78,10 @@ class AnswerLog:
         """Whether a connection reads it now."""
         return bool(self._readers)
 
-    async def start(self, first: bytes) -> "AnswerLog":
+    async def start(self, first: bytes, headers: Headers = ()) -> "AnswerLog":
         """The answer begins; see `lmx.web.answers.StartStream`."""
         await trio.lowlevel.checkpoint()
+        self.headers = headers
         self.feed(first)
         self.opened.set()
         return self

@@ -4,14 +4,16 @@ A route brings its dialect; how text becomes parts is decided by what the worker
 """
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 from lmx import __version__
 from lmx.daemon.dispatch import Reply, reply_error
 from lmx.errors import LmxError
 from lmx.protocol.messages import Started
 from lmx.protocol.values import FinishReason, TokenLogprob
+from lmx.schema.prefix_header import encode_cache_header
+from lmx.schema.problems import Headers
 from lmx.schema.reply import ReplyHead
 from lmx.text.dialects import dialect_named
 from lmx.text.output import AnswerParser
@@ -73,8 +75,19 @@ def answer_parser(
     )
 
 
-# Begins a stream with its first bytes, and gives what takes the others.
-StartStream = Callable[[bytes], Awaitable[Sink]]
+class StartStream(Protocol):
+    """Begins a stream."""
+
+    async def __call__(self, first: bytes, headers: Headers = ()) -> Sink:
+        """Begin it.
+
+        Args:
+            first: Its first bytes.
+            headers: What goes before it, where the transport has headers.
+
+        Returns:
+            What takes the other bytes.
+        """
 
 
 async def stream_answer(
@@ -86,7 +99,8 @@ async def stream_answer(
     heartbeat_s: float,
 ) -> None:
     """Send the head and first frames, then everything the reply says."""
-    sink = await start(encoder.opening(len(reply.choices)))
+    headers = encode_cache_header(reply.prompts)
+    sink = await start(encoder.opening(len(reply.choices)), headers)
     source = ReplySource(reply, encoder, make_parser=make_parser)
     await Pump(source, sink, heartbeat=encoder.heartbeat, heartbeat_s=heartbeat_s).run()
 

@@ -6,10 +6,11 @@ from lmx.config import Settings
 from lmx.daemon.dispatch import Dispatch
 from lmx.schema.chat_reply import ChatStreamEncoder, WholeChoice, encode_completion
 from lmx.schema.chat_request import parse_chat_request
+from lmx.schema.prefix_header import encode_cache_header
 from lmx.schema.reply import completion_id, merge_usage
 from lmx.web.answers import collect_answer, reply_head
 from lmx.web.chat_stream import ChatJob, ChatStream, chat_parser, plan_chat
-from lmx.web.exchange import Answer, Exchange, parse_body
+from lmx.web.exchange import JSON_HEADERS, Answer, Exchange, parse_body
 from lmx.web.resume import AnswerKeeper
 
 ROUTE = "/v1/chat/completions"
@@ -65,4 +66,5 @@ class ChatRoute:
                 for choice in collected
             ]
             usage = merge_usage(reply.usages)
-        return Answer(encode_completion(head, choices, usage, inline_reasoning=job.marks))
+        body = encode_completion(head, choices, usage, inline_reasoning=job.marks)
+        return Answer(body, headers=(*JSON_HEADERS, *encode_cache_header(reply.prompts)))

@@ -23,6 +23,7 @@ from lmx.schema.completion_request import (
     parse_completion_request,
     to_generates,
 )
+from lmx.schema.prefix_header import encode_cache_header
 from lmx.schema.reply import completion_id, merge_usage, sum_usage
 from lmx.text.parts import AnswerPart, TextPart
 from lmx.web.answers import (
@@ -33,7 +34,7 @@ from lmx.web.answers import (
     reply_head,
     stream_answer,
 )
-from lmx.web.exchange import Answer, Exchange, parse_body
+from lmx.web.exchange import JSON_HEADERS, Answer, Exchange, parse_body
 from lmx.web.resume import AnswerKeeper
 
 ROUTE = "/v1/completions"
@@ -108,7 +109,13 @@ class CompletionRoute:
             choices = [choice for reply in replies for choice in reply.choices]
             await stream_answer(
                 start,
-                Reply(first.model_id, choices, first.started, tell=first.tell),
+                Reply(
+                    first.model_id,
+                    choices,
+                    first.started,
+                    tell=first.tell,
+                    prompts=[reply.started for reply in replies],
+                ),
                 EchoingEncoder(spelled, replies, has_echo=bool(job.request.echo)),
                 make_parser=PlainParser,
                 heartbeat_s=heartbeat_s,
@@ -178,7 +185,9 @@ async def _collect(
         shown += choose_best(choices, choice_count(request)) if request.best_of else choices
     head = reply_head(completion_id(exchange.request_id, prefix="cmpl"), replies[0].model_id)
     is_scored = request.logprobs is not None
-    return Answer(encode_text_completion(head, shown, usage_of(replies), shows_logprobs=is_scored))
+    body = encode_text_completion(head, shown, usage_of(replies), shows_logprobs=is_scored)
+    cache = encode_cache_header([reply.started for reply in replies])
+    return Answer(body, headers=(*JSON_HEADERS, *cache))
 
 
 def _whole_text(choice: Collected, echo: Echo | None) -> WholeText:

@@ -135,10 +135,10 @@ class Exchange:
             caller_of(self.scope),
         )
 
-    async def start_stream(self, first: bytes) -> Sink:
+    async def start_stream(self, first: bytes, headers: Headers = ()) -> Sink:
         """Send the head of an event stream and its first bytes; the rest goes to the sink."""
         self._is_streaming = True
-        await self._send_head(200, EVENT_STREAM_HEADERS)
+        await self._send_head(200, (*EVENT_STREAM_HEADERS, *headers))
         await self._send({"type": "http.response.body", "body": first, "more_body": True})
         stream = self.scope["extensions"].get(STREAM_EXTENSION)
         # Hypercorn leaves the body out of an answer to HEAD; past it nobody would.

@@ -238,7 +238,7 @@ class AnswerKeeper:
         return kept, kept.log.read_after(number)
 
     async def _read(self, exchange: Exchange, kept: KeptAnswer, reader: LogReader) -> None:
-        sink = await exchange.start_stream(b"")
+        sink = await exchange.start_stream(b"", kept.log.headers)
         beat_s = self._settings.heartbeat_s
         await Pump(reader, sink, heartbeat=SSE_COMMENT, heartbeat_s=beat_s).run()
         if kept.error is not None:

@@ -13,6 +13,7 @@ from lmx.daemon.dispatch import Dispatch
 from lmx.daemon.origin import Caller, Origin
 from lmx.errors import LmxError, RequestCancelled
 from lmx.schema.chat_frames import ACCEPTED, KEEPALIVE, MessageEncoder, parse_chat_message
+from lmx.schema.problems import Headers
 from lmx.schema.reply import ReplyHead
 from lmx.web.answer_log import MESSAGE_FRAMING, LogReader
 from lmx.web.answers import StartStream
@@ -254,8 +255,8 @@ class SocketRequest:
         if kept.error is not None:
             raise kept.error
 
-    async def _start(self, first: bytes) -> Sink:
-        """See `lmx.web.answers.StartStream`."""
+    async def _start(self, first: bytes, headers: Headers = ()) -> Sink:
+        """See `lmx.web.answers.StartStream`; messages have no headers."""
         await trio.lowlevel.checkpoint()
         self._waiting.cancel()
         self.feed(first)

@@ -37,6 +37,7 @@ from lmx.protocol.values import Sampling
 from lmx.worker.channel import Channel
 from lmx.worker.constraints import make_constraint
 from lmx.worker.dialect import ModelDialect
+from lmx.worker.outlook import explain_miss
 from lmx.worker.prompt import Rendered, render_prompt
 from lmx.worker.scheduler import Ready
 from lmx.worker.vectors import VectorJob
@@ -184,9 +185,18 @@ class Served:
             rendered.reasoning,
             rendered.in_reasoning,
             rendered.text if ask.wants_prompt else None,
+            *self._foresee(ready),
         )
         numbers = range(ask.sequence, ask.sequence + len(ask.samplings))
         return [msgspec.structs.replace(first, sequence=number) for number in numbers], ready
+
+    def _foresee(self, ready: Ready) -> tuple[int, str]:
+        """How much of a prompt is there already, and why not more."""
+        if ready.wants_prompt_logprobs:
+            return 0, "logprobs"
+        outlook = self._loaded.engine.foresee(ready.token_ids, ready.prefix)
+        token_bytes = self._loaded.tokenizer.token_bytes
+        return outlook.cached_tokens, explain_miss(outlook, ready.token_ids, token_bytes)
 
     def prepare(self, generate: Generate) -> tuple[Rendered, Ready]:
         """Everything that may refuse a request, before any device work.
@@ -223,7 +233,7 @@ class Served:
             ready_at_s=time.monotonic(),
             client=generate.client,
             priority=generate.priority,
-            prefix=PrefixUse(generate.salt),
+            prefix=PrefixUse(generate.salt, rendered.boundaries),
         )
         return rendered, ready
 

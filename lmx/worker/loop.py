@@ -59,8 +59,8 @@ class Stepper(Protocol):
     def stop_thinking(self, sequence: int) -> None:
         """End an answer's reasoning."""
 
-    def shrink(self) -> None:
-        """Give back memory that is only kept for speed."""
+    def shrink(self, prefix_cache_bytes: int | None = None) -> None:
+        """Give back memory that is only kept for speed; see `Shrink`."""
 
     def step(self) -> Sequence[Event]:
         """One unit of device work."""
@@ -203,8 +203,8 @@ def _obey(
             return scheduler.cancel(sequence)
         case StopThinking(sequence):
             scheduler.stop_thinking(sequence)
-        case Shrink():
-            scheduler.shrink()
+        case Shrink(prefix_cache_bytes):
+            scheduler.shrink(prefix_cache_bytes)
         case _:
             lease.take(item)
     return ()

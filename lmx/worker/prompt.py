@@ -16,6 +16,7 @@ from lmx.engines.base import Tokenizer
 from lmx.errors import InvalidRequest
 from lmx.protocol.messages import ChatPrompt, Prompt, TextPrompt
 from lmx.text.dialects import ends_inside_reasoning
+from lmx.worker.boundaries import find_boundaries
 from lmx.worker.dialect import COMMON_TOOLS, NO_REASONING, ModelDialect
 
 TOOL_INTRODUCTION = (
@@ -35,6 +36,7 @@ class Rendered(NamedTuple):
         dialect: Tool family to read the answer with.
         reasoning: Reasoning markers to look for, or ``none``.
         in_reasoning: The prompt has opened the reasoning.
+        boundaries: Where it may come to part from others, in tokens.
     """
 
     text: str
@@ -42,6 +44,7 @@ class Rendered(NamedTuple):
     dialect: str = "none"
     reasoning: str = NO_REASONING
     in_reasoning: bool = False
+    boundaries: tuple[int, ...] = ()
 
 
 def render_prompt(
@@ -87,21 +90,25 @@ def _render_chat(prompt: ChatPrompt, tokenizer: Tokenizer, own: ModelDialect) ->
         family = COMMON_TOOLS
     if prompt.tools and not own.has_tools:
         prompt = _introduce_tools(prompt)
-    text = _render_first_accepted(prompt, tokenizer)
+    accepted, text = _render_first_accepted(prompt, tokenizer)
+    token_ids = tokenizer.encode(text)
     return Rendered(
         text,
-        tokenizer.encode(text),
+        token_ids,
         dialect=family,
         reasoning=own.reasoning_name,
         in_reasoning=ends_inside_reasoning(text, own.dialect),
+        boundaries=find_boundaries(accepted, text, token_ids, tokenizer),
     )
 
 
-def _render_first_accepted(prompt: ChatPrompt, tokenizer: Tokenizer) -> str:
+def _render_first_accepted(prompt: ChatPrompt, tokenizer: Tokenizer) -> tuple[ChatPrompt, str]:
+    """The conversation in the first shape that the template takes, and its text."""
     refusal: InvalidRequest | None = None
     for messages in _shapes(prompt.messages):
+        shaped = msgspec.structs.replace(prompt, messages=messages)
         try:
-            return tokenizer.render(msgspec.structs.replace(prompt, messages=messages))
+            return shaped, tokenizer.render(shaped)
         except InvalidRequest as error:
             refusal = refusal or error
     raise refusal or InvalidRequest("there are no messages", param="messages")

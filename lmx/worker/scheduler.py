@@ -199,9 +199,9 @@ class Scheduler:
             self._told_at_s = now_s
         return told
 
-    def shrink(self) -> None:
-        """Give back memory that is only kept for speed."""
-        self._engine.shrink()
+    def shrink(self, prefix_cache_bytes: int | None = None) -> None:
+        """Give back memory that is only kept for speed; see `Shrink`."""
+        self._engine.shrink(prefix_cache_bytes)
 
     def _fill_slots(self) -> list[RequestEvent]:
         events: list[RequestEvent] = []

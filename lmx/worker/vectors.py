@@ -113,9 +113,10 @@ class VectorScheduler:
     def stop_thinking(self, sequence: int) -> None:
         """Nothing here thinks."""
 
-    def shrink(self) -> None:
-        """Give back memory that is only kept for speed."""
-        self._engine.shrink()
+    def shrink(self, prefix_cache_bytes: int | None = None) -> None:
+        """Give back memory that is only kept for speed; rows keep no prefixes across requests."""
+        if prefix_cache_bytes is None:
+            self._engine.shrink()
 
     def step(self) -> list[Rows | Finished]:
         """Compute one batch, and say what came of it."""

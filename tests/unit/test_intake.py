@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmx.engines import load_engine
-from lmx.engines.base import Choice, PrefixUse
+from lmx.engines.base import Choice, LoadedEngine, PrefixUse
 from lmx.errors import ContextTooLong, FrameError
 from lmx.protocol.codec import encode_command
 from lmx.protocol.messages import (
@@ -79,6 +79,11 @@ def take(*commands: Command) -> tuple[ScriptedChannel, list[Work]]:
     return channel, drain(intake.work)
 
 
+def begun(number: int, *, reason: str = "off") -> Started:
+    """What the daemon hears of a short conversation; the fake keeps no prefixes unless told to."""
+    return Started(number, PROMPT_TOKENS, cache_reason=reason)
+
+
 def drain(work: SimpleQueue[Work]) -> list[Work]:
     """Everything in a queue."""
     items = []
@@ -104,7 +109,7 @@ def test_the_budget_is_clamped_to_the_context(wanted: int, prompt: int, context:
 def test_a_request_is_started_and_passed_on() -> None:
     """The daemon hears `Started` with the prompt's length; the engine thread gets the ids."""
     channel, (work,) = take(generate(7))
-    assert [[Started(7, PROMPT_TOKENS)]] == channel.sent
+    assert [[begun(7)]] == channel.sent
     assert isinstance(work, Ready)
     assert b"user: Hi\nassistant:" == bytes(work.token_ids)
     assert ([Choice(7, Sampling(10))], ["END"]) == (work.choices, work.stop)
@@ -153,7 +158,7 @@ def test_a_conversation_the_template_refuses_is_rejected() -> None:
     ((rejected,), (started,)) = channel.sent
     assert isinstance(rejected, Rejected)
     assert "the chat template refused this conversation" == rejected.message
-    assert Started(2, PROMPT_TOKENS) == started
+    assert begun(2) == started
     assert 1 == len(work)
 
 
@@ -161,7 +166,7 @@ def test_choices_are_numbered_and_started_alike() -> None:
     """Each choice hears its own `Started` in one frame; the engine gets them with one prompt."""
     samplings = [Sampling(5, seed=seed) for seed in (1, 2, 3)]
     channel, (work,) = take(Generate(4, chat("Hi"), samplings, []))
-    assert [[Started(number, PROMPT_TOKENS) for number in (4, 5, 6)]] == channel.sent
+    assert [[begun(number) for number in (4, 5, 6)]] == channel.sent
     assert isinstance(work, Ready)
     assert [Choice(4 + i, sampling) for i, sampling in enumerate(samplings)] == work.choices
 
@@ -211,7 +216,8 @@ def test_a_prompt_is_told_if_asked_for(top_logprobs: int | None) -> None:
     sampling = Sampling(5, top_logprobs=top_logprobs)
     request = Generate(1, TextPrompt("Hi"), [sampling], [], wants_prompt=True)
     channel, (work,) = take(request)
-    assert [[Started(1, 2, prompt_text="Hi")]] == channel.sent
+    reason = "off" if top_logprobs is None else "logprobs"
+    assert [[Started(1, 2, prompt_text="Hi", cache_reason=reason)]] == channel.sent
     assert isinstance(work, Ready)
     assert (top_logprobs is not None) == work.wants_prompt_logprobs
 
@@ -325,3 +331,31 @@ def test_a_bias_on_a_token_that_does_not_exist_is_rejected() -> None:
     [[refusal]] = channel.sent
     assert isinstance(refusal, Rejected)
     assert (3, "logit_bias.1000000", []) == (refusal.sequence, refusal.param, work)
+
+
+def test_the_daemon_hears_what_is_there_already() -> None:
+    """How much of a prompt is known, and why not more; a line that changes by itself is told."""
+    loaded = load_engine(Load("fake", "context=2000&keep=2000&tokens=3", 4))
+    assert isinstance(loaded, LoadedEngine)
+    served = Served(loaded)
+    rules = "Answer in one word. " * 20
+
+    def told(system: str, salt: str = "") -> tuple[int, str]:
+        prompt = ChatPrompt(
+            [{"role": "system", "content": system}, {"role": "user", "content": "Hi"}]
+        )
+        (started,), ready = served.accept(Generate(1, prompt, [Sampling(5)], [], salt=salt))
+        loaded.engine.add(ready.choices, ready.token_ids, prefix=ready.prefix)
+        while loaded.engine.step():
+            pass
+        return started.cached_tokens, started.cache_reason
+
+    long = f"{rules}\nToday is 2026-11-27.\nBe kind."
+    size = len(f"system: {long}\nuser: Hi\nassistant:")
+    assert (0, "no-entry") == told(long)
+    assert (size - 1, "full") == told(long)
+    assert (0, "no-entry") == told(long, salt="other")
+    known = len(f"system: {rules}\nToday is 2026-11-2")
+    assert (known, "volatile") == told(long.replace("27", "28"))
+    known = len(f"system: {rules}\n")
+    assert (known, "diverged") == told(f"{rules}\nBe terse.")

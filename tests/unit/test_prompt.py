@@ -198,7 +198,7 @@ def test_a_template_without_tools_gets_them_as_system_message(own: Messages) -> 
     """They are introduced first, in the common syntax, before the client's own instructions."""
     tokenizer = PickyTokenizer(template="{{ messages }}<|python_tag|>")
     rendered = render(ChatPrompt([*own, turn("user", "1")], [TOOL]), tokenizer)
-    (prompt,) = tokenizer.seen
+    prompt = tokenizer.seen[0]
     system, user = prompt.messages
     assert ([], turn("user", "1"), "hermes") == (prompt.tools, user, rendered.dialect)
     assert "system" == system["role"]
@@ -222,7 +222,7 @@ def test_without_tools_the_answer_is_read_in_the_models_own_dialect(
 ) -> None:
     """Dialects travel by the names under which the daemon finds them."""
     rendered = render(ChatPrompt([turn("user", "1")]), PickyTokenizer(template=template))
-    assert (dialect, reasoning, False) == rendered[2:]
+    assert (dialect, reasoning, False) == rendered[2:5]
 
 
 def test_a_prompt_may_open_the_reasoning() -> None:

@@ -38,7 +38,7 @@ class SilentEngine(FakeEngine):
             return []
         return super().step(shares)
 
-    def shrink(self) -> None:
+    def shrink(self, prefix_cache_bytes: int | None = None) -> None:
         self.shrunk += 1
 
 

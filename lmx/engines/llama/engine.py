@@ -196,7 +196,7 @@ class LlamaEngine:
                 follower.leader = heir
         self._slots.give_back(sequence.slot)
 
-    def shrink(self) -> None:
+    def shrink(self, prefix_cache_bytes: int | None = None) -> None:
         """The cache was allocated at load and goes with the worker."""
 
     def memory(self) -> Memory:

@@ -154,9 +154,12 @@ class MlxEngine:
             sequence.is_live = False
             self._prefill.drop_dead()
 
-    def shrink(self) -> None:
+    def shrink(self, prefix_cache_bytes: int | None = None) -> None:
         """Give what is kept of prompts and the pool of freed buffers back."""
-        self._keeper.store.clear()
+        if prefix_cache_bytes is None:
+            self._keeper.store.clear()
+        else:
+            self._keeper.store.set_budget(prefix_cache_bytes)
         mx.clear_cache()
 
     def memory(self) -> Memory:
