@@ -33,12 +33,13 @@ class Reservation:
     """What one worker may use, until the block it came from ends.
 
     Args:
-        ledger: Where it stands.
-        owner: Its name there.
+        room: What it is part of.
+        owner: Its name in the ledger.
     """
 
-    def __init__(self, ledger: Ledger, owner: str) -> None:
-        self._ledger = ledger
+    def __init__(self, room: "Room", owner: str) -> None:
+        self._room = room
+        self._ledger = room.ledger
         self.owner = owner
         self._tell: Callable[[Shrink], None] | None = None
         self._told_bytes = 0
@@ -48,11 +49,15 @@ class Reservation:
         self._told_bytes = self._ledger.grant_of(self.owner)
         return self._told_bytes
 
-    def settle(self, measured_bytes: int, tell: Callable[[Shrink], None]) -> None:
-        """What the loaded model really takes, and how to tell it to keep less of prompts."""
+    def settle(self, measured_bytes: int) -> None:
+        """What the loaded model really takes."""
         excess = self._ledger.settle(self.owner, measured_bytes)
         if excess:
             log.warning("model is larger than reserved", owner=self.owner, excess_bytes=excess)
+        self._room.take_back(0)
+
+    def connect(self, tell: Callable[[Shrink], None]) -> None:
+        """The worker has loaded, and this is how to tell it to keep less of prompts."""
         self._tell = tell
         self.tell_grant()
 
@@ -102,9 +107,9 @@ class Room:
             if may_evict:
                 await self._make_room(model, demand)
             owner = self._new_owner(model)
-            self._take_back(demand.total)
+            self.take_back(demand.total)
             self.ledger.reserve(owner, demand)
-        reservation = self._reservations[owner] = Reservation(self.ledger, owner)
+        reservation = self._reservations[owner] = Reservation(self, owner)
         try:
             yield reservation
         finally:
@@ -137,7 +142,7 @@ class Room:
     async def _make_room(self, model: Model, demand: Demand) -> None:
         if demand.total > self.ledger.budget:
             raise DoesNotFit(self.ledger.explain(demand))
-        self._take_back(demand.total)
+        self.take_back(demand.total)
         while demand.total > self.ledger.free:
             leaving = [m for m in self._models() if m.leaving is not None and m.ready is not None]
             if not leaving:
@@ -147,8 +152,8 @@ class Room:
             with trio.move_on_after(LOOK_AGAIN_S):
                 await wait_first(*(m.wait_change for m in (*leaving, model)))
 
-    def _take_back(self, needed_bytes: int) -> None:
-        """Free so many bytes of prefix caches, as far as there are any."""
+    def take_back(self, needed_bytes: int) -> None:
+        """Cut prefix caches until so many bytes are free, as far as there are any."""
         for owner in self.ledger.take_back(needed_bytes):
             log.info("a prefix cache is cut", owner=owner, left=self.ledger.grant_of(owner))
             if owner in self._reservations:

@@ -74,10 +74,12 @@ class PrefixUse(NamedTuple):
         salt: Only prompts of the same salt share anything.
         boundaries: Where the prompt may come to part from others, such as ends of its messages, in
             tokens from its start, ascending. A hint: what is remembered there can be found again.
+        turn_start: Where its last turn begins; it is new by nature. 0 if that is not known.
     """
 
     salt: str = ""
     boundaries: tuple[int, ...] = ()
+    turn_start: int = 0
 
 
 SHARES_FREELY = PrefixUse()

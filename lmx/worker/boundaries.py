@@ -5,7 +5,7 @@ have in common that differ in the message alone, so the message's own header bel
 the same whatever the message says. Pure but for the tokenizer it is given.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -19,10 +19,25 @@ LEAST_TOKENS = 256
 STAND_INS = ("0", "x", "#")
 
 
+class Boundaries(NamedTuple):
+    """Positions in tokens from a prompt's start.
+
+    Attributes:
+        ends: All that are known, ascending.
+        turn_start: What the last user says begins there; 0 if that is not known.
+    """
+
+    ends: tuple[int, ...]
+    turn_start: int
+
+
+NOWHERE = Boundaries((), 0)
+
+
 def find_boundaries(
-    prompt: ChatPrompt, text: str, token_ids: list[int], tokenizer: Tokenizer
-) -> tuple[int, ...]:
-    """Positions in a rendered conversation, in tokens from its start, ascending.
+    prompt: ChatPrompt, text: str, token_ids: list[int], *, tokenizer: Tokenizer
+) -> Boundaries:
+    """Positions in a rendered conversation.
 
     Before what the first user says end the system message and the tools. Before what the last one
     says ends what the next turn's prompt repeats, whatever a template leaves out of older answers;
@@ -35,18 +50,21 @@ def find_boundaries(
         tokenizer: What rendered and tokenised it.
     """
     if len(token_ids) < LEAST_TOKENS:
-        return ()
+        return NOWHERE
     users = [i for i, message in enumerate(prompt.messages) if message.get("role") == "user"]
     if not users:
-        return ()
-    first, _ = _ends_around(prompt, users[0], text, tokenizer)
-    before, behind = _ends_around(prompt, users[-1], text, tokenizer)
-    ends = {_token_position(text, end, token_ids, tokenizer) for end in {first, before, behind}}
-    return tuple(sorted(ends - {0, len(token_ids)}))
+        return NOWHERE
+    first, _ = _ends_around(prompt, users[0], text=text, tokenizer=tokenizer)
+    before, behind = _ends_around(prompt, users[-1], text=text, tokenizer=tokenizer)
+    positions = [
+        _token_position(text, end, token_ids, tokenizer=tokenizer)
+        for end in (first, before, behind)
+    ]
+    return Boundaries(tuple(sorted({*positions} - {0, len(token_ids)})), positions[1])
 
 
 def _ends_around(
-    prompt: ChatPrompt, index: int, text: str, tokenizer: Tokenizer
+    prompt: ChatPrompt, index: int, *, text: str, tokenizer: Tokenizer
 ) -> tuple[int, int]:
     """Where what depends on a message begins and ends, in characters; zeros if that is unknown."""
     said = str(prompt.messages[index].get("content") or "").strip()
@@ -72,7 +90,7 @@ def common_start(first: str, second: str) -> int:
     return low
 
 
-def _token_position(text: str, end: int, token_ids: list[int], tokenizer: Tokenizer) -> int:
+def _token_position(text: str, end: int, token_ids: list[int], *, tokenizer: Tokenizer) -> int:
     """How many tokens so many characters are; 0 if no token ends there."""
     if 2 * end > len(text):
         tail = tokenizer.encode(text[end:])

@@ -233,7 +233,7 @@ class Served:
             ready_at_s=time.monotonic(),
             client=generate.client,
             priority=generate.priority,
-            prefix=PrefixUse(generate.salt, rendered.boundaries),
+            prefix=PrefixUse(generate.salt, *rendered.boundaries),
         )
         return rendered, ready
 

@@ -16,7 +16,7 @@ from lmx.engines.base import Tokenizer
 from lmx.errors import InvalidRequest
 from lmx.protocol.messages import ChatPrompt, Prompt, TextPrompt
 from lmx.text.dialects import ends_inside_reasoning
-from lmx.worker.boundaries import find_boundaries
+from lmx.worker.boundaries import NOWHERE, Boundaries, find_boundaries
 from lmx.worker.dialect import COMMON_TOOLS, NO_REASONING, ModelDialect
 
 TOOL_INTRODUCTION = (
@@ -36,7 +36,7 @@ class Rendered(NamedTuple):
         dialect: Tool family to read the answer with.
         reasoning: Reasoning markers to look for, or ``none``.
         in_reasoning: The prompt has opened the reasoning.
-        boundaries: Where it may come to part from others, in tokens.
+        boundaries: Where it may come to part from others.
     """
 
     text: str
@@ -44,7 +44,7 @@ class Rendered(NamedTuple):
     dialect: str = "none"
     reasoning: str = NO_REASONING
     in_reasoning: bool = False
-    boundaries: tuple[int, ...] = ()
+    boundaries: Boundaries = NOWHERE
 
 
 def render_prompt(
@@ -98,7 +98,7 @@ def _render_chat(prompt: ChatPrompt, tokenizer: Tokenizer, own: ModelDialect) ->
         dialect=family,
         reasoning=own.reasoning_name,
         in_reasoning=ends_inside_reasoning(text, own.dialect),
-        boundaries=find_boundaries(accepted, text, token_ids, tokenizer),
+        boundaries=find_boundaries(accepted, text, token_ids, tokenizer=tokenizer),
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from lmx.engines.fake_tokens import FakeTokenizer
 from lmx.errors import InvalidRequest
 from lmx.protocol.messages import ChatPrompt
-from lmx.worker.boundaries import LEAST_TOKENS, common_start, find_boundaries
+from lmx.worker.boundaries import LEAST_TOKENS, NOWHERE, common_start, find_boundaries
 from lmx.worker.dialect import ModelDialect
 from lmx.worker.prompt import render_prompt
 
@@ -22,13 +22,21 @@ def places(messages: list[dict[str, Any]], tokenizer: FakeTokenizer | None = Non
     tokenizer = tokenizer or FakeTokenizer()
     rendered = render_prompt(ChatPrompt(messages), tokenizer, ModelDialect(tokenizer))
     data = rendered.text.encode()
-    return [data[position:].decode()[:12] for position in rendered.boundaries]
+    return [data[position:].decode()[:12] for position in rendered.boundaries.ends]
 
 
 def test_boundaries_stand_around_what_users_say() -> None:
     """After the first and the last header, and behind the last message."""
     expected = ["0 eggs?\nassi", "xyz#\nassista", "\nassistant:"]
     assert expected == places([SYSTEM, FIRST, ANSWER, LAST])
+
+
+def test_the_last_turn_begins_with_what_its_user_says() -> None:
+    """Whatever parts there is a new message."""
+    prompt, tokenizer = ChatPrompt([SYSTEM, FIRST, ANSWER, LAST]), FakeTokenizer()
+    rendered = render_prompt(prompt, tokenizer, ModelDialect(tokenizer))
+    at = rendered.boundaries.turn_start
+    assert rendered.text.encode()[at:].startswith(b"xyz#")
 
 
 def test_one_turn_has_two() -> None:
@@ -68,7 +76,7 @@ def test_the_limit_is_in_tokens() -> None:
     """One token less than the limit is too short."""
     prompt, tokenizer = ChatPrompt([FIRST]), FakeTokenizer()
     text = tokenizer.render(prompt)
-    assert () == find_boundaries(prompt, text, [1] * (LEAST_TOKENS - 1), tokenizer)
+    assert NOWHERE == find_boundaries(prompt, text, [1] * (LEAST_TOKENS - 1), tokenizer=tokenizer)
 
 
 def test_common_start() -> None:

@@ -154,3 +154,37 @@ def test_what_does_not_fit_does_not_look_as_if_it_did() -> None:
     ledger = Ledger(15 * GB)
     with pytest.raises(DoesNotFit, match=r"needs 15\.1 GB .* free 15\.0$"):
         ledger.reserve("a", Demand(weights=15 * GB + 1))
+
+
+def test_a_wish_is_granted_as_far_as_there_is_room() -> None:
+    """What is free is granted, and never more than was wished for."""
+    ledger = Ledger(100)
+    assert 30 == ledger.reserve("a", Demand(weights=40, prefix_cache=30))
+    assert 10 == ledger.reserve("b", Demand(weights=20, prefix_cache=30))
+    assert 0 == ledger.grant_of("stranger")
+    assert (100, 0, 0) == (ledger.reserved, ledger.free, ledger.overdrawn)
+    assert (70, 30) == (ledger.bytes_of("a"), ledger.bytes_of("b"))
+    assert 70 == ledger.release("a")
+    assert 70 == ledger.free
+
+
+def test_grants_are_taken_back_for_whoever_needs_the_room() -> None:
+    """The largest first, no more than needed, and in the end all of them."""
+    ledger = Ledger(100)
+    ledger.reserve("a", Demand(weights=10, prefix_cache=40))
+    ledger.reserve("b", Demand(weights=10, prefix_cache=20))
+    assert [] == ledger.take_back(20)
+    assert ["a"] == ledger.take_back(50)
+    assert (10, 20, 50) == (ledger.grant_of("a"), ledger.grant_of("b"), ledger.free)
+    assert ["b", "a"] == ledger.take_back(200)
+    assert (0, 0, 80) == (ledger.grant_of("a"), ledger.grant_of("b"), ledger.free)
+
+
+def test_a_grant_is_nobodys_reason_to_be_overdrawn() -> None:
+    """A budget that shrinks into the grants is made good by cutting them."""
+    ledger = Ledger(100)
+    ledger.reserve("a", Demand(weights=40, prefix_cache=40))
+    assert 0 == ledger.set_budget(60)
+    assert (-20, 60) == (ledger.free, ledger.reserved)
+    assert ["a"] == ledger.take_back(0)
+    assert (0, 20) == (ledger.free, ledger.grant_of("a"))

@@ -12,6 +12,7 @@ from lmx.daemon.model import Leaving, LoadOptions, Model
 from lmx.daemon.model_state import ModelState
 from lmx.daemon.room import Room
 from lmx.errors import DoesNotFit
+from lmx.protocol.messages import Shrink
 from tests.lifecycle import FICKLE, FOREVER, Life, open_house
 
 GB = 10**9
@@ -229,3 +230,35 @@ async def test_a_larger_model_than_reserved_is_noted(autojump_clock: MockClock) 
             ):
                 pass
     assert [] == ledger.owners
+
+
+async def test_prefix_caches_are_cut_before_anybody_leaves(autojump_clock: MockClock) -> None:
+    """A load takes what it needs of them, and the worker is told what is left to it."""
+    models = [Model(ModelSpec(name, "fake", "")) for name in "ab"]
+    room = Room(Ledger(1000), lambda: models, min_residency_s=0)
+    wish = Demand(weights=300, prefix_cache=600)
+    told: list[Shrink] = []
+    async with room.reserve(models[0], wish) as first:
+        assert 600 == first.take_grant()
+        first.settle(250)
+        first.connect(told.append)
+        assert [] == told
+        async with room.reserve(models[1], Demand(weights=500, prefix_cache=300)) as second:
+            assert [Shrink(250)] == told
+            assert 0 == second.take_grant()
+            assert (1000, 0) == (room.ledger.reserved, room.ledger.free)
+
+
+async def test_a_grant_that_is_cut_during_the_load_is_told_after_it(
+    autojump_clock: MockClock,
+) -> None:
+    """The load command said more; and a model that turns out larger costs its own grant first."""
+    model = Model(ModelSpec("a", "fake", ""))
+    room = Room(Ledger(1000), lambda: [model], min_residency_s=0)
+    told: list[Shrink] = []
+    async with room.reserve(model, Demand(weights=300, prefix_cache=700)) as reservation:
+        assert 700 == reservation.take_grant()
+        room.take_back(100)
+        reservation.settle(500)
+        reservation.connect(told.append)
+    assert [Shrink(500)] == told

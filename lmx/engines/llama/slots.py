@@ -116,7 +116,7 @@ class SlotTable:
         cached = min(known, len(token_ids) - 1) if is_whole or self._can_rewind else 0
         if cached == len(token_ids) - 1:
             return PrefixOutlook(cached, "full", known)
-        if is_whole or (prefix.boundaries and known >= prefix.boundaries[-1]):
+        if is_whole or 0 < prefix.turn_start <= known:
             return PrefixOutlook(cached, "new", known)
         return PrefixOutlook(cached, "diverged", known, tuple(resident[known:][:TOLD_TOKENS]))
 

@@ -176,6 +176,6 @@ class PrefixStore(Generic[S, P]):
             return "short" if len(ids) <= LEAST_TOKENS else "no-entry"
         last = match.path[-1]
         is_all_used = match.covered == last.end and not last.children
-        if is_all_used or (prefix.boundaries and match.covered >= prefix.boundaries[-1]):
+        if is_all_used or 0 < prefix.turn_start <= match.covered:
             return "new"
         return "diverged"
