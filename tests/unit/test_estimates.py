@@ -1,0 +1,54 @@
+"""What a model would like to keep of prompts, beside what it cannot do without."""
+
+from pathlib import Path
+
+import pytest
+
+from lmx.catalog.specs import ModelSpec
+from lmx.config import MemorySettings, Settings
+from lmx.daemon.estimates import PREFIX_CACHE_BYTES, Estimates
+from lmx.daemon.ledger import Demand
+from lmx.daemon.model import Model
+from lmx.daemon.sources import Source
+from tests.tiny_models import build_tiny_llama
+
+GB = 10**9
+
+
+async def demand_of(
+    source: Source, *, gigabytes: float | None = None, budget_bytes: int = 100 * GB
+) -> Demand:
+    """What a plan asks for."""
+    settings = Settings(home=Path("/nowhere"), memory=MemorySettings(prefix_cache_gb=gigabytes))
+    estimates = Estimates(settings, budget_bytes=budget_bytes)
+    plan = await estimates.plan(source, Model(ModelSpec("m", source.engine, source.path)))
+    assert 0 == plan.command.prefix_cache_bytes  # what is granted is known only when it loads
+    return plan.demand
+
+
+@pytest.fixture(scope="module")
+def mlx(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """A model on MLX; its directory is only read."""
+    return Source("mlx", str(build_tiny_llama(tmp_path_factory.mktemp("tiny"))))
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "expected"), [(None, PREFIX_CACHE_BYTES), (0, 0), (1.5, 1_500_000_000)]
+)
+async def test_the_wish_is_the_settings(
+    mlx: Source, gigabytes: float | None, expected: int
+) -> None:
+    """Nothing, what is asked for, or a limit by policy."""
+    assert expected == (await demand_of(mlx, gigabytes=gigabytes)).prefix_cache
+
+
+async def test_half_of_a_small_budgets_rest(mlx: Source) -> None:
+    """Other models are to find room, too."""
+    demand = await demand_of(mlx, budget_bytes=4 * GB)
+    assert (4 * GB - demand.total) // 2 == demand.prefix_cache
+    assert 0 == (await demand_of(mlx, budget_bytes=demand.total)).prefix_cache
+
+
+async def test_who_keeps_nothing_wishes_for_nothing() -> None:
+    """Engines that keep prefixes within their own cache, or not at all."""
+    assert 0 == (await demand_of(Source("fake", "tokens=3"))).prefix_cache
