@@ -11,7 +11,6 @@ Target: LMX is at least three times as fast in total as `mlx_lm.server`.
 
 import argparse
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +23,15 @@ from scripts.bench.asking import ask
 from scripts.bench.load import chat_body
 from scripts.bench.report import Results, add_json_argument, print_head, print_table, save_results
 from scripts.bench.servers import Server
-from scripts.bench.sides import Side, add_side_arguments, facts_of, model_of, open_sides, progress
+from scripts.bench.sides import (
+    Side,
+    add_side_arguments,
+    facts_of,
+    measure_sides,
+    model_of,
+    open_sides,
+    progress,
+)
 from scripts.bench.workload import Session
 
 COLUMNS = (
@@ -61,19 +68,14 @@ def run_session(side: Side, server: Server, session: Session, max_tokens: int) -
     return turns
 
 
-def measure_side(side: Side, server: Server, sessions: list[Session], max_tokens: int) -> Any:
+def measure_side(side: Side, sessions: list[Session], max_tokens: int) -> dict[str, Any]:
     """All sessions at once, and how long the whole took."""
-    ask(server.port, chat_body("Hi", model=side.model, max_tokens=4))
-    barrier = threading.Barrier(len(sessions))
-
-    def play(session: Session) -> Results:
-        barrier.wait()
-        return run_session(side, server, session, max_tokens)
-
-    began_s = time.perf_counter()
-    with ThreadPoolExecutor(len(sessions)) as pool:
-        turns = [turn for found in pool.map(play, sessions) for turn in found]
-    seconds = time.perf_counter() - began_s
+    with side.open() as server, ThreadPoolExecutor(len(sessions)) as pool:
+        ask(server.port, chat_body("Hi", model=side.model, max_tokens=4))
+        began_s = time.perf_counter()
+        played = pool.map(lambda one: run_session(side, server, one, max_tokens), sessions)
+        turns = [turn for found in played for turn in found]
+        seconds = time.perf_counter() - began_s
     progress(f"{side.name}: {seconds:.1f} s")
     return {"side": side.name, "agents": len(sessions), "total_s": seconds, "turns": turns}
 
@@ -81,7 +83,6 @@ def measure_side(side: Side, server: Server, sessions: list[Session], max_tokens
 def session_cells(results: Results) -> list[list[str]]:
     """A line per side."""
     lines = []
-    ours = results[0]["total_s"]
     for result in results:
         turns = result["turns"]
         prompt_tokens = sum(turn["prompt_tokens"] for turn in turns)
@@ -90,7 +91,7 @@ def session_cells(results: Results) -> list[list[str]]:
             [
                 result["side"],
                 f"{result['total_s']:.1f}",
-                f"**{result['total_s'] / ours:.2f}**",
+                f"**{result['total_s'] / results[0]['total_s']:.2f}**",
                 f"{turns[0]['total_s']:.2f}",
                 f"{turns[-1]['total_s']:.2f}",
                 f"{sum(turn['ttft_s'] for turn in turns):.1f}",
@@ -123,11 +124,8 @@ def main() -> None:
     turn_tokens = options.result_tokens + options.tokens + 50
     context = options.system_tokens + options.turns * turn_tokens + 512
     print_head(model.name, f"{options.agents} agents, {options.turns} turns each")
-    results = []
     with open_sides(options, context_tokens=context) as sides:
-        for side in sides:
-            with side.open() as server:
-                results.append(measure_side(side, server, sessions, options.tokens))
+        results = measure_sides(sides, lambda side: measure_side(side, sessions, options.tokens))
     print_table(COLUMNS, session_cells(results))
     save_results(options.json, "agent", results, **facts_of(options))
 

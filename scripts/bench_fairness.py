@@ -32,11 +32,17 @@ from scripts.bench.report import (
     verdict,
 )
 from scripts.bench.servers import Server
-from scripts.bench.sides import Side, add_side_arguments, facts_of, model_of, open_sides, progress
+from scripts.bench.sides import (
+    Side,
+    add_side_arguments,
+    facts_of,
+    measure_sides,
+    model_of,
+    open_sides,
+    progress,
+)
 from scripts.bench.workload import long_prompt, prompts
 
-# The running stream must outlast the long prompt.
-STREAM_TOKENS = 6000
 # Left out: a stream's first texts come with its prompt.
 FIRST_GAPS = 5
 SOLO_GAPS = 128
@@ -65,11 +71,12 @@ SHORT_COLUMNS = (
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes of the work."""
+    """Sizes of the work; the running stream must outlast the long prompt."""
 
     chunk_tokens: int
     chunks: int
-    repeats: int
+    repeats: int = 1
+    stream_tokens: int = 6000
 
     @property
     def long_tokens(self) -> int:
@@ -79,7 +86,7 @@ class Plan:
     @property
     def context_tokens(self) -> int:
         """What the model must hold: LMX's cache has room for one whole context at least."""
-        return self.long_tokens + STREAM_TOKENS + 1024
+        return self.long_tokens + self.stream_tokens + 1024
 
 
 class Trial:
@@ -106,7 +113,7 @@ class Trial:
         return fleet.send(self._body(prompts(1, run=1000 + self._number())[0], SHORT_TOKENS))
 
     def _start_stream(self, fleet: Fleet) -> Stream:
-        stream = fleet.send(self._body(prompts(1, run=self._number())[0], STREAM_TOKENS))
+        stream = fleet.send(self._body(prompts(1, run=self._number())[0], self._plan.stream_tokens))
         fleet.read_until(lambda: len(stream.arrivals_s) >= FIRST_GAPS or stream.ended_s > 0)
         return stream
 
@@ -163,9 +170,13 @@ class Trial:
         return [short.ttft_ms for short in shorts], long.ttft_ms
 
 
-def measure_side(side: Side, server: Server, plan: Plan) -> dict[str, Any]:
+def measure_side(side: Side, plan: Plan) -> dict[str, Any]:
     """All of it on one side. Times in milliseconds."""
-    trial = Trial(side, server, plan)
+    with side.open() as server:
+        return _measure(Trial(side, server, plan), side, plan)
+
+
+def _measure(trial: Trial, side: Side, plan: Plan) -> dict[str, Any]:
     result: dict[str, Any] = {"side": side.name, "chunks": plan.chunks}
     result["short_alone"] = trial.short_alone()
     result["stream_alone"] = trial.stream_alone()
@@ -250,17 +261,20 @@ def main() -> None:
     add_side_arguments(parser)
     parser.add_argument("--chunk-tokens", type=int, default=256, help="of the engine's passes")
     parser.add_argument("--chunks", type=int, default=64, help="of the long prompt")
+    parser.add_argument("--stream-tokens", type=int, default=6000, help="longest running stream")
     parser.add_argument("--repeats", type=int, default=1)
     add_json_argument(parser)
     options = parser.parse_args()
-    plan = Plan(options.chunk_tokens, options.chunks, options.repeats)
+    plan = Plan(
+        options.chunk_tokens,
+        options.chunks,
+        repeats=options.repeats,
+        stream_tokens=options.stream_tokens,
+    )
     model = model_of(options)
     print_head(model.name, f"a prompt of {plan.chunks} chunks of {plan.chunk_tokens} tokens")
-    results = []
     with open_sides(options, context_tokens=plan.context_tokens) as sides:
-        for side in sides:
-            with side.open() as server:
-                results.append(measure_side(side, server, plan))
+        results = measure_sides(sides, lambda side: measure_side(side, plan))
     print_table(STREAM_COLUMNS, stream_cells(results))
     print()
     print_table(SHORT_COLUMNS, short_cells(results))

@@ -14,7 +14,6 @@ many requests at once.
 import argparse
 import sys
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,15 @@ from scripts.bench.report import (
     verdict,
 )
 from scripts.bench.servers import Server
-from scripts.bench.sides import Side, add_side_arguments, facts_of, model_of, open_sides, progress
+from scripts.bench.sides import (
+    Side,
+    add_side_arguments,
+    facts_of,
+    measure_sides,
+    model_of,
+    open_sides,
+    progress,
+)
 from scripts.bench.workload import long_prompt
 
 SIZES = (1024, 4096, 7900)
@@ -108,8 +115,13 @@ def ttft_result(side: str, answers: list[Answer], again: Answer) -> dict[str, An
     }
 
 
-def measure_choices(side: Side, server: Server, plan: Plan) -> dict[str, Any]:
+def measure_choices(side: Side, plan: Plan) -> dict[str, Any]:
     """One choice and many of prompts that are all new, in turn. Times in milliseconds."""
+    with side.open() as server:
+        return _measure_choices(side, server, plan)
+
+
+def _measure_choices(side: Side, server: Server, plan: Plan) -> dict[str, Any]:
     ask(server.port, _body(side, "Hi", 4))
     one, many, tokens = [], [], 0
     for repeat in range(plan.repeats):
@@ -138,7 +150,7 @@ def _all_begun_s(side: Side, server: Server, text: str) -> float:
 def ttft_cells(results: Results) -> list[list[str]]:
     """The table of `measure_ttft`; targets are judged at LMX's longest prompt."""
     lines = []
-    longest = max(result["prompt_tokens"] for result in results)
+    longest = max((result["prompt_tokens"] for result in results), default=0)
     for result in results:
         warm, restarted = result["warm"] / result["cold"], result["restarted"] / result["cold"]
         is_judged = result["side"] == "LMX" and result["prompt_tokens"] == longest
@@ -194,15 +206,12 @@ def main() -> None:
     plan = Plan(tuple(options.sizes), options.choice_tokens, options.repeats)
     model = model_of(options)
     print_head(model.name)
-    ttfts, choices = [], []
     # A little more than the longest prompt and its answer; never more than the demo model has.
     context = max(*plan.sizes, plan.choice_tokens) + 256
-    with ExitStack() as stack:
-        sides = stack.enter_context(open_sides(options, context_tokens=context))
-        for side in sides:
-            ttfts += measure_ttft(side, plan)
-            with side.open() as server:
-                choices.append(measure_choices(side, server, plan))
+    with open_sides(options, context_tokens=context) as sides:
+        found = measure_sides(sides, lambda side: measure_ttft(side, plan))
+        choices = measure_sides(sides, lambda side: measure_choices(side, plan))
+    ttfts = [result for results in found for result in results]
     print_table(TTFT_COLUMNS, ttft_cells(ttfts))
     print()
     print_table(CHOICE_COLUMNS, choice_cells(choices))

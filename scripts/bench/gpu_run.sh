@@ -26,9 +26,9 @@ place="${PLACE:-/tmp/lmx-gpu}"
 python="${PYTHON:-python3}"
 read -r small_shape large_shape <<<"${SHAPES:-1b 8b}"
 chunk_tokens="${CHUNK_TOKENS:-2048}" chunks="${CHUNKS:-64}"
-# The long prompt, a stream beside it and the next power of two above both.
-context=$((2 * chunk_tokens * chunks))
-[ "$context" -ge 32768 ] || context=32768
+# Room for the long prompt and a stream beside it; the larger model, whose cache is larger, needs less.
+stream_tokens=20000
+small_context=$((chunk_tokens * chunks + 2 * stream_tokens)) large_context=32768
 mkdir -p "$out" "$place/json"
 
 say() {
@@ -59,10 +59,10 @@ PYTHON_SOURCE
     export LD_LIBRARY_PATH="$folders${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 }
 
-# make_model NAME SHAPE [OPTION...]: once per machine.
+# make_model NAME SHAPE CONTEXT [OPTION...]: once per machine.
 make_model() {
-    local target="$place/$1" shape="$2" started=$SECONDS
-    shift 2
+    local target="$place/$1" shape="$2" context="$3" started=$SECONDS
+    shift 3
     if [ -e "$target/tokenizer.json" ]; then
         return
     fi
@@ -77,7 +77,7 @@ bench() {
     local limit="$1" title="$2" script="$3" started=$SECONDS
     shift 3
     printf '\n## %s\n\n' "$title" >>"$out/tables.md"
-    if ! timeout --signal=INT --kill-after=30 "$limit" "$python" "scripts/$script" "$@" \
+    if ! timeout --foreground --signal=INT --kill-after=30 "$limit" "$python" "scripts/$script" "$@" \
         --json "$place/json/$title.json" >>"$out/tables.md" 2>>"$out/log.txt"; then
         printf 'Not finished within %d s; see log.txt.\n' "$limit" >>"$out/tables.md"
         say "$title: FAILED"
@@ -94,24 +94,25 @@ serve() { # title, model
 run_part() {
     case "$1" in
     serving-1b)
-        make_model small "$small_shape" && serve "$1" small
+        make_model small "$small_shape" "$small_context" && serve "$1" small
         ;;
     serving-8b)
-        make_model large "$large_shape" && serve "$1" large
+        make_model large "$large_shape" "$large_context" && serve "$1" large
         ;;
     serving-8b-4bit)
-        make_model large-4bit "$large_shape" --bits 4 && serve "$1" large-4bit
+        make_model large-4bit "$large_shape" "$large_context" --bits 4 && serve "$1" large-4bit
         ;;
     fairness)
-        make_model small "$small_shape" && bench 200 "$1" bench_fairness.py \
-            --model "$place/small" --chunk-tokens "$chunk_tokens" --chunks "$chunks"
+        make_model small "$small_shape" "$small_context" && bench 200 "$1" bench_fairness.py \
+            --model "$place/small" --chunk-tokens "$chunk_tokens" --chunks "$chunks" \
+            --stream-tokens "$stream_tokens"
         ;;
     prefix)
-        make_model large "$large_shape" && bench 120 "$1" bench_prefix.py \
+        make_model large "$large_shape" "$large_context" && bench 120 "$1" bench_prefix.py \
             --model "$place/large" --sizes 1024 4096 8192 --choice-tokens 4096
         ;;
     agent)
-        make_model large "$large_shape" && bench 120 "$1" bench_agent.py --model "$place/large"
+        make_model large "$large_shape" "$large_context" && bench 120 "$1" bench_agent.py --model "$place/large"
         ;;
     *)
         say "there is no part $1"

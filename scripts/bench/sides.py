@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from scripts.bench.gguf import Setup
 from scripts.bench.servers import Server, lmx_server, mlx_lm_server, xllamacpp_server
 
 LMX, MLX_PEER, GGUF_PEER = "LMX", "mlx_lm.server", "xllamacpp"
 GGUF_BATCH_TOKENS = 512  # LMX's own
+Measured = TypeVar("Measured")
 CONTEXT = "LMX_MODELS__CONTEXT_TOKENS"
 DEMO = Path("~/.opta-lmx/models/SmolLM2-135M-Instruct").expanduser()
 
@@ -143,6 +145,20 @@ def _peer(options: argparse.Namespace, path: Path, setup: Setup) -> list[Side]:
         )
         return []
     return [Side(GGUF_PEER, "auto", lambda: xllamacpp_server(setup, folder))]
+
+
+def measure_sides(sides: list[Side], measure: Callable[[Side], Measured]) -> list[Measured]:
+    """What `measure` finds of each side, one after the other.
+
+    An interrupt ends the run early: what was found of the sides before is not lost.
+    """
+    found = []
+    try:
+        for side in sides:
+            found.append(measure(side))  # noqa: PERF401  # kept if a later one is interrupted
+    except KeyboardInterrupt:
+        progress(f"Interrupted: {len(found)} of {len(sides)} sides were measured")
+    return found
 
 
 def progress(text: str) -> None:

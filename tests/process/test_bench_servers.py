@@ -12,7 +12,7 @@ from scripts import bench_agent, bench_fairness, bench_load, bench_lookup, bench
 from scripts.bench.asking import ask
 from scripts.bench.load import Fleet, chat_body
 from scripts.bench.servers import Server
-from scripts.bench.sides import LMX, Side, add_side_arguments, open_sides
+from scripts.bench.sides import LMX, Side, add_side_arguments, measure_sides, open_sides
 from scripts.bench.workload import Session
 from tests.http.shared import shared_daemon
 
@@ -65,10 +65,10 @@ def test_a_refusal_is_raised(server: Server) -> None:
         ask(server.port, chat_body("a", model="auto", max_tokens=4, runes=1))
 
 
-def test_a_long_prompt_is_measured_beside_others(side: Side, server: Server) -> None:
+def test_a_long_prompt_is_measured_beside_others(side: Side) -> None:
     """Every part has its numbers, and a chunk takes about what the engine was told."""
     plan = bench_fairness.Plan(chunk_tokens=64, chunks=40, repeats=1)
-    result = bench_fairness.measure_side(side, server, plan)
+    result = bench_fairness.measure_side(side, plan)
     assert 4 == len(result["short_alone"])
     assert result["short_beside"]
     assert bench_fairness.SOLO_GAPS == pytest.approx(len(result["stream_alone"]), abs=2)
@@ -78,20 +78,20 @@ def test_a_long_prompt_is_measured_beside_others(side: Side, server: Server) -> 
     assert bench_fairness.short_cells([result])
 
 
-def test_prefixes_and_choices_are_measured(side: Side, server: Server) -> None:
+def test_prefixes_and_choices_are_measured(side: Side) -> None:
     """The fake engine repeats itself, so its answers are the same, and shares a prompt's work."""
     plan = bench_prefix.Plan(sizes=(640, 1280), choice_tokens=640, repeats=2, settle_s=0)
     results = bench_prefix.measure_ttft(side, plan)
     assert [True, True] == [result["is_same"] for result in results]
     assert all(result["cold"] >= 5 * (result["prompt_tokens"] // 64) > 0 for result in results)
-    choices = bench_prefix.measure_choices(side, server, plan)
+    choices = bench_prefix.measure_choices(side, plan)
     assert (2, 2) == (len(choices["one"]), len(choices["many"]))
 
 
-def test_a_session_sends_what_was_said(side: Side, server: Server) -> None:
+def test_a_session_sends_what_was_said(side: Side) -> None:
     """Prompts grow by the answer and the next result; all agents' turns are counted."""
     sessions = [Session(f"{n}", 50, 20, 3) for n in range(2)]
-    result = bench_agent.measure_side(side, server, sessions, 4)
+    result = bench_agent.measure_side(side, sessions, 4)
     assert (2, 6) == (result["agents"], len(result["turns"]))
     grown = [turn["prompt_tokens"] for turn in result["turns"][:3]]
     assert sorted(set(grown)) == grown
@@ -151,3 +151,16 @@ def test_what_cannot_be_measured_is_said(arguments: tuple[str, str]) -> None:
         open_sides(side_options(*arguments), context_tokens=100),
     ):
         pass
+
+
+def test_an_interrupt_keeps_what_was_measured(side: Side) -> None:
+    """A run that is cut short still says what it knows."""
+    names = iter(["first"])
+
+    def measure(_: Side) -> str:
+        try:
+            return next(names)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    assert ["first"] == measure_sides([side, side], measure)
