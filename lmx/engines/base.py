@@ -45,6 +45,8 @@ class StepResult(NamedTuple):
             `None` for the first, which nothing predicts.
         cached_tokens: With a sequence's first token: tokens of its prompt whose prefill was
             skipped.
+        drafted_tokens: With the first token of a pass that checked a draft: how long that was.
+        is_drafted: The draft foretold this token.
     """
 
     sequence_id: int
@@ -53,6 +55,8 @@ class StepResult(NamedTuple):
     logprobs: TokenLogprobs | None = None
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
     cached_tokens: int = 0
+    drafted_tokens: int = 0
+    is_drafted: bool = False
 
 
 class PrefillShare(NamedTuple):
@@ -285,9 +289,10 @@ class Engine(Protocol):
         """One bounded unit of device work.
 
         One token for every decoding sequence, or for those whose turn it is where fewer at a time
-        give more tokens, and something of the prompts named. Cancel latency is one step. With no
-        sequence there it does what removed ones have left to do, such as giving their memory back,
-        and returns an empty list.
+        give more tokens, and something of the prompts named. A sequence that decodes alone may get
+        several at once, in order, if the engine drafted them; none follows the one that finishes
+        it. Cancel latency is one step. With no sequence there it does what removed ones have left
+        to do, such as giving their memory back, and returns an empty list.
 
         Args:
             shares: Which prompts to go on with, the most urgent first. The first one gets on, if

@@ -46,6 +46,8 @@ class Load(Struct, frozen=True, array_like=True, tag=0):
         gap_target_ms: Longest gap between two tokens of a running stream while prompts are computed
             beside; `None` for the device's usual one.
         kv_bits: Of one value in its KV cache: 8, or `None` for the engine's own float type.
+        speculation: A sequence that runs alone may check drafts.
+        draft: Source of a small model of the same vocabulary that drafts; empty for none.
     """
 
     engine: str
@@ -60,6 +62,8 @@ class Load(Struct, frozen=True, array_like=True, tag=0):
     prefix_cache_bytes: int = 0
     gap_target_ms: float | None = None
     kv_bits: int | None = None
+    speculation: bool = True
+    draft: str = ""
 
 
 class ChatPrompt(Struct, frozen=True, array_like=True, tag=0):

@@ -35,6 +35,7 @@ class Sampling(Struct, frozen=True, array_like=True):
         ignore_eos: End tokens do not end the answer.
         top_logprobs: How many alternatives to report beside each token's log-probability, 0 to
             20; `None` reports nothing.
+        speculate: Drafts may be checked; it changes how fast tokens come and not which.
     """
 
     max_tokens: int
@@ -50,6 +51,7 @@ class Sampling(Struct, frozen=True, array_like=True):
     min_tokens: int = 0
     ignore_eos: bool = False
     top_logprobs: int | None = None
+    speculate: bool = True
 
 
 GrammarKind = Literal["json_schema", "regex", "lark"]
@@ -92,11 +94,15 @@ class Usage(Struct, frozen=True, array_like=True):
         prompt_tokens: Tokens of the rendered prompt.
         completion_tokens: Tokens sampled, the end token included.
         cached_tokens: Leading prompt tokens whose prefill was skipped.
+        drafted_tokens: Drafted tokens that were checked.
+        accepted_tokens: Completion tokens that a draft foretold.
     """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class Timings(Struct, frozen=True, array_like=True):

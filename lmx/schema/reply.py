@@ -63,6 +63,8 @@ def merge_usage(usages: Sequence[Usage]) -> Usage:
         completion_tokens=sum(usage.completion_tokens for usage in usages),
         # Later choices find the prompt in the cache because of the first.
         cached_tokens=min((usage.cached_tokens for usage in usages), default=0),
+        drafted_tokens=sum(usage.drafted_tokens for usage in usages),
+        accepted_tokens=sum(usage.accepted_tokens for usage in usages),
     )
 
 

@@ -12,6 +12,8 @@ token ids and text deltas; it knows no socket, no thread and no template.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from lmx.engines.base import (
     SHARES_FREELY,
     Choice,
@@ -68,8 +70,10 @@ class _Running:
     """Books of one sequence in the engine."""
 
     __slots__ = (
+        "accepted_tokens",
         "added_at_s",
         "cached_tokens",
+        "drafted_tokens",
         "first_token_at_s",
         "output",
         "ready",
@@ -89,6 +93,7 @@ class _Running:
         self.cached_tokens = 0
         self.first_token_at_s: float | None = None
         self.sampled = 0
+        self.drafted_tokens = self.accepted_tokens = 0
 
     def finished(self, sequence: int, reason: FinishReason, now_s: float) -> Finished:
         first = now_s if self.first_token_at_s is None else self.first_token_at_s
@@ -97,7 +102,13 @@ class _Running:
             prefill_s=first - self.added_at_s,
             decode_s=now_s - first,
         )
-        usage = Usage(len(self.ready.token_ids), self.sampled, self.cached_tokens)
+        usage = Usage(
+            len(self.ready.token_ids),
+            self.sampled,
+            self.cached_tokens,
+            self.drafted_tokens,
+            self.accepted_tokens,
+        )
         return Finished(sequence, reason, usage, timings)
 
 
@@ -248,9 +259,13 @@ class Scheduler:
 
     def _account(self, result: StepResult, events: list[RequestEvent], now_s: float) -> None:
         number = result.sequence_id
-        running = self._running[number]
+        running = self._running.get(number)
+        if running is None:
+            return  # a token before it in the same step ended the answer
         running.sampled += 1
         self._planner.take_token(number)
+        running.drafted_tokens += result.drafted_tokens
+        running.accepted_tokens += result.is_drafted
         if running.first_token_at_s is None:
             running.first_token_at_s = now_s
             running.cached_tokens = result.cached_tokens
@@ -259,7 +274,7 @@ class Scheduler:
         if result.logprobs is not None or result.prompt_logprobs is not None:
             events.append(self._scored_delta(result, running, text))
         elif text:
-            events.append(Delta(number, text, 1))
+            add_text(events, number, text)
         if is_stopped and result.finish is None:
             self._engine.remove(number)
             self._has_removed = True
@@ -282,6 +297,17 @@ class Scheduler:
             else describe_prompt(running.ready.token_ids, result.prompt_logprobs, self._tokenizer)
         )
         return Delta(result.sequence_id, text, 1, scores, prompt_scores)
+
+
+def add_text(events: list[RequestEvent], sequence: int, text: str) -> None:
+    """One more token's text, in one piece with that of the token before if both came together."""
+    last = events[-1] if events else None
+    if isinstance(last, Delta) and last.sequence == sequence and not last.logprobs:
+        events[-1] = msgspec.structs.replace(
+            last, text=last.text + text, token_count=last.token_count + 1
+        )
+    else:
+        events.append(Delta(sequence, text, 1))
 
 
 def _never_started(

@@ -26,6 +26,7 @@ from tests.conformance.driving import (
 )
 from tests.conformance.option_checks import OPTION_CHECKS
 from tests.conformance.prefix_checks import PREFIX_CHECKS
+from tests.conformance.speculation_checks import SPECULATION_CHECKS
 
 
 def check_engine(maker: Maker) -> None:
@@ -292,4 +293,5 @@ CHECKS = (
     check_detokenizer,
     *OPTION_CHECKS,
     *PREFIX_CHECKS,
+    *SPECULATION_CHECKS,
 )

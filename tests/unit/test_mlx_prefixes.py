@@ -9,7 +9,7 @@ from mlx_lm.models.cache import ChunkedKVCache, KVCache, RotatingKVCache
 
 from lmx.engines.base import Choice, PrefillShare, PrefixUse, StepResult
 from lmx.engines.mlx.caches import can_pad
-from lmx.engines.mlx.engine import MlxEngine
+from lmx.engines.mlx.engine import MlxEngine, Savings
 from lmx.engines.mlx.keeper import make_store
 from lmx.engines.mlx.prefill import PrefillLimits
 from lmx.protocol.values import ModelInfo, Sampling
@@ -37,7 +37,7 @@ def engine_of(model: Any, *, budget_bytes: int = BUDGET_BYTES, chunk: int = 32) 
         end_ids=frozenset(),
         limits=limits,
         vocabulary_size=COMMON["vocab_size"],
-        store=make_store(model, budget_bytes),
+        savings=Savings(make_store(model, budget_bytes)),
     )
 
 

@@ -5,7 +5,14 @@ from collections.abc import Callable, Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmx.engines.base import SHARES_FREELY, Choice, Engine, PrefixUse
+from lmx.engines.base import (
+    SHARES_FREELY,
+    Choice,
+    Engine,
+    PrefillShare,
+    PrefixUse,
+    StepResult,
+)
 from lmx.engines.fake import FakeEngine, FakeSettings
 from lmx.engines.fake_tokens import FakeTokenizer
 from lmx.errors import OutOfMemory
@@ -262,3 +269,44 @@ def check_books(end: Finished, text: str, max_tokens: int, stop: list[str]) -> N
         assert (end.reason == "length") == (cut == len(full) and max_tokens <= len("hello"))
     else:
         assert full.startswith(text)
+
+
+class DraftingEngine(FakeEngine):
+    """A fake engine that gives a lone sequence up to four tokens in a step, as drafts do."""
+
+    def step(self, shares: Sequence[PrefillShare] | None = None) -> list[StepResult]:
+        results: list[StepResult] = []
+        for _ in range(4):
+            found = super().step(shares)
+            place = len(results)
+            results += [
+                r._replace(drafted_tokens=0 if place else 3, is_drafted=place < 3) for r in found
+            ]
+        return results
+
+
+def test_several_tokens_of_a_step_are_one_delta() -> None:
+    """Their text comes in one piece that says how many tokens it has; the books count drafts."""
+    scheduler = make_scheduler(make_engine(text="hello", kind=DraftingEngine))
+    scheduler.submit(ready(1, max_tokens=5))
+    events = run_to_end(scheduler)
+    deltas = [(e.text, e.token_count) for e in events if isinstance(e, Delta)]
+    assert 5 == sum(count for _, count in deltas)
+    assert len(deltas) < 5
+    assert "hello" == text_of(events, 1)
+    usage = next(e.usage for e in events if isinstance(e, Finished))
+    assert 5 == usage.completion_tokens
+    assert usage.accepted_tokens <= usage.drafted_tokens
+    assert usage.drafted_tokens > 0
+
+
+def test_nothing_follows_a_stop_string_in_the_same_step() -> None:
+    """Tokens drafted behind the end of an answer are neither told nor counted."""
+    engine = make_engine(text="hello hello hello", kind=DraftingEngine)
+    scheduler = make_scheduler(engine)
+    scheduler.submit(ready(1, stop=["el"]))
+    events = run_to_end(scheduler)
+    assert "h" == text_of(events, 1)
+    assert [(1, "stop")] == ends_of(events)
+    assert 3 == next(e.usage.completion_tokens for e in events if isinstance(e, Finished))
+    assert 2 == engine.free_slots

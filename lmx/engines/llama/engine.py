@@ -8,7 +8,6 @@ again later; the oldest always goes on, so every sequence ends.
 
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +22,12 @@ from lmx.engines.base import (
     check_room,
 )
 from lmx.engines.llama.batch import RowBatch
+from lmx.engines.llama.interrupts import Interrupts
 from lmx.engines.llama.library import ABORTED, NO_FREE_CELLS, LlamaContext, LlamaModel
 from lmx.engines.llama.logprobs import describe, describe_rows
-from lmx.engines.llama.sequence import LiveSequence, make_sequence
+from lmx.engines.llama.sequence import LiveSequence, Part, make_sequence
 from lmx.engines.llama.slots import Slot, SlotTable
+from lmx.engines.llama.speculation import Speculation
 from lmx.errors import InvalidRequest, OutOfMemory
 from lmx.protocol.values import Memory, ModelInfo
 
@@ -37,22 +38,8 @@ BUSY_SHARE = 2
 HEADROOM_TOKENS = 32
 # Logits of a whole prompt, for its log-probabilities, are vocabulary-sized rows: in small pieces.
 SCORED_CHUNK_TOKENS = 64
-
-
-class Part(NamedTuple):
-    """What one sequence has in a pass.
-
-    Attributes:
-        sequence: The sequence.
-        computed: Tokens that the pass computes for it.
-        rows: Its rows of logits.
-        is_last: Nothing is missing afterwards: its next token can be sampled.
-    """
-
-    sequence: LiveSequence
-    computed: int
-    rows: range
-    is_last: bool
+# No token has this id: nothing was foretold after the last token of a draft.
+NO_DRAFT = -1
 
 
 class LlamaEngine:
@@ -64,6 +51,7 @@ class LlamaEngine:
         info: What the daemon is told.
         end_ids: Ids that end a generation.
         fixed_bytes: What weights and cache take; it does not change.
+        speculation: Drafts for a sequence that runs alone; `None` for none.
 
     Attributes:
         preemption_count: How often a sequence gave up its cells so far.
@@ -77,6 +65,7 @@ class LlamaEngine:
         *,
         end_ids: frozenset[int],
         fixed_bytes: int,
+        speculation: Speculation | None = None,
     ) -> None:
         self._model = model
         self._context = context
@@ -88,10 +77,8 @@ class LlamaEngine:
         self._batch = RowBatch(context.size.batch_tokens)
         words = (model.vocabulary_size + 31) // 32
         self._mask: NDArray[np.int32] = np.empty(words, dtype=np.int32)
-        # Written by the engine thread, read by `interrupt`: who waits for which prompt of the
-        # running pass, and who of them is about to be removed.
-        self._prefilling: tuple[frozenset[int], ...] = ()
-        self._unwanted: set[int] = set()
+        self._interrupts = Interrupts()
+        self._speculation = speculation or Speculation(is_on=False)
         self.preemption_count = 0
 
     @property
@@ -168,6 +155,9 @@ class LlamaEngine:
         for part in parts:
             if logits is not None and part.rows:
                 results += self._read(part, logits[part.rows.start : part.rows.stop])
+        lone = parts[0].sequence if len(parts) == 1 and parts[0].computed == 1 else None
+        drafted = len(parts[0].drafts) if parts else 0
+        self._speculation.note_read(lone, drafted=drafted, tokens=len(results))
         return results
 
     def quiesce(self) -> None:
@@ -177,14 +167,15 @@ class LlamaEngine:
     def interrupt(self, sequence_id: int) -> None:
         """End the running pass if it computes a prompt nobody else waits for. From any thread."""
         if sequence_id in self._live:
-            self._unwanted.add(sequence_id)
-            if self._is_pass_unwanted():
+            self._interrupts.add(sequence_id)
+            if self._interrupts.is_pass_unwanted:
                 self._context.abort()
 
     def remove(self, sequence_id: int) -> None:
         """Free a sequence's slot; the tokens in it stay for a prompt that begins alike."""
         sequence = self._live.pop(sequence_id, None)
-        self._unwanted.discard(sequence_id)
+        self._interrupts.discard(sequence_id)
+        self._speculation.forget(sequence_id)
         if sequence is None:
             return
         followers = self._followers(sequence)
@@ -234,6 +225,8 @@ class LlamaEngine:
             vocabulary_size=self._model.vocabulary_size,
         )
         sequence.leader = leader
+        may_speculate = choice.sampling.speculate and self._model.can_rewind
+        self._speculation.watch(sequence, may_speculate=may_speculate)
         self._live[choice.sequence_id] = sequence
         return sequence
 
@@ -247,14 +240,15 @@ class LlamaEngine:
             if not parts:
                 return []
             self._context.allow()
-            self._prefilling = tuple(
+            self._interrupts.begin(
                 frozenset({s.sequence_id, *(f.sequence_id for f in self._followers(s))})
                 for s, count, *_ in parts
                 if count > 1
             )
             # Whoever interrupted before this line was not heard; after it, the pass ends early.
-            code = ABORTED if self._is_pass_unwanted() else self._context.decode(self._batch)
-            self._prefilling = ()
+            is_unwanted = self._interrupts.is_pass_unwanted
+            code = ABORTED if is_unwanted else self._context.decode(self._batch)
+            self._interrupts.end()
             if code == NO_FREE_CELLS:
                 self._make_room()
                 continue
@@ -265,14 +259,12 @@ class LlamaEngine:
                 return []
             return parts
 
-    def _is_pass_unwanted(self) -> bool:
-        return any(group <= self._unwanted for group in self._prefilling)
-
     def _plan(self, shares: Sequence[PrefillShare] | None) -> list[Part]:
         """Fill the batch: decode rows first, so that nobody who runs ever waits for a prompt."""
         self._batch.clear()
         able = [sequence for sequence in self._live.values() if sequence.leader is None]
-        parts = [self._append(sequence, 1) for sequence in able if sequence.missing == 1]
+        drafts = self._speculation.propose(list(self._live.values()))
+        parts = [self._append(sequence, 1, drafts) for sequence in able if sequence.missing == 1]
         prompts = {sequence.sequence_id: sequence for sequence in self._prompts()}
         if shares is None:
             room = self._batch.capacity // BUSY_SHARE if parts else self._batch.capacity
@@ -298,17 +290,17 @@ class LlamaEngine:
         fresh = [sequence for sequence in prompts if not sequence.slot.resident]
         return begun + list(takewhile(lambda s: self._has_cells_for(s, able), fresh))
 
-    def _append(self, sequence: LiveSequence, count: int) -> Part:
+    def _append(self, sequence: LiveSequence, count: int, drafts: Sequence[int] = ()) -> Part:
         start = len(sequence.slot.resident)
         is_last = count == sequence.missing
         wanted_from = count - is_last if sequence.prompt_logprobs is None else 0
         rows = self._batch.append(
             sequence.slot.number,
-            sequence.token_ids[start : start + count],
+            [*sequence.token_ids[start : start + count], *drafts],
             start,
             wanted_from=wanted_from,
         )
-        return Part(sequence, count, rows, is_last=is_last)
+        return Part(sequence, count, rows, is_last, drafts)
 
     def _has_cells_for(self, sequence: LiveSequence, able: list[LiveSequence]) -> bool:
         """Whether a prompt may begin."""
@@ -351,7 +343,24 @@ class LlamaEngine:
             self._context.share(leader.slot.number, follower.slot.number, len(leader.slot.resident))
             follower.slot.resident = list(leader.slot.resident)
             follower.leader = None
+        if part.drafts:
+            return self._check(part, logits)
         return [self._sample(sequence, logits[-1]) for sequence in (leader, *followers)]
+
+    def _check(self, part: Part, logits: NDArray[np.float32]) -> list[StepResult]:
+        """Sample as long as the draft foretold it, once more, and forget the rest of the draft."""
+        sequence, slot = part.sequence, part.sequence.slot
+        results: list[StepResult] = []
+        for row, draft in zip(logits, (*part.drafts, NO_DRAFT), strict=True):
+            result = self._sample(sequence, row)
+            is_drafted = result.token_id == draft
+            results.append(result._replace(is_drafted=is_drafted))
+            if result.finish is not None or not is_drafted:
+                break
+            slot.resident.append(draft)
+        self._cut(slot, len(slot.resident))
+        results[0] = results[0]._replace(drafted_tokens=len(part.drafts))
+        return results
 
     def _score(self, part: Part, logits: NDArray[np.float32]) -> None:
         sequence = part.sequence
@@ -369,6 +378,7 @@ class LlamaEngine:
         if sequence.top_logprobs is not None:
             logprobs = describe(logits, token_id, sequence.top_logprobs)
         finish = sequence.accept(token_id, self._end_ids)
+        self._speculation.append(sequence.sequence_id, token_id)
         prompt_logprobs, sequence.prompt_logprobs = sequence.prompt_logprobs, None
         if finish is not None:
             self.remove(sequence.sequence_id)

@@ -18,6 +18,7 @@ from lmx.engines.grammar import LlgGrammarCompiler
 from lmx.engines.llama.batch import RowBatch
 from lmx.engines.llama.engine import LlamaEngine
 from lmx.engines.llama.library import ContextSize, LlamaContext, LlamaModel, has_gpu, max_sequences
+from lmx.engines.llama.speculation import Speculation
 from lmx.engines.llama.threads import choose_threads
 from lmx.engines.llama.tokenizer import end_ids, grammar_vocabulary, load_tokenizer
 from lmx.errors import CorruptModel, UnsupportedModel
@@ -75,6 +76,7 @@ def load_engine(load: Load) -> LoadedEngine:
         info,
         end_ids=ends,
         fixed_bytes=model.weight_bytes + cells * bytes_per_token,
+        speculation=Speculation(is_on=load.speculation),
     )
     _warm_up(engine)
     grammars = LlgGrammarCompiler(

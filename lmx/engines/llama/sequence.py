@@ -1,6 +1,8 @@
 """Prompts and token streams inside the llama.cpp engine. Knows nothing about C."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from lmx.engines.base import (
     Choice,
@@ -65,6 +67,24 @@ class LiveSequence:
             is_end=token_id in end_ids and not self.ignores_ends,
             is_full=self.delivered >= self.max_tokens,
         )
+
+
+class Part(NamedTuple):
+    """What one sequence has in a pass.
+
+    Attributes:
+        sequence: The sequence.
+        computed: Tokens that the pass computes for it.
+        rows: Its rows of logits.
+        is_last: Nothing is missing afterwards: its next token can be sampled.
+        drafts: What else the pass computes for it, as if those came next.
+    """
+
+    sequence: LiveSequence
+    computed: int
+    rows: range
+    is_last: bool
+    drafts: Sequence[int] = ()
 
 
 def make_sequence(

@@ -10,6 +10,7 @@ Shapes: B rows, R constrained rows, V vocabulary, W = ceil(V / 32) mask words.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
@@ -29,23 +30,44 @@ Leave = Callable[[LiveSequence, "CacheRows", int], None]
 
 
 class Launched(NamedTuple):
-    """A submitted step: one token id per sequence, readable when the device is done."""
+    """A submitted step: one token id per sequence, readable when the device is done.
 
-    token_ids: mx.array  # (B,) uint32
+    Attributes:
+        token_ids: (B,) uint32; of a check one per position, all of the same sequence.
+        sequences: Whose each is.
+        logprobs: Of those that asked.
+        padded_tokens: Rows times the longest one's, which is what attention went over.
+        drafts: What the step checks, empty if it was launched after everything was read;
+            `None` if it was launched before the step before it was read.
+    """
+
+    token_ids: mx.array
     sequences: tuple[LiveSequence, ...]
     logprobs: DeviceLogprobs | None
-    padded_tokens: int  # rows times the longest one's, which is what attention went over
+    padded_tokens: int
+    drafts: tuple[int, ...] | None = None
 
     def read(self) -> list[tuple[LiveSequence, int, TokenLogprobs | None]]:
-        """Every sequence's token, and its log-probabilities if it asked; waits for the device."""
+        """Every sequence's token, and its log-probabilities if it asked; waits for the device.
+
+        Of a check, the tokens the sequence would have got without it: those that the draft
+        foretold, and the one after them.
+        """
         token_ids: list[int] = self.token_ids.tolist()  # type: ignore[assignment]
+        taken = count_taken(token_ids, self.drafts) if self.drafts else len(token_ids)
         asked = [s.row.top_logprobs for s in self.sequences]
         counts = [count for count in asked if count is not None]
         found = iter([] if self.logprobs is None else read(self.logprobs, counts))
         return [
             (sequence, token_id, None if count is None else next(found))
             for sequence, token_id, count in zip(self.sequences, token_ids, asked, strict=True)
-        ]
+        ][:taken]
+
+
+def count_taken(token_ids: Sequence[int], drafts: Sequence[int]) -> int:
+    """How many leading tokens of a check count: those that were foretold, and one more."""
+    pairs = enumerate(zip(token_ids, drafts, strict=False))
+    return next((i for i, (token, draft) in pairs if token != draft), len(drafts)) + 1
 
 
 class Rows(NamedTuple):
@@ -81,6 +103,7 @@ class DecodeBatch:
         self._caches: CacheRows | None = None
         self._inputs: mx.array | None = None  # (B,) uint32
         self._sampler: BatchSampler | None = None
+        self._unsettled_tokens = 0  # that a check in flight has added to the caches
 
     def __len__(self) -> int:
         return len(self._sequences)
@@ -94,6 +117,13 @@ class DecodeBatch:
     def sequences(self) -> list[LiveSequence]:
         """In the order of the rows; those that were removed are still among them."""
         return self._sequences
+
+    @property
+    def draft_limit(self) -> int:
+        """Most tokens of a draft that `check` takes now; less than 1 if it takes none."""
+        if self._caches is None or len(self._sequences) != 1 or self.is_constrained:
+            return 0
+        return min(self._sequences[0].left_tokens, self._caches.rewindable_tokens) - 1
 
     def join(self, rows: Rows) -> None:
         """Add rows; those removed in the meantime leave before the next launch."""
@@ -129,6 +159,7 @@ class DecodeBatch:
         kept = [row for row, sequence in enumerate(self._sequences) if sequence.wants_launch]
         if len(kept) == len(self._sequences):
             return
+        self._rewind(self._unsettled_tokens)
         if self._leave is not None and self._caches is not None:
             for row, sequence in enumerate(self._sequences):
                 if not sequence.wants_launch:
@@ -142,6 +173,7 @@ class DecodeBatch:
         """Free every row."""
         self._sequences = []
         self._caches = self._inputs = self._sampler = None
+        self._unsettled_tokens = 0
 
     def release_model(self) -> None:
         """Let go of the weights; nothing may be submitted afterwards."""
@@ -172,12 +204,65 @@ class DecodeBatch:
         padded_tokens = longest * len(self._sequences)
         return Launched(token_ids, tuple(self._sequences), logprobs, padded_tokens)
 
+    def _rewind(self, tokens: int) -> None:
+        """Take the last tokens out of the caches; those of a check are not in flight any more."""
+        if self._caches is not None and self._unsettled_tokens:
+            self._caches.rewind(tokens)
+        self._unsettled_tokens = 0
+
     def _keep(self, rows: list[int]) -> None:
         if self._caches is not None and self._inputs is not None:
             self._caches.keep(rows)
             self._inputs = self._inputs[mx.array(rows)]
         self._sequences = [self._sequences[row] for row in rows]
         self._retire_sampler()
+
+    def check(self, drafts: Sequence[int]) -> Launched | None:
+        """Submit one step of the lone row over its last token and a draft behind it.
+
+        Every position's token is drawn as the row would draw it there, with the same number of
+        its random sequence, so that the tokens are those of plain steps. `settle` must follow.
+
+        Args:
+            drafts: At most `draft_limit`; without any it is a plain step.
+
+        Shapes: K drafts: logits (1, 1 + K, V).
+        """
+        if not drafts:
+            launched = self.launch()
+            return None if launched is None else launched._replace(drafts=())
+        if self._caches is None or self._inputs is None:
+            return None
+        sequence = self._sequences[0]
+        inputs = mx.concatenate([self._inputs, mx.array(list(drafts), dtype=mx.uint32)])  # (1 + K,)
+        logits = self._model(inputs[None], cache=self._caches.layers)[0]  # (1 + K, V)
+        self._retire_sampler()
+        rows = [replace(sequence.row, drawn=sequence.launched + i) for i in range(inputs.size)]
+        sampler = BatchSampler(rows, logits.shape[-1], self._end_ids)
+        token_ids = sampler.sample(logits)  # (1 + K,) uint32
+        count = sequence.row.top_logprobs
+        logprobs = None if count is None else gather(logits, token_ids, count)
+        mx.async_eval(token_ids, *(logprobs or ()))
+        self._unsettled_tokens = inputs.size
+        return Launched(
+            token_ids,
+            (sequence,) * inputs.size,
+            logprobs,
+            padded_tokens=sequence.length_tokens,
+            drafts=tuple(drafts),
+        )
+
+    def settle(self, launched: Launched, token_ids: Sequence[int]) -> None:
+        """Go on after a check with the tokens that it gave; nothing if its row has left."""
+        if (
+            not launched.drafts
+            or self._caches is None
+            or self._sequences != [launched.sequences[0]]
+        ):
+            return
+        self._rewind(self._unsettled_tokens - len(token_ids))
+        self._inputs = mx.array([token_ids[-1]], dtype=mx.uint32)  # (1,) uint32
+        self._sequences[0].launched += len(token_ids)
 
     def _new_sampler(self, vocabulary_size: int) -> BatchSampler:
         for sequence in self._sequences:

@@ -6,10 +6,12 @@ mlx-lm's cache classes move between versions, so every use of them is in this fi
 """
 
 import copy
+import sys
 from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models.cache import (
+    BatchKVCache,
     CacheList,
     KVCache,
     RotatingKVCache,
@@ -106,6 +108,16 @@ class CacheRows:
             copied.append(copy)
         return CacheRows(copied, is_batched=False)
 
+    @property
+    def rewindable_tokens(self) -> int:
+        """So many tokens may be added in one pass and taken away again; 0 if none can."""
+        return min(_rewindable(layer) for layer in self.layers)
+
+    def rewind(self, tokens: int) -> None:
+        """Take the last tokens away; at most `rewindable_tokens` before they were added."""
+        for layer in self.layers:
+            layer.trim(tokens)
+
     def states(self) -> list[Any]:
         """What to evaluate so that the caches hold no pending work."""
         return [layer.state for layer in self.layers]
@@ -174,6 +186,14 @@ def kv_bytes_per_token(model: Any) -> int:
         elif isinstance(leaf, QuantisedCache):
             total += leaf.nbytes // leaf.keys[0].shape[TOKENS_AXIS]
     return total
+
+
+def _rewindable(layer: Any) -> int:
+    if type(layer) is KVCache or type(layer) is BatchKVCache:
+        return sys.maxsize
+    if type(layer) is RotatingKVCache:  # once it wraps, what it overwrites is gone
+        return max(0, int(layer.max_size) - int(layer.offset))
+    return 0
 
 
 def _leaves(layers: list[Any]) -> list[Any]:

@@ -8,7 +8,7 @@ submitted after the read.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -30,9 +30,22 @@ from lmx.engines.mlx.groups import DecodeGroups
 from lmx.engines.mlx.keeper import MlxStore, PrefixKeeper
 from lmx.engines.mlx.prefill import Prefill, PrefillLimits
 from lmx.engines.mlx.sequence import LivePrompt, LiveSequence, PromptLogprobs, make_sequence
+from lmx.engines.mlx.speculation import Speculation, settle
 from lmx.engines.prefix.tree import make_key
 from lmx.errors import InvalidRequest
 from lmx.protocol.values import Memory, ModelInfo
+
+
+class Savings(NamedTuple):
+    """What makes an engine faster and changes no answer.
+
+    Attributes:
+        store: What is kept of prompts and answers for others; nothing if there is none.
+        speculation: Drafts for a sequence that decodes alone; `None` for none.
+    """
+
+    store: MlxStore | None = None
+    speculation: Speculation | None = None
 
 
 class MlxEngine:
@@ -44,7 +57,7 @@ class MlxEngine:
         end_ids: Ids that end a generation.
         limits: Bounds of one prefill pass.
         vocabulary_size: Logits per token.
-        store: What is kept of prompts and answers for others; nothing if there is none.
+        savings: What spares it work.
     """
 
     def __init__(
@@ -55,16 +68,18 @@ class MlxEngine:
         end_ids: frozenset[int],
         limits: PrefillLimits,
         vocabulary_size: int,
-        store: MlxStore | None = None,
+        savings: Savings | None = None,
     ) -> None:
+        savings = savings or Savings()
         self._vocabulary_size = vocabulary_size
         self._info = info
         self._end_ids = end_ids
         self._live: dict[int, LiveSequence] = {}
-        self._keeper = PrefixKeeper(model, store or MlxStore(0))
+        self._keeper = PrefixKeeper(model, savings.store or MlxStore(0))
         self._prefill = Prefill(model, limits, self._keeper)
         self._batch = DecodeGroups(partial(DecodeBatch, model, sorted(end_ids), self._keep_answer))
         self._launched: list[Launched] = []
+        self._speculation = savings.speculation or Speculation(is_on=False)
 
     @property
     def info(self) -> ModelInfo:
@@ -102,8 +117,10 @@ class MlxEngine:
         if wants_prompt_logprobs:
             prompt.logprobs = PromptLogprobs(choices[0].sampling.top_logprobs or 0)
             sequences[0].prompt_logprobs = prompt.logprobs
-        for sequence in sequences:
+        for sequence, choice in zip(sequences, choices, strict=True):
             self._live[sequence.sequence_id] = sequence
+            if choice.sampling.speculate:
+                self._speculation.watch(sequence, prompt_ids)
         self._prefill.add(prompt)
 
     def foresee(
@@ -199,14 +216,35 @@ class MlxEngine:
         return results
 
     def _launch_and_read(self) -> list[StepResult]:
+        if self._speculation.reads_first(self._launched, self._lone()):
+            return self._read_and_check()
         previous, self._launched = self._launched, self._batch.launch()
         results = self._read(previous)
         self._launched += self._batch.launch_held()
         return results
 
+    def _read_and_check(self) -> list[StepResult]:
+        """The other way round, because a draft continues the token that is read."""
+        results = self._read(self._launched)
+        self._batch.drop_done()
+        self._launched = self._speculation.check(self._lone())
+        if not self._launched:
+            self._launched = self._batch.launch() + self._batch.launch_held()
+        return results
+
+    def _lone(self) -> DecodeBatch | None:
+        """The only row's batch, unless a prompt is on its way."""
+        if self._prefill.is_busy:
+            self._speculation.lose_time()
+            return None
+        return self._batch.lone
+
     def _read(self, launched: list[Launched]) -> list[StepResult]:
-        results = []
-        for sequence, token_id, logprobs in self._batch.read(launched):
+        results: list[StepResult] = []
+        found = self._batch.read(launched)
+        self._speculation.note_read(launched, len(found))
+        drafts = settle(launched, [token_id for _, token_id, _ in found], self._batch.lone)
+        for place, (sequence, token_id, logprobs) in enumerate(found):
             if sequence.is_live:
                 finish = self._finish(sequence, token_id)
                 asked, sequence.prompt_logprobs = sequence.prompt_logprobs, None
@@ -219,12 +257,16 @@ class MlxEngine:
                         logprobs,
                         prompt_logprobs,
                         cached_tokens=sequence.told_tokens(),
+                        drafted_tokens=0 if place else drafts,
+                        is_drafted=drafts > 0 and place < len(found) - 1,
                     )
                 )
         return results
 
     def _finish(self, sequence: LiveSequence, token_id: int) -> EngineFinish | None:
         sequence.delivered_ids.append(token_id)
+        if sequence.drafter is not None:
+            sequence.drafter.append(token_id)
         finish = accept_token(
             token_id,
             sequence.constraint,

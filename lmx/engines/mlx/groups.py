@@ -130,6 +130,8 @@ class DecodeGroups:
         if not launched:
             self._meter.disturb()
             return []
+        if any(one.drafts is not None for one in launched):
+            self._meter.disturb()
         found, ends = [], []
         for one in launched:
             found += one.read()

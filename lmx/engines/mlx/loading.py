@@ -19,10 +19,11 @@ from lmx.engines.grammar import LlgGrammarCompiler
 from lmx.engines.mlx.blas import Blas
 from lmx.engines.mlx.caches import CacheRows, can_batch, can_pad, kv_bytes_per_token, quantise
 from lmx.engines.mlx.device import device_name, limit_pool, wire
-from lmx.engines.mlx.engine import MlxEngine
+from lmx.engines.mlx.engine import MlxEngine, Savings
 from lmx.engines.mlx.files import check_directory, read_json
 from lmx.engines.mlx.keeper import make_store
 from lmx.engines.mlx.prefill import PrefillLimits
+from lmx.engines.mlx.speculation import Speculation
 from lmx.engines.mlx.tokenizer import MlxTokenizer, load_tokenizer
 from lmx.errors import CorruptModel, UnsupportedModel
 from lmx.protocol.messages import Load
@@ -71,7 +72,7 @@ def load_engine(load: Load, blas: Blas) -> LoadedEngine:
         end_ids=ends,
         limits=limits,
         vocabulary_size=vocabulary_size,
-        store=store,
+        savings=Savings(store, Speculation(is_on=load.speculation)),
     )
     _warm_up(engine)
     grammars = LlgGrammarCompiler(
