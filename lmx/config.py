@@ -77,6 +77,9 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         default_temperature: Temperature when a request names none.
         dialects: How a model spells tools and reasoning where its template misleads: model id to
             the name of a tool family, and after a slash the name of its reasoning markers.
+        speculation: An answer that is generated alone may come faster by checking drafts.
+        draft: Models that have a draft model: model id to a smaller model of the same vocabulary,
+            as a path or an id.
         inline_reasoning: Keep reasoning inside the content, between ``<think>`` tags, when a
             request does not say.
         on_demand: Load a model that is on disk when a request names it.
@@ -104,6 +107,8 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     default_max_tokens: Count = 4096
     default_temperature: Annotated[float, Meta(ge=0, le=2)] = 0.7
     dialects: dict[str, str] = {}
+    speculation: bool = True
+    draft: dict[str, ModelArgument] = {}
     inline_reasoning: bool = False
     on_demand: bool = True
     keep_alive_s: Seconds | None = None

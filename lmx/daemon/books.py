@@ -139,6 +139,8 @@ class Books:
         if request.has_spoken or any(end.reason in {"stop", "length"} for end in ends):
             totals.prompt_tokens += request.prompt_tokens
             totals.cached_tokens += ends[0].usage.cached_tokens if ends else 0
+        totals.drafted_tokens += sum(end.usage.drafted_tokens for end in ends)
+        totals.accepted_tokens += sum(end.usage.accepted_tokens for end in ends)
         totals.ended_tokens += sum(end.usage.completion_tokens for end in ends)
         totals.decode_s += max((end.timings.decode_s for end in ends), default=0.0)
 

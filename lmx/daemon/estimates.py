@@ -187,6 +187,7 @@ def load_command(
         purpose=source.purpose,
         gap_target_ms=limits.gap_target_ms,
         kv_bits=limits.kv_bits.get(model_id),
+        speculation=limits.speculation,
     )
 
 

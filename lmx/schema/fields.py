@@ -6,7 +6,7 @@ knows neither messages nor prompts.
 """
 
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -58,6 +58,10 @@ GuidedGrammar = Annotated[
 Resumable = Annotated[
     bool,
     Meta(description="LMX: the stream survives its connection and can be taken up again."),
+]
+Speculation = Annotated[
+    Literal["auto", "off"],
+    Meta(description="LMX: whether drafts may make the answer faster; it stays the same."),
 ]
 Ignored = Annotated[Any, Meta(description="Identifies the caller; no effect on the answer.")]
 Refused = Annotated[Any, Meta(description="Not supported.", extra_json_schema={"type": "null"})]
@@ -116,6 +120,7 @@ class GenerationFields(CallerFields, kw_only=True):
 
     resumable: Resumable | None = None
     priority: Priority | None = None
+    speculation: Speculation | None = None
 
 
 def parse_fields(
@@ -207,6 +212,7 @@ def make_samplings(
         min_tokens=min_tokens,
         ignore_eos=bool(fields.ignore_eos),
         top_logprobs=top_logprobs,
+        speculate=fields.speculation != "off",
     )
     if fields.seed is None:
         return [first] * count

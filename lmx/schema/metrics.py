@@ -128,6 +128,18 @@ CACHE_HITS = metric(
     "Of these, tokens whose prefill was skipped.",
     "model_name",
 )
+DRAFTED = metric(
+    "vllm:spec_decode_num_draft_tokens_total",
+    "counter",
+    "Drafted tokens that were checked.",
+    "model_name",
+)
+ACCEPTED = metric(
+    "vllm:spec_decode_num_accepted_tokens_total",
+    "counter",
+    "Of these, tokens that became part of an answer.",
+    "model_name",
+)
 
 RECEIVED = metric("lmx_requests_total", "counter", "Requests that asked for a model.")
 REFUSED = metric(
@@ -251,6 +263,8 @@ METRICS: tuple[Metric, ...] = (
     DECODE,
     CACHE_QUERIES,
     CACHE_HITS,
+    DRAFTED,
+    ACCEPTED,
     RECEIVED,
     REFUSED,
     ADMITTED,

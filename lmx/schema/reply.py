@@ -70,7 +70,7 @@ def merge_usage(usages: Sequence[Usage]) -> Usage:
 
 def sum_usage(usages: Iterable[Usage]) -> Usage:
     """The counts of several prompts."""
-    counts = [(u.prompt_tokens, u.completion_tokens, u.cached_tokens) for u in usages]
+    counts = [msgspec.structs.astuple(usage) for usage in usages]
     return Usage(*(sum(column) for column in zip(*counts, strict=True))) if counts else Usage(0, 0)
 
 

@@ -155,6 +155,8 @@ def _of_vllm(models: dict[str, ModelMeasures]) -> Iterator[Family]:
     yield m.DECODE, timed(lambda latencies: latencies.decode)
     yield m.CACHE_QUERIES, total(lambda totals: totals.prompt_tokens)
     yield m.CACHE_HITS, total(lambda totals: totals.cached_tokens)
+    yield m.DRAFTED, total(lambda totals: totals.drafted_tokens)
+    yield m.ACCEPTED, total(lambda totals: totals.accepted_tokens)
 
 
 def _of_models(models: dict[str, ModelMeasures]) -> Iterator[Family]:

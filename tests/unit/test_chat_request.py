@@ -44,6 +44,8 @@ def test_the_smallest_request_gets_the_defaults() -> None:
         ({"repetition_penalty": 1.1}, Sampling(77, 0.5, repetition_penalty=1.1)),
         ({"min_tokens": 77}, Sampling(77, 0.5, min_tokens=77)),
         ({"ignore_eos": True}, Sampling(77, 0.5, ignore_eos=True)),
+        ({"speculation": "off"}, Sampling(77, 0.5, speculate=False)),
+        ({"speculation": "auto"}, Sampling(77, 0.5)),
     ],
 )
 def test_sampling_fields_have_their_effect(fields: dict[str, Any], sampling: Sampling) -> None:
@@ -170,7 +172,7 @@ EXTENSIONS = set(
     """
     chat_template_kwargs enable_thinking guided_choice guided_grammar guided_json guided_regex
     ignore_eos min_p min_tokens num_ctx priority reasoning_format repetition_penalty resumable
-    thinking_budget top_k
+    speculation thinking_budget top_k
     """.split()  # noqa: SIM905  # a list of words reads best as words
 )
 # The create-chat-completion reference of OpenAI's API, all body parameters.
@@ -285,6 +287,7 @@ def test_identification_is_accepted(name: str) -> None:
         ({"min_p": 1.1}, "min_p"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
         ({"min_tokens": -1}, "min_tokens"),
+        ({"speculation": "on"}, "speculation"),
         ({"min_tokens": 78}, "min_tokens"),
         ({"min_tokens": 6, "max_tokens": 5}, "min_tokens"),
         ({"ignore_eos": 1}, "ignore_eos"),

@@ -37,6 +37,7 @@ def test_usage_adds_up() -> None:
         ([], Usage(0, 0)),
         ([Usage(7, 5, 3)], Usage(7, 5, 3)),
         ([Usage(7, 5, 0), Usage(7, 2, 7)], Usage(7, 7, 0)),
+        ([Usage(7, 5, 0, 8, 3), Usage(7, 2, 7, 4, 1)], Usage(7, 7, 0, 12, 4)),
     ],
 )
 def test_choices_share_their_prompt(usages: list[Usage], expected: Usage) -> None:
@@ -46,7 +47,7 @@ def test_choices_share_their_prompt(usages: list[Usage], expected: Usage) -> Non
 
 @pytest.mark.parametrize(
     ("usages", "expected"),
-    [([], Usage(0, 0)), ([Usage(7, 5, 3), Usage(1, 2, 1)], Usage(8, 7, 4))],
+    [([], Usage(0, 0)), ([Usage(7, 5, 3, 8, 2), Usage(1, 2, 1, 4, 4)], Usage(8, 7, 4, 12, 6))],
 )
 def test_prompts_add_up(usages: list[Usage], expected: Usage) -> None:
     """Counts of several prompts are summed."""

@@ -337,6 +337,12 @@ def test_a_worker_is_told_the_settings() -> None:
     assert Load("mlx", "/m", 32) == plain
 
 
+def test_drafts_can_be_turned_off() -> None:
+    """For all models."""
+    settings = Settings(home=HOME, models=ModelSettings(speculation=False))
+    assert not load_command(settings, "m", Source("mlx", "/m")).speculation
+
+
 def test_a_cache_is_quantised_for_the_models_named() -> None:
     """And for no other one."""
     settings = Settings(home=HOME, models=ModelSettings(kv_bits={"m": 8}))
