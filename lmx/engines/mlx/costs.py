@@ -6,21 +6,28 @@ device may have any steps and cliffs in it; c is one number, which all sizes giv
 is not known counts as 0, so that nothing is decided on a guess.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from statistics import median
 from time import perf_counter
 from typing import NamedTuple
 
 # A size's own evidence fades with every note of it; this many notes count, about.
-MEMORY_NOTES = 200
+MEMORY_NOTES = 100
 # From so many notes on a size counts as known.
-ENOUGH_NOTES = 10
+ENOUGH_NOTES = 6
 # Notes after which a larger size that is not used any more is worth another try.
 STALE_NOTES = 1000
-# The slope that counts is so many standard errors below the likeliest one.
-SLOPE_CAUTION = 2.0
+# The slope that counts is so many standard errors below the likeliest one; steps that follow each
+# other are slow or fast together, so that many notes are worth a few.
+SLOPE_CAUTION = 4.0
+# Evidence for a slope are passes whose padded tokens differ by this share of their mean, or what
+# else changes in the meantime looks like one.
+LEAST_SPREAD = 0.4
 # Steps whose median is one note: one of them may be held up by anything.
 STEPS_PER_NOTE = 3
+# Notes of the same batches that a rate is made of: no fewer, and no more than the last few.
+RATE_NOTES = 4
 # Reads that what happens between two launches may still lengthen.
 DISTURBED_READS = 3
 
@@ -138,10 +145,23 @@ class StepMeter:
         self._last_end = 0.0
         self._recent: list[list[float]] = []
         self._sizes: list[int] = []
+        self._step_s: deque[float] = deque(maxlen=RATE_NOTES)  # of these sizes, undisturbed
 
     def disturb(self) -> None:
-        """Something else is given to the device, or other rows: the next reads tell nothing."""
+        """Something else is given to the device: the next reads tell nothing."""
         self._disturbed = DISTURBED_READS
+
+    def restart(self) -> None:
+        """Other rows are stepped: the next reads tell nothing, and the rate is another."""
+        self.disturb()
+        self._step_s.clear()
+
+    @property
+    def rate(self) -> float | None:
+        """Tokens per second since the last `restart`, or `None` if that is not known yet."""
+        if len(self._step_s) < RATE_NOTES:
+            return None
+        return sum(self._sizes) / median(self._step_s)
 
     def note(self, shapes: Sequence[PassShape], ends: Sequence[float]) -> None:
         """The passes of one step, in the order of the device.
@@ -161,17 +181,22 @@ class StepMeter:
         if len(self._recent) == STEPS_PER_NOTE:
             for shape, seconds in zip(shapes, zip(*self._recent, strict=True), strict=True):
                 self._costs.note(shape, median(seconds))
+            self._step_s.append(median(map(sum, self._recent)))
             self._recent = []
 
 
 def _cautious_slope(evidence: Sequence[_Evidence]) -> float:
     """Seconds per padded token, from how the passes of each size differ among themselves."""
     spread = sum(one.xx for one in evidence)
-    freedom = sum(one.weight for one in evidence) - len(evidence) - 1
-    if not spread or freedom <= 0:
+    weight = sum(one.weight for one in evidence)
+    mean = sum(one.x * one.weight for one in evidence) / weight
+    freedom = weight - len(evidence) - 1
+    if freedom <= 0 or spread < weight * (LEAST_SPREAD * mean) ** 2:
         return 0.0
     covariance = sum(one.xy for one in evidence)
     slope = covariance / spread
     unexplained = max(0.0, sum(one.yy for one in evidence) - slope * covariance)
     error: float = (unexplained / freedom / spread) ** 0.5
-    return max(0.0, slope - SLOPE_CAUTION * error)
+    # No pass took less than its attention.
+    most = min(one.y / one.x for one in evidence)
+    return max(0.0, min(slope - SLOPE_CAUTION * error, most))

@@ -1,8 +1,8 @@
-"""Which rows are decoded together. Pure: lengths and costs in, groups out.
+"""Which rows should be decoded together. Pure: lengths and costs in, proposals out.
 
-All rows are one group as long as nothing was measured. Afterwards they are parted where the
-measured cost of a step is lower for it, by enough to pay for copying their caches. Where a size of
-batch is so slow that more tokens come out of a smaller one, rows take turns.
+Rows are parted where a step should take less for it, by enough to pay for copying their caches.
+Where a size of batch is so slow that more tokens come out of a smaller one, rows take turns.
+Whether a proposal keeps its promise is for the caller to measure.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from lmx.engines.mlx.costs import PassShape, StepCosts
 Groups = list[list[int]]
 
 # Rows are not moved for less than this share of a step.
-LEAST_GAIN = 0.05
+LEAST_GAIN = 0.1
 # Nor is a row made to wait for its turn for less than this share of tokens, and as many standard
 # errors of what was measured.
 LEAST_TURN_GAIN = 0.15
@@ -69,20 +69,37 @@ class Shaper:
         left = sum(min(row.left_tokens, 2 * longest) for row in rows) / (2 * max(1, len(rows)))
         self._horizon_steps = max(left, SHORTEST_HORIZON_STEPS)
 
-    def choose(self, current: Groups, *, takes_turns: bool = False) -> BatchShape:
-        """The shape that pays most.
+    def place(self, current: Groups) -> int:
+        """The group that the rows of the last one, who are new, should join.
 
         Args:
-            current: How the rows are now; new ones are groups of their own.
-            takes_turns: They do already.
+            current: Two at least.
         """
-        everyone = list(range(len(self._rows)))
-        if not everyone[1:] or not self._costs.is_measured:
-            return BatchShape([everyone])
-        best = min(self._candidates(current), key=lambda groups: self._total(groups, current))
+        *others, newest = current
+
+        def cost(index: int) -> float:
+            joined = [*others[:index], others[index] + newest, *others[index + 1 :]]
+            return self._total(joined, current)
+
+        return min(range(len(others)), key=cost)
+
+    def improve(self, current: Groups, *, takes_turns: bool = False) -> BatchShape | None:
+        """A shape that seems to pay, or `None` if the present one does as well.
+
+        Args:
+            current: How the rows are now; if they take turns, those who wait are the last group.
+            takes_turns: They do.
+        """
+        best = min(self._candidates(), key=lambda groups: self._total(groups, current))
+        width = self._choose_width(best)
+        if width is not None:
+            has_it = takes_turns and width == len(self._rows) - len(current[-1])
+            return None if has_it else BatchShape(best, width)
+        if takes_turns:
+            return BatchShape(best)
         if self._total(best, current) > (1 - LEAST_GAIN) * self._total(current, current):
-            best = current
-        return BatchShape(best, self._choose_width(best, takes_turns=takes_turns))
+            return None
+        return BatchShape(best)
 
     def step_seconds(self, groups: Groups) -> float:
         """What stepping all groups once takes."""
@@ -90,16 +107,13 @@ class Shaper:
         passes = sum(self._costs.predict(self._shape(group)) for group in groups)
         return passes + (self._stall_s if is_stalled else 0)
 
-    def _candidates(self, current: Groups) -> list[Groups]:
+    def _candidates(self) -> list[Groups]:
         everyone = list(range(len(self._rows)))
         held = [row for row in everyone if self._rows[row].is_held]
         found = [[everyone], self._cheapest(everyone)]
         if held and len(held) < len(everyone):
             free = [row for row in everyone if not self._rows[row].is_held]
             found.append(self._cheapest(held) + self._cheapest(free))
-        *others, newest = current
-        for index, group in enumerate(others):
-            found.append([*others[:index], group + newest, *others[index + 1 :]])
         return found
 
     def _cheapest(self, rows: list[int]) -> Groups:
@@ -134,7 +148,7 @@ class Shaper:
         moving = COPIES_PER_MOVE * self._costs.slope * copied_tokens
         return self.step_seconds(groups) * self._horizon_steps + moving
 
-    def _choose_width(self, groups: Groups, *, takes_turns: bool) -> int | None:
+    def _choose_width(self, groups: Groups) -> int | None:
         """How many rows to step at a time, if that gives more tokens than stepping all."""
         if not all(self._costs.knows(len(group)) for group in groups):
             return None
@@ -143,7 +157,7 @@ class Shaper:
         if seconds <= 0:
             return None
         best = None
-        rate = len(self._rows) / seconds * (1 if takes_turns else 1 + LEAST_TURN_GAIN)
+        rate = len(self._rows) / seconds * (1 + LEAST_TURN_GAIN)
         longest = max(row.length_tokens for row in self._rows)
         for width in filter(self._costs.knows, range(1, len(self._rows))):
             shape = PassShape(width, width * longest)
