@@ -19,7 +19,9 @@ def maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
     path = TinyLlama().write(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
 
     def make(context_tokens: int, max_sequences: int) -> LoadedEngine:
-        return load(Load("llama", str(path), max_sequences, context_tokens))
+        return load(
+            Load("llama", str(path), max_sequences, context_tokens, prefix_cache_bytes=32 << 20)
+        )
 
     return make
 

@@ -18,7 +18,7 @@ def test_the_next_turn_continues_its_own_slot() -> None:
     """A prompt that goes on where an ended sequence stopped takes that slot."""
     table = SlotTable(3, can_rewind=True)
     slot = table.take(SYSTEM).slot
-    slot.resident = [*SYSTEM, 1, 2, 3]
+    slot.refill("", [*SYSTEM, 1, 2, 3])
     table.give_back(slot)
     placement = table.take([*SYSTEM, 1, 2, 3, 4])
     assert placement == (slot, slot, 23)
@@ -28,7 +28,7 @@ def test_the_last_token_is_always_computed() -> None:
     """The very same prompt skips all but one token, whose logits are wanted."""
     table = SlotTable(2, can_rewind=True)
     slot = table.take(SYSTEM).slot
-    slot.resident = list(SYSTEM)
+    slot.refill("", list(SYSTEM))
     table.give_back(slot)
     assert table.take(SYSTEM).length == len(SYSTEM) - 1
 
@@ -37,7 +37,7 @@ def test_a_shared_system_prompt_does_not_cost_the_other_conversation() -> None:
     """A short common beginning is shared; the long conversation keeps its slot."""
     table = SlotTable(3, can_rewind=True)
     slot = table.take(SYSTEM).slot
-    slot.resident = [*SYSTEM, *range(200)]
+    slot.refill("", [*SYSTEM, *range(200)])
     table.give_back(slot)
     placement = table.take([*SYSTEM, 7, 8])
     assert placement.slot is not slot
@@ -49,7 +49,7 @@ def test_a_running_sequence_shares_its_beginning() -> None:
     """The source may be live; it is never taken."""
     table = SlotTable(2, can_rewind=True)
     first = table.take(SYSTEM).slot
-    first.resident = list(SYSTEM)
+    first.refill("", list(SYSTEM))
     placement = table.take([*SYSTEM, 1])
     assert placement.slot is not first
     assert placement.source is first
@@ -60,11 +60,11 @@ def test_the_slot_unused_for_longest_goes_first() -> None:
     table = SlotTable(3, can_rewind=True)
     slots = [table.take([i]).slot for i in range(3)]
     for slot in (slots[1], slots[0], slots[2]):
-        slot.resident = [slot.number] * 9
+        slot.refill("", [slot.number] * 9)
         table.give_back(slot)
     assert table.oldest_idle() is slots[1]
     assert table.take([50, 51]).slot is slots[1]
-    slots[2].resident = []
+    slots[2].refill("", [])
     assert table.take([60, 61]).slot is slots[2]
 
 
@@ -72,7 +72,7 @@ def test_recurrent_state_goes_on_from_its_end_or_not_at_all() -> None:
     """No partial reuse and no sharing where a sequence cannot be cut back."""
     table = SlotTable(2, can_rewind=False)
     slot = table.take(SYSTEM).slot
-    slot.resident = list(SYSTEM)
+    slot.refill("", list(SYSTEM))
     table.give_back(slot)
     other = table.take([*SYSTEM[:10], 1, 2])
     assert other.source is None
@@ -85,7 +85,7 @@ def test_reuse_can_be_declined() -> None:
     """A prompt whose log-probabilities are wanted is computed whole."""
     table = SlotTable(2, can_rewind=True)
     slot = table.take(SYSTEM).slot
-    slot.resident = list(SYSTEM)
+    slot.refill("", list(SYSTEM))
     table.give_back(slot)
     assert table.take(SYSTEM, may_reuse=False).length == 0
 

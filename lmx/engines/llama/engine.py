@@ -2,12 +2,11 @@
 
 Knows token ids and slots, nothing about text, clients or files. A step is one pass: a row for each
 sequence that lacks one token, then prompts, oldest first, until the pass is full. When the cache is
-full, idle prefixes go first, then the youngest sequence gives up its cells and computes its tokens
-again later; the oldest always goes on, so every sequence ends.
+full, idle prefixes go first, then the youngest sequence gives up its cells and comes back to its
+tokens later; the oldest always goes on, so every sequence ends.
 """
 
 from collections.abc import Sequence
-from itertools import takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,24 +21,29 @@ from lmx.engines.base import (
     check_room,
 )
 from lmx.engines.llama.batch import RowBatch
+from lmx.engines.llama.cells import Cells
 from lmx.engines.llama.interrupts import Interrupts
 from lmx.engines.llama.library import ABORTED, NO_FREE_CELLS, LlamaContext, LlamaModel
 from lmx.engines.llama.logprobs import describe, describe_rows
-from lmx.engines.llama.sequence import LiveSequence, Part, make_sequence
-from lmx.engines.llama.slots import Slot, SlotTable
+from lmx.engines.llama.prompts import PromptQueue
+from lmx.engines.llama.sequence import Beginning, LiveSequence, Part, make_sequence
+from lmx.engines.llama.slots import SlotTable
 from lmx.engines.llama.speculation import Speculation
+from lmx.engines.llama.states import LlamaStore
+from lmx.engines.prefix.tree import make_key
 from lmx.errors import InvalidRequest, OutOfMemory
 from lmx.protocol.values import Memory, ModelInfo
 
 # While others decode, a prompt may hold them up by this share of a full pass.
 BUSY_SHARE = 2
-# A sequence that was put off comes back only when there is room for it and this many tokens more
-# for everybody who runs, or it would be preempted again at once.
-HEADROOM_TOKENS = 32
 # Logits of a whole prompt, for its log-probabilities, are vocabulary-sized rows: in small pieces.
 SCORED_CHUNK_TOKENS = 64
 # No token has this id: nothing was foretold after the last token of a draft.
 NO_DRAFT = -1
+# What ended answers leave goes to the prefix store in pieces, so that no step waits long: a
+# millisecond or two while others decode, and what a new request can bear to find running.
+BUSY_SAVE_BYTES, IDLE_SAVE_BYTES = 8 << 20, 256 << 20
+NO_STORE = LlamaStore(0)
 
 
 class LlamaEngine:
@@ -52,6 +56,8 @@ class LlamaEngine:
         end_ids: Ids that end a generation.
         fixed_bytes: What weights and cache take; it does not change.
         speculation: Drafts for a sequence that runs alone; `None` for none.
+        store: What is kept of what leaves the cache. With one that is on and takes ranges, the
+            context has one sequence more than `info` says.
 
     Attributes:
         preemption_count: How often a sequence gave up its cells so far.
@@ -66,14 +72,20 @@ class LlamaEngine:
         end_ids: frozenset[int],
         fixed_bytes: int,
         speculation: Speculation | None = None,
+        store: LlamaStore = NO_STORE,
     ) -> None:
         self._model = model
         self._context = context
         self._info = info
         self._end_ids = end_ids
-        self._memory = Memory(fixed_bytes, 0, fixed_bytes)
-        self._slots = SlotTable(info.max_sequences, can_rewind=model.can_rewind)
+        rewinds = model.can_rewind
+        slots = SlotTable(info.max_sequences, can_rewind=rewinds, window_tokens=model.window_tokens)
+        self._cells = Cells(context, slots, store, fixed_bytes=fixed_bytes)
         self._live: dict[int, LiveSequence] = {}  # in order of arrival
+        cell_count = context.size.cells
+        self._prompts = PromptQueue(
+            self._live, self._cells, cell_count=cell_count, can_rewind=rewinds
+        )
         self._batch = RowBatch(context.size.batch_tokens)
         words = (model.vocabulary_size + 31) // 32
         self._mask: NDArray[np.int32] = np.empty(words, dtype=np.int32)
@@ -89,7 +101,7 @@ class LlamaEngine:
     @property
     def free_slots(self) -> int:
         """How many more sequences `add` takes now."""
-        return self._slots.free_count
+        return self._cells.free_count
 
     def add(
         self,
@@ -111,22 +123,23 @@ class LlamaEngine:
         if not 0 <= min(token_ids) <= max(token_ids) < size:
             raise InvalidRequest(f"token ids of this model are 0 to {size - 1}", param="prompt")
         prompt_ids = list(token_ids)
-        salt = prefix.salt
-        leader = self._admit(choices[0], prompt_ids, salt, may_reuse=not wants_prompt_logprobs)
-        leader.skipped_tokens = len(leader.slot.resident)
+        beginning = Beginning(
+            make_key(prompt_ids), prefix.boundaries, may_reuse=not wants_prompt_logprobs
+        )
+        leader = self._admit(choices[0], prompt_ids, prefix.salt, beginning=beginning)
         if wants_prompt_logprobs:
             leader.prompt_logprobs = [None]
+        self._prompts.look_ahead(leader)
         for choice in choices[1:]:
-            follower = self._admit(choice, prompt_ids, salt, leader=leader)
-            follower.skipped_tokens = leader.skipped_tokens
+            self._admit(choice, prompt_ids, prefix.salt, beginning=beginning, leader=leader)
 
     def foresee(
         self,
         token_ids: Sequence[int],
         prefix: PrefixUse,
     ) -> PrefixOutlook:
-        """What slots hold of a prompt now. From any thread."""
-        return self._slots.foresee(token_ids, prefix)
+        """What slots and the store hold of a prompt now. From any thread."""
+        return self._cells.foresee(token_ids, prefix)
 
     @property
     def chunk_tokens(self) -> int:
@@ -135,7 +148,7 @@ class LlamaEngine:
 
     def prefilling(self) -> dict[int, int]:
         """Prompts that are not computed yet, and answers that have to be computed again."""
-        return {s.sequence_id: s.missing for s in self._prompts()}
+        return {s.sequence_id: self._prompts.missing(s) for s in self._prompts.ready()}
 
     def step(self, shares: Sequence[PrefillShare] | None = None) -> list[StepResult]:
         """One pass.
@@ -144,13 +157,12 @@ class LlamaEngine:
             OutOfMemory: The device has no room. The engine's state is lost: close it.
         """
         if not self._live:
+            self._settle(IDLE_SAVE_BYTES)
             return []
         parts = self._run_pass(shares)
         logits = self._context.logits(self._batch.outputs) if self._batch.outputs else None
         for part in parts:
-            slot, token_ids = part.sequence.slot, part.sequence.token_ids
-            start = len(slot.resident)
-            slot.resident += token_ids[start : start + part.computed]
+            self._prompts.note_computed(part.sequence, part.computed)
         results: list[StepResult] = []
         for part in parts:
             if logits is not None and part.rows:
@@ -158,6 +170,7 @@ class LlamaEngine:
         lone = parts[0].sequence if len(parts) == 1 and parts[0].computed == 1 else None
         drafted = len(parts[0].drafts) if parts else 0
         self._speculation.note_read(lone, drafted=drafted, tokens=len(results))
+        self._settle(BUSY_SAVE_BYTES)
         return results
 
     def quiesce(self) -> None:
@@ -181,22 +194,27 @@ class LlamaEngine:
         followers = self._followers(sequence)
         if followers:
             heir = followers[0]
-            heir.slot, sequence.slot = sequence.slot, heir.slot
-            heir.leader = None
+            heir.inherit(sequence)
             for follower in followers[1:]:
                 follower.leader = heir
-        self._slots.give_back(sequence.slot)
+        self._cells.give_back(sequence.slot)
+        self._prompts.note_removed(sequence)
 
     def shrink(self, prefix_cache_bytes: int | None = None) -> None:
-        """The cache was allocated at load and goes with the worker."""
+        """Empty or cut the store. The cache was allocated at load and goes with the worker."""
+        if prefix_cache_bytes is None:
+            self._cells.store.clear()
+        else:
+            self._cells.store.set_budget(prefix_cache_bytes)
 
     def memory(self) -> Memory:
-        """What was allocated at load; nothing is allocated later."""
-        return self._memory
+        """What was allocated at load, and what the store holds besides."""
+        return self._cells.memory()
 
     def close(self) -> None:
         """Free context and model. Idempotent."""
         self._live.clear()
+        self._cells.store.clear()
         self._context.close()
         self._model.close()
 
@@ -206,21 +224,15 @@ class LlamaEngine:
         prompt_ids: list[int],
         salt: str,
         *,
-        may_reuse: bool = False,
+        beginning: Beginning,
         leader: LiveSequence | None = None,
     ) -> LiveSequence:
-        slot, source, length = self._slots.take(prompt_ids, salt=salt, may_reuse=may_reuse)
-        if source is slot:
-            self._cut(slot, length)
-        else:
-            self._cut(slot, 0)
-            if source is not None:
-                self._context.share(source.number, slot.number, length)
-                slot.resident = prompt_ids[:length]
+        slot = self._cells.take(prompt_ids, salt, may_reuse=beginning.may_reuse and not leader)
         sequence = make_sequence(
             choice,
             prompt_ids,
             slot,
+            beginning=beginning,
             end_ids=self._end_ids,
             vocabulary_size=self._model.vocabulary_size,
         )
@@ -229,6 +241,9 @@ class LlamaEngine:
         self._speculation.watch(sequence, may_speculate=may_speculate)
         self._live[choice.sequence_id] = sequence
         return sequence
+
+    def _settle(self, size_bytes: int) -> None:
+        self._cells.settle(size_bytes // max(1, self._info.kv_bytes_per_token))
 
     def _followers(self, leader: LiveSequence) -> list[LiveSequence]:
         return [sequence for sequence in self._live.values() if sequence.leader is leader]
@@ -254,7 +269,7 @@ class LlamaEngine:
                 continue
             if code == ABORTED:
                 for part in parts:
-                    self._cut(part.sequence.slot, len(part.sequence.slot.resident))
+                    self._cells.cut(part.sequence.slot, len(part.sequence.slot.resident))
                 self._batch.clear()
                 return []
             return parts
@@ -262,33 +277,27 @@ class LlamaEngine:
     def _plan(self, shares: Sequence[PrefillShare] | None) -> list[Part]:
         """Fill the batch: decode rows first, so that nobody who runs ever waits for a prompt."""
         self._batch.clear()
-        able = [sequence for sequence in self._live.values() if sequence.leader is None]
+        decoding = [sequence for sequence in self._prompts.able() if sequence.missing == 1]
+        for sequence in decoding:
+            self._prompts.begin(sequence)
         drafts = self._speculation.propose(list(self._live.values()))
-        parts = [self._append(sequence, 1, drafts) for sequence in able if sequence.missing == 1]
-        prompts = {sequence.sequence_id: sequence for sequence in self._prompts()}
+        parts = [self._append(sequence, 1, drafts) for sequence in decoding]
+        prompts = {sequence.sequence_id: sequence for sequence in self._prompts.ready()}
         if shares is None:
             room = self._batch.capacity // BUSY_SHARE if parts else self._batch.capacity
             shares = [PrefillShare(name, room) for name in prompts]
         for name, tokens in shares:
             limit = min(tokens, self._batch.room)
-            if name not in prompts or not limit:
-                continue
-            if prompts[name].prompt_logprobs is not None:
-                limit = min(limit, SCORED_CHUNK_TOKENS)
-            parts.append(self._append(prompts[name], min(limit, prompts[name].missing)))
+            if name in prompts and limit:
+                parts.append(self._append_prompt(prompts[name], limit))
         return parts
 
-    def _prompts(self) -> list[LiveSequence]:
-        """Those that lack more than a decode row and have cells to go on.
-
-        In order of arrival: a prompt that has to wait for cells is not overtaken by one that needs
-        fewer.
-        """
-        able = [sequence for sequence in self._live.values() if sequence.leader is None]
-        prompts = [sequence for sequence in able if sequence.missing > 1]
-        begun = [sequence for sequence in prompts if sequence.slot.resident]
-        fresh = [sequence for sequence in prompts if not sequence.slot.resident]
-        return begun + list(takewhile(lambda s: self._has_cells_for(s, able), fresh))
+    def _append_prompt(self, sequence: LiveSequence, limit: int) -> Part:
+        """As much of a prompt as may be computed, after what need not be."""
+        self._prompts.begin(sequence)
+        if sequence.prompt_logprobs is not None:
+            limit = min(limit, SCORED_CHUNK_TOKENS)
+        return self._append(sequence, min(limit, self._prompts.limit(sequence)))
 
     def _append(self, sequence: LiveSequence, count: int, drafts: Sequence[int] = ()) -> Part:
         start = len(sequence.slot.resident)
@@ -302,34 +311,14 @@ class LlamaEngine:
         )
         return Part(sequence, count, rows, is_last, drafts)
 
-    def _has_cells_for(self, sequence: LiveSequence, able: list[LiveSequence]) -> bool:
-        """Whether a prompt may begin."""
-        running = [other for other in able if other.slot.resident]
-        if not running:
-            return True
-        held = sum(len(other.token_ids) for other in running)
-        headroom = HEADROOM_TOKENS * (len(running) + 1)
-        return held + len(sequence.token_ids) + headroom <= self._context.size.cells
-
     def _make_room(self) -> None:
-        idle = self._slots.oldest_idle()
-        if idle is not None:
-            self._cut(idle, 0)
+        if self._cells.free_idle():
             return
         running = [s for s in self._live.values() if s.slot.resident]
         if len(running) < 2:  # noqa: PLR2004  # the context was made for one sequence at least
             raise OutOfMemory("llama.cpp has no cells for a single sequence")
-        self._cut(running[-1].slot, 0)
+        self._prompts.put_off(running[-1])
         self.preemption_count += 1
-
-    def _cut(self, slot: Slot, length: int) -> None:
-        """Keep the first `length` tokens of a slot, or none where the model cannot do that."""
-        is_cut = length > 0 and self._context.cut(slot.number, length)
-        if is_cut and self._context.length(slot.number) == length:
-            del slot.resident[length:]
-            return
-        self._context.cut(slot.number, 0)
-        slot.resident.clear()
 
     def _read(self, part: Part, logits: NDArray[np.float32]) -> list[StepResult]:
         """What a part's rows mean. Shapes: logits (rows of the part, V)."""
@@ -340,8 +329,7 @@ class LlamaEngine:
             return []
         followers = self._followers(leader)
         for follower in followers:
-            self._context.share(leader.slot.number, follower.slot.number, len(leader.slot.resident))
-            follower.slot.resident = list(leader.slot.resident)
+            self._cells.copy(leader.slot, follower.slot)
             follower.leader = None
         if part.drafts:
             return self._check(part, logits)
@@ -358,7 +346,7 @@ class LlamaEngine:
             if result.finish is not None or not is_drafted:
                 break
             slot.resident.append(draft)
-        self._cut(slot, len(slot.resident))
+        self._cells.cut(slot, len(slot.resident))
         results[0] = results[0]._replace(drafted_tokens=len(part.drafts))
         return results
 
@@ -388,5 +376,5 @@ class LlamaEngine:
             finish,
             logprobs,
             None if prompt_logprobs is None else tuple(prompt_logprobs),
-            cached_tokens=sequence.skipped_tokens if sequence.delivered == 1 else 0,
+            cached_tokens=sequence.beginning.skipped_tokens or 0 if sequence.delivered == 1 else 0,
         )

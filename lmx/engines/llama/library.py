@@ -126,6 +126,12 @@ class LlamaModel:
         )
 
     @property
+    def window_tokens(self) -> int:
+        """How far layers with a sliding window look back; 0 if there are none."""
+        tokens: int = llama_cpp.llama_model_n_swa(self.pointer)
+        return tokens
+
+    @property
     def is_decoder(self) -> bool:
         """Whether it answers a prompt token by token, without an encoder."""
         return bool(

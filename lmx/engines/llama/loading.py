@@ -19,6 +19,7 @@ from lmx.engines.llama.batch import RowBatch
 from lmx.engines.llama.engine import LlamaEngine
 from lmx.engines.llama.library import ContextSize, LlamaContext, LlamaModel, has_gpu, max_sequences
 from lmx.engines.llama.speculation import Speculation
+from lmx.engines.llama.states import LlamaStore
 from lmx.engines.llama.threads import choose_threads
 from lmx.engines.llama.tokenizer import end_ids, grammar_vocabulary, load_tokenizer
 from lmx.errors import CorruptModel, UnsupportedModel
@@ -28,6 +29,8 @@ from lmx.protocol.values import ModelInfo, Sampling
 PROBE_TOKENS = 32
 WARM_UP_ID = -1
 NOT_QUANTISED = "models.kv_bits is set for this model, but {}"
+# By way of which ranges of tokens come out of the cache and back.
+SPARE_SEQUENCES = 1
 SHORTENED = (
     "The context is {tokens} tokens instead of {wanted}: its cache of keys and values may take "
     "{budget:.1f} GB. Raise gguf.kv_cache_gb for more."
@@ -50,7 +53,9 @@ def load_engine(load: Load) -> LoadedEngine:
     tokenizer, notes = load_tokenizer(model)
     threads = choose_threads(load.gguf.threads)
     bytes_per_token = _measure(model, threads, load.kv_bits)
-    sequences = min(load.max_sequences, max_sequences())
+    store = LlamaStore(load.prefix_cache_bytes, needs_snapshots=not model.can_rewind)
+    spare = SPARE_SEQUENCES if store.is_on and model.can_rewind else 0
+    sequences = min(load.max_sequences, max_sequences() - spare)
     wanted = choose_context(load.context_tokens, model.trained_context_tokens)
     budget = load.gguf.kv_cache_bytes or LLAMA_CACHE_BYTES
     context_tokens, cells = choose_cells(
@@ -69,7 +74,8 @@ def load_engine(load: Load) -> LoadedEngine:
         device="gpu" if has_gpu() and load.gguf.gpu_layers else "cpu",
         engine="llama",
     )
-    size = ContextSize(cells, sequences, max(LLAMA_BATCH_TOKENS, sequences), threads, load.kv_bits)
+    batch_tokens = max(LLAMA_BATCH_TOKENS, sequences + spare)
+    size = ContextSize(cells, sequences + spare, batch_tokens, threads, load.kv_bits)
     engine = LlamaEngine(
         model,
         LlamaContext(model, size),
@@ -77,6 +83,7 @@ def load_engine(load: Load) -> LoadedEngine:
         end_ids=ends,
         fixed_bytes=model.weight_bytes + cells * bytes_per_token,
         speculation=Speculation(is_on=load.speculation),
+        store=store,
     )
     _warm_up(engine)
     grammars = LlgGrammarCompiler(

@@ -4,7 +4,7 @@ A slot keeps its tokens after its sequence has ended, so that a prompt that begi
 not compute them again: a conversation's next turn, or another one under the same system prompt.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -16,23 +16,57 @@ MIN_SHARED_TOKENS = 4
 TOLD_TOKENS = 48
 
 
+class Held(NamedTuple):
+    """Tokens that the cache holds, and whose they are.
+
+    Attributes:
+        salt: Nobody else's prompt begins with them.
+        ids: Only ever gets longer or shorter by tokens of the same salt.
+    """
+
+    salt: str
+    ids: list[int]
+
+
 @dataclass(slots=True, eq=False)
 class Slot:
     """One sequence number of llama.cpp's cache.
 
     Attributes:
         number: The sequence number.
-        resident: Tokens whose keys and values the cache holds for it.
+        held: What the cache holds for it. Exchanged as a whole, because other threads look.
         is_free: No live sequence owns it.
         used_at: When it was last given out or back, on the table's count.
-        salt: Whose tokens it holds; nobody else's prompt begins with them.
+        first: The first position that layers with a sliding window still have.
+        saved_tokens: Leading tokens that were offered to the prefix store.
     """
 
     number: int
-    resident: list[int] = field(default_factory=list)
+    held: Held = field(default_factory=lambda: Held("", []))
     is_free: bool = True
     used_at: int = 0
-    salt: str = ""
+    first: int = 0
+    saved_tokens: int = 0
+
+    @property
+    def resident(self) -> list[int]:
+        """Tokens whose keys and values the cache holds for it."""
+        return self.held.ids
+
+    @property
+    def salt(self) -> str:
+        """Whose tokens it holds."""
+        return self.held.salt
+
+    def truncate(self, length: int) -> None:
+        """The cache holds only so many of its tokens any more."""
+        del self.held.ids[length:]
+        self.saved_tokens = min(self.saved_tokens, length)
+
+    def refill(self, salt: str, ids: Sequence[int] = ()) -> None:
+        """The cache holds these tokens instead of what it held."""
+        self.held = Held(salt, list(ids))
+        self.first = self.saved_tokens = 0
 
 
 class Placement(NamedTuple):
@@ -55,12 +89,32 @@ class SlotTable:
     Args:
         count: How many.
         can_rewind: Whether a sequence may begin with part of what a slot holds.
+        window_tokens: How far layers with a sliding window look back; 0 if there are none.
     """
 
-    def __init__(self, count: int, *, can_rewind: bool) -> None:
+    def __init__(self, count: int, *, can_rewind: bool, window_tokens: int = 0) -> None:
         self._slots = [Slot(number) for number in range(count)]
         self._can_rewind = can_rewind
+        self._window_tokens = window_tokens
         self._clock = 0
+
+    def __iter__(self) -> Iterator[Slot]:
+        return iter(self._slots)
+
+    @property
+    def count(self) -> int:
+        """Of slots, given out or not."""
+        return len(self._slots)
+
+    @property
+    def is_recurrent(self) -> bool:
+        """What a slot holds can be gone on from at its end only, and by one prompt."""
+        return not self._can_rewind
+
+    @property
+    def has_windows(self) -> bool:
+        """Some layers look back only so far."""
+        return self._window_tokens > 0
 
     @property
     def free_count(self) -> int:
@@ -74,14 +128,15 @@ class SlotTable:
 
         The last token is always computed, because its logits are wanted. A slot whose tokens are
         mostly those of the prompt is continued; otherwise they are shared with the slot that was
-        unused for longest, and the other conversation keeps its own.
+        unused for longest, and the other conversation keeps its own. A slot that is not continued
+        still holds the tokens it had, under their own salt.
 
         Args:
             token_ids: The prompt.
             salt: Whose it is.
             may_reuse: Whether computed tokens may be skipped.
         """
-        source, length = self._best_match(token_ids, salt) if may_reuse else (None, 0)
+        source, length = self.best_match(token_ids, salt) if may_reuse else (None, 0)
         free = [slot for slot in self._slots if slot.is_free]
         if source is not None and source.is_free and 2 * length >= len(source.resident):
             slot = source
@@ -89,7 +144,6 @@ class SlotTable:
             slot = min(free, key=lambda s: (s is source, bool(s.resident), s.used_at))
             source = source if self._can_rewind else None
         slot.is_free = False
-        slot.salt = salt
         self._touch(slot)
         return Placement(slot, source, length if source is not None else 0)
 
@@ -100,27 +154,36 @@ class SlotTable:
 
     def oldest_idle(self) -> Slot | None:
         """The free slot with tokens that was unused for longest."""
-        idle = [slot for slot in self._slots if slot.is_free and slot.resident]
-        return min(idle, key=lambda slot: slot.used_at, default=None)
+        return min(self._idle(), key=lambda slot: slot.used_at, default=None)
+
+    def unsaved(self) -> list[Slot]:
+        """Free slots with tokens that were not offered to the prefix store, youngest first."""
+        found = [slot for slot in self._idle() if slot.saved_tokens < len(slot.resident)]
+        return sorted(found, key=lambda slot: -slot.used_at)
 
     def foresee(self, token_ids: Sequence[int], prefix: PrefixUse) -> PrefixOutlook:
         """What `take` would skip now, and why not more. From any thread."""
-        # Copies, because the engine's thread may change what it reads here.
-        held = [list(slot.resident) for slot in self._slots if slot.salt == prefix.salt]
-        lengths = [common_length(tokens, token_ids, len(token_ids)) for tokens in held]
-        known = max(lengths, default=0)
+        known, resident, cached = 0, list[int](), 0
+        for slot in self._slots:
+            salt, ids = slot.held
+            if salt != prefix.salt or not ids:
+                continue
+            ids = list(ids)  # the engine's thread may change what it reads here
+            length = common_length(ids, token_ids, len(token_ids))
+            usable = self._usable(slot, len(ids), min(length, len(token_ids) - 1))
+            if (usable, length) > (cached, known):
+                known, resident, cached = length, ids, usable
         if known < MIN_SHARED_TOKENS:
             return PrefixOutlook(0, "no-entry")
-        resident = held[lengths.index(known)]
-        is_whole = known == len(resident)
-        cached = min(known, len(token_ids) - 1) if is_whole or self._can_rewind else 0
         if cached == len(token_ids) - 1:
             return PrefixOutlook(cached, "full", known)
+        is_whole = known == len(resident)
         if is_whole or 0 < prefix.turn_start <= known:
             return PrefixOutlook(cached, "new", known)
         return PrefixOutlook(cached, "diverged", known, tuple(resident[known:][:TOLD_TOKENS]))
 
-    def _best_match(self, token_ids: Sequence[int], salt: str) -> tuple[Slot | None, int]:
+    def best_match(self, token_ids: Sequence[int], salt: str) -> tuple[Slot | None, int]:
+        """The slot that holds most leading tokens of a prompt, and how many can be skipped."""
         limit = len(token_ids) - 1
         best: Slot | None = None
         best_length = MIN_SHARED_TOKENS - 1
@@ -128,11 +191,24 @@ class SlotTable:
             if slot.salt != salt:
                 continue
             length = common_length(slot.resident, token_ids, limit)
-            if not self._can_rewind and (length < len(slot.resident) or not slot.is_free):
-                continue  # recurrent state goes on from its end or not at all
+            length = self._usable(slot, len(slot.resident), length)
             if length > best_length or (length == best_length and best and slot.is_free):
                 best, best_length = slot, length
         return best, best_length if best is not None else 0
+
+    def _usable(self, slot: Slot, held: int, length: int) -> int:
+        """How many of the leading tokens that a slot shares with a prompt it can begin with."""
+        is_kept = self._can_rewind or slot.is_free  # recurrent state is never shared
+        if length < MIN_SHARED_TOKENS or not is_kept:
+            return 0
+        if length == held:
+            return length
+        # Recurrent state goes on from its end or not at all, and a sliding window must be whole.
+        has_window = slot.first <= max(0, length - self._window_tokens)
+        return length if self._can_rewind and has_window else 0
+
+    def _idle(self) -> list[Slot]:
+        return [slot for slot in self._slots if slot.is_free and slot.resident]
 
     def _touch(self, slot: Slot) -> None:
         self._clock += 1
@@ -140,8 +216,16 @@ class SlotTable:
 
 
 def common_length(first: Sequence[int], second: Sequence[int], limit: int) -> int:
-    """How many leading ids are equal, at most `limit`."""
+    """How many leading ids are equal, at most `limit`. Compares runs, not ids one by one."""
     end = min(len(first), len(second), limit)
-    if list(first[:end]) == list(second[:end]):
+    one, two = list(first[:end]), list(second[:end])
+    if one == two:
         return end
-    return next(i for i in range(end) if first[i] != second[i])
+    low, high = 0, end  # so many are equal; so many are not
+    while high - low > 1:
+        middle = (low + high) // 2
+        if one[low:middle] == two[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low

@@ -58,7 +58,7 @@ class Speculation:
         if len(live) != 1 or live[0].missing != 1:
             return []
         drafter = self._drafters.get(live[0].sequence_id)
-        limit = live[0].max_tokens - live[0].delivered - 1
+        limit = live[0].sampling.max_tokens - live[0].delivered - 1
         if drafter is None or limit < 1:
             return []
         return drafter.propose(min(limit, LONGEST_DRAFT))

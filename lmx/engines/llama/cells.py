@@ -1,0 +1,160 @@
+"""What llama.cpp's one cache holds, and the prefix store behind it. No passes, no sampling.
+
+Two places have what was computed before: slots, which share cells and copy nothing, and the store,
+in host memory and perhaps on disk. Whatever leaves a slot goes to the store first. Engine thread
+only, but for `foresee`.
+"""
+
+from collections.abc import Sequence
+
+from lmx.engines.base import PrefixOutlook, PrefixUse
+from lmx.engines.llama.keeper import StateKeeper
+from lmx.engines.llama.library import LlamaContext
+from lmx.engines.llama.slots import MIN_SHARED_TOKENS, Slot, SlotTable
+from lmx.engines.llama.states import LlamaStore
+from lmx.engines.llama.transfer import StateTransfer
+from lmx.engines.prefix.store import LEAST_TOKENS
+from lmx.engines.prefix.tree import TokenIds
+from lmx.protocol.values import Memory
+
+
+class Cells:
+    """The slots of one context, and the store behind them.
+
+    Args:
+        context: Has one sequence more than the table, if the store is on and takes ranges.
+        slots: The table.
+        store: What is kept of what leaves a slot.
+        fixed_bytes: What weights and cache take; it does not change.
+    """
+
+    def __init__(
+        self, context: LlamaContext, slots: SlotTable, store: LlamaStore, *, fixed_bytes: int
+    ) -> None:
+        self._context = context
+        self._slots = slots
+        self._store = store
+        self._fixed_bytes = fixed_bytes
+        self._keeper = StateKeeper(StateTransfer(context, spare=slots.count), store)
+
+    @property
+    def free_count(self) -> int:
+        """Slots that `take` can give."""
+        return self._slots.free_count
+
+    @property
+    def store(self) -> LlamaStore:
+        """What is kept of what left a slot."""
+        return self._store
+
+    def take(self, prompt_ids: Sequence[int], salt: str, *, may_reuse: bool) -> Slot:
+        """A slot for a prompt, with as much of it as some slot has."""
+        slot, source, length = self._slots.take(prompt_ids, salt=salt, may_reuse=may_reuse)
+        if source is slot:
+            self.cut(slot, length)
+            return slot
+        self.empty(slot, salt)
+        if source is not None:
+            self._begin_with(slot, source, length)
+        return slot
+
+    def give_back(self, slot: Slot) -> None:
+        """A sequence has ended; its tokens stay."""
+        self._slots.give_back(slot)
+
+    def copy(self, source: Slot, target: Slot) -> None:
+        """Let an empty slot have all that another one has, recurrent state too."""
+        self._context.share(source.number, target.number, len(source.resident))
+        target.refill(source.salt, source.resident)
+        target.first = source.first
+
+    def resume(self, slot: Slot, ids: TokenIds) -> None:
+        """Take what is there by now of a prompt, instead of computing it.
+
+        Args:
+            slot: The prompt's own.
+            ids: The prompt, or all of an answer that lost its cells.
+        """
+        source, length = self._slots.best_match(ids, slot.salt)
+        is_more = length >= len(slot.resident) + MIN_SHARED_TOKENS
+        if source is not None and is_more and not self._slots.is_recurrent:
+            self.empty(slot, slot.salt)
+            self._begin_with(slot, source, length)
+        self._keeper.restore(slot, ids, self.free_idle)
+        self._note_windows()
+
+    def cut(self, slot: Slot, length: int) -> None:
+        """Keep the first `length` tokens of a slot, or none where the model cannot do that.
+
+        What a pass that did not end left in the cache goes, too.
+        """
+        if length < len(slot.resident):
+            self.save(slot)
+        is_cut = length > 0 and self._context.cut(slot.number, length)
+        if is_cut and self._context.length(slot.number) == length:
+            slot.truncate(length)
+            return
+        self._context.cut(slot.number, 0)
+        slot.refill(slot.salt)
+
+    def empty(self, slot: Slot, salt: str) -> None:
+        """Give a slot's cells back, and the slot to somebody else."""
+        self.save(slot)
+        self._context.cut(slot.number, 0)
+        slot.refill(salt)
+
+    def free_idle(self) -> bool:
+        """Give back the cells of the slot that was unused for longest; False if all are used."""
+        idle = self._slots.oldest_idle()
+        if idle is not None:
+            self.empty(idle, idle.salt)
+        return idle is not None
+
+    def save(self, slot: Slot) -> None:
+        """Offer all that a slot holds to the store, as far as it is not there."""
+        self._keeper.save(slot)
+
+    def settle(self, most_tokens: int) -> None:
+        """After a pass: see what it took, and offer what ended sequences left to the store.
+
+        Args:
+            most_tokens: So many and no more, of those that ended last; they wait for this.
+        """
+        self._note_windows()
+        if not self._store.is_on:
+            return
+        for slot in self._slots.unsaved():
+            if most_tokens <= 0:
+                return
+            before = slot.saved_tokens
+            self._keeper.save_more(slot, most_tokens)
+            most_tokens -= slot.saved_tokens - before
+
+    def memory(self) -> Memory:
+        """What was allocated at load, and what the store holds besides."""
+        fixed, kept = self._fixed_bytes, self._store.state.size_bytes
+        return Memory(fixed, kept, fixed + kept)
+
+    def foresee(self, token_ids: Sequence[int], prefix: PrefixUse) -> PrefixOutlook:
+        """What of a prompt is there, wherever. From any thread."""
+        in_slots = self._slots.foresee(token_ids, prefix)
+        if not self._store.is_on:
+            return in_slots
+        kept = self._store.foresee(token_ids, prefix)
+        if not in_slots.cached_tokens:
+            return kept if kept.known_tokens >= in_slots.known_tokens else in_slots
+        is_worth = kept.cached_tokens >= in_slots.cached_tokens + LEAST_TOKENS
+        return kept if is_worth else in_slots
+
+    def _begin_with(self, slot: Slot, source: Slot, length: int) -> None:
+        self._context.share(source.number, slot.number, length)
+        slot.refill(slot.salt, source.resident[:length])
+        slot.first = source.first
+        if self._context.length(slot.number) != length:
+            self._context.cut(slot.number, 0)
+            slot.refill(slot.salt)
+
+    def _note_windows(self) -> None:
+        """A pass, and what is restored, may take cells behind sliding windows."""
+        if self._slots.has_windows:
+            self._keeper.note_windows(list(self._slots))
