@@ -43,7 +43,7 @@ def open_engine(path: Path) -> Iterator[Open]:
         context = LlamaContext(model, ContextSize(cells, sequences, batch_tokens, threads=1))
         info = ModelInfo(256, sequences, engine="llama")
         ends = frozenset({END_ID})
-        opened.append(LlamaEngine(model, context, info, end_ids=ends, fixed_bytes=0))
+        opened.append(LlamaEngine(model, context, info, end_ids=ends))
         return opened[-1]
 
     yield make

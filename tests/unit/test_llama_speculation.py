@@ -101,7 +101,6 @@ def open_engine(path: Path) -> Iterator[Open]:
             context,
             ModelInfo(256, 2, engine="llama"),
             end_ids=frozenset({END_ID}),
-            fixed_bytes=0,
             speculation=Speculation(clock=clock, is_on=is_on),
         )
         opened.append(engine)

@@ -35,7 +35,8 @@ class Cells:
         self._slots = slots
         self._store = store
         self._fixed_bytes = fixed_bytes
-        self._keeper = StateKeeper(StateTransfer(context, spare=slots.count), store)
+        transfer = StateTransfer(context, spare=slots.count)
+        self._keeper = StateKeeper(transfer, store, window_tokens=slots.window_tokens)
 
     @property
     def free_count(self) -> int:
@@ -156,5 +157,5 @@ class Cells:
 
     def _note_windows(self) -> None:
         """A pass, and what is restored, may take cells behind sliding windows."""
-        if self._slots.has_windows:
+        if self._slots.window_tokens:
             self._keeper.note_windows(list(self._slots))

@@ -54,7 +54,6 @@ class LlamaEngine:
         context: Closed with the engine.
         info: What the daemon is told.
         end_ids: Ids that end a generation.
-        fixed_bytes: What weights and cache take; it does not change.
         speculation: Drafts for a sequence that runs alone; `None` for none.
         store: What is kept of what leaves the cache. With one that is on and takes ranges, the
             context has one sequence more than `info` says.
@@ -70,7 +69,6 @@ class LlamaEngine:
         info: ModelInfo,
         *,
         end_ids: frozenset[int],
-        fixed_bytes: int,
         speculation: Speculation | None = None,
         store: LlamaStore = NO_STORE,
     ) -> None:
@@ -80,9 +78,10 @@ class LlamaEngine:
         self._end_ids = end_ids
         rewinds = model.can_rewind
         slots = SlotTable(info.max_sequences, can_rewind=rewinds, window_tokens=model.window_tokens)
+        cell_count = context.size.cells
+        fixed_bytes = model.weight_bytes + cell_count * info.kv_bytes_per_token
         self._cells = Cells(context, slots, store, fixed_bytes=fixed_bytes)
         self._live: dict[int, LiveSequence] = {}  # in order of arrival
-        cell_count = context.size.cells
         self._prompts = PromptQueue(
             self._live, self._cells, cell_count=cell_count, can_rewind=rewinds
         )

@@ -14,8 +14,10 @@ from lmx.engines.llama.states import (
     StateSegment,
     StateSnapshot,
     block_ends,
+    choose_block_tokens,
 )
 from lmx.engines.llama.transfer import StateTransfer
+from lmx.engines.prefix.store import Found
 from lmx.engines.prefix.tree import TokenIds, make_key
 
 # Of a long slot that has to go at once, so much is copied before the store has to take it.
@@ -28,11 +30,16 @@ class StateKeeper:
     Args:
         transfer: Reads and writes the cache.
         store: What is kept.
+        window_tokens: How far layers with a sliding window look back; 0 if there are none.
     """
 
-    def __init__(self, transfer: StateTransfer, store: LlamaStore) -> None:
+    def __init__(
+        self, transfer: StateTransfer, store: LlamaStore, *, window_tokens: int = 0
+    ) -> None:
         self._transfer = transfer
         self._store = store
+        self._window_tokens = window_tokens
+        self._block_tokens = choose_block_tokens(window_tokens)
 
     def save(self, slot: Slot) -> None:
         """Offer all that a slot holds to the store, as far as it is not there."""
@@ -75,6 +82,23 @@ class StateKeeper:
         found = self._store.find(ids, slot.salt, beyond=len(slot.resident))
         if found is None:
             return
+        self._put(slot, ids, found, make_room=make_room)
+        self._check(slot)
+
+    def note_windows(self, slots: Sequence[Slot]) -> None:
+        """See what layers with sliding windows still have of each slot."""
+        for slot in slots:
+            if slot.resident:
+                slot.first = self._transfer.first(slot.number)
+
+    def _put(
+        self,
+        slot: Slot,
+        ids: TokenIds,
+        found: Found[StateSegment, StateSnapshot],
+        *,
+        make_room: Callable[[], bool],
+    ) -> None:
         if found.snapshot is not None:
             while not self._put_snapshot(slot, ids[: found.tokens], found.snapshot):
                 if not make_room():
@@ -92,16 +116,18 @@ class StateKeeper:
                 slot.resident.extend(ids[start:end])
                 slot.saved_tokens = end
 
-    def note_windows(self, slots: Sequence[Slot]) -> None:
-        """See what layers with sliding windows still have of each slot."""
-        for slot in slots:
-            if slot.resident:
-                slot.first = self._transfer.first(slot.number)
+    def _check(self, slot: Slot) -> None:
+        """Go on from what is whole, or from nothing: llama.cpp fails on positions that are not."""
+        held, first = len(slot.resident), self._transfer.first(slot.number)
+        has_window = first <= max(0, held - self._window_tokens)
+        if self._transfer.length(slot.number) != held or not has_window:
+            self._transfer.drop(slot.number)
+            slot.refill(slot.salt)
 
     def _cut_segment(self, slot: Slot, start: int, end: int) -> StateSegment:
         blocks = []
         at = start
-        for stop in block_ends(start, end):
+        for stop in block_ends(start, end, self._block_tokens):
             blocks.append(Block(at, stop, self._transfer.take_range(slot.number, at, stop)))
             at = stop
         return StateSegment(start, end, tuple(blocks))

@@ -81,7 +81,6 @@ def load_engine(load: Load) -> LoadedEngine:
         LlamaContext(model, size),
         info,
         end_ids=ends,
-        fixed_bytes=model.weight_bytes + cells * bytes_per_token,
         speculation=Speculation(is_on=load.speculation),
         store=store,
     )

@@ -112,9 +112,9 @@ class SlotTable:
         return not self._can_rewind
 
     @property
-    def has_windows(self) -> bool:
-        """Some layers look back only so far."""
-        return self._window_tokens > 0
+    def window_tokens(self) -> int:
+        """How far layers with a sliding window look back; 0 if there are none."""
+        return self._window_tokens
 
     @property
     def free_count(self) -> int:

@@ -79,7 +79,20 @@ class StateSnapshot:
 LlamaStore = PrefixStore[StateSegment, StateSnapshot]
 
 
-def block_ends(start: int, end: int) -> list[int]:
-    """Where the blocks of a range end: at multiples of `BLOCK_TOKENS`, and at its end."""
-    first = start // BLOCK_TOKENS * BLOCK_TOKENS + BLOCK_TOKENS
-    return [*range(first, end, BLOCK_TOKENS), end]
+def choose_block_tokens(window_tokens: int) -> int:
+    """How long blocks may be for any part of one to be of use.
+
+    llama.cpp leaves out of a sequence's bytes what no token after it will see: a block as long as
+    a sliding window, or longer, would lack its first tokens in those layers.
+    Source: `llama_kv_cache::state_write` of the llama.cpp that llama-cpp-python 0.3.36 carries.
+
+    Args:
+        window_tokens: How far layers with a sliding window look back; 0 if there are none.
+    """
+    return min(BLOCK_TOKENS, max(1, window_tokens - 1)) if window_tokens else BLOCK_TOKENS
+
+
+def block_ends(start: int, end: int, block_tokens: int) -> list[int]:
+    """Where the blocks of a range end: at multiples of their length, and at its end."""
+    first = start // block_tokens * block_tokens + block_tokens
+    return [*range(first, end, block_tokens), end]

@@ -37,6 +37,14 @@ class StateTransfer:
         position: int = llama_cpp.llama_memory_seq_pos_min(self._memory, sequence)
         return max(0, position)
 
+    def length(self, sequence: int) -> int:
+        """How many tokens of a sequence the cache holds."""
+        return self._context.length(sequence)
+
+    def drop(self, sequence: int) -> None:
+        """Forget a sequence."""
+        self._context.cut(sequence, 0)
+
     def take(self, sequence: int) -> StateBytes:
         """All of a sequence's state; good only after exactly its tokens."""
         pointer = self._context.pointer

@@ -1,0 +1,274 @@
+"""What leaves llama.cpp's cache comes back, and nobody's answer shows it."""
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lmx.engines.base import Choice, PrefixUse, StepResult
+from lmx.protocol.values import GgufOptions, ModelInfo, Sampling
+from tests.conformance.driving import MAX_STEPS, collect, greedy, step_times
+from tests.tiny_gguf import TOKENS, TinyLlama
+from tests.tiny_state_gguf import write_recurrent, write_windowed
+
+pytest.importorskip("llama_cpp", exc_type=ImportError)
+pytestmark = pytest.mark.gguf
+
+from lmx.engines.llama.engine import LlamaEngine  # noqa: E402
+from lmx.engines.llama.library import ContextSize, LlamaContext, LlamaModel  # noqa: E402
+from lmx.engines.llama.states import LlamaStore  # noqa: E402
+
+END_ID = 2
+BUDGET = 16 << 20
+MINE, YOURS = PrefixUse("mine"), PrefixUse("yours")
+Open = Callable[..., LlamaEngine]
+Request = tuple[list[int], Sampling]
+
+
+def write_plain(path: Path) -> Path:
+    """Keys and values of every token in every layer."""
+    return TinyLlama().write(path)
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One file of each kind of state."""
+    directory = tmp_path_factory.mktemp("tiny")
+    return {
+        "plain": write_plain(directory / "plain.gguf"),
+        "windowed": write_windowed(directory / "windowed.gguf"),
+        "recurrent": write_recurrent(directory / "recurrent.gguf"),
+    }
+
+
+@pytest.fixture
+def open_engine(paths: dict[str, Path]) -> Iterator[Open]:
+    """Opens engines and closes them at the end."""
+    opened: list[LlamaEngine] = []
+
+    def make(
+        kind: str = "plain", *, cells: int = 2048, sequences: int = 4, budget: int = BUDGET
+    ) -> LlamaEngine:
+        model = LlamaModel(str(paths[kind]), GgufOptions())
+        context = LlamaContext(model, ContextSize(cells, sequences + 1, 64, threads=1))
+        info = ModelInfo(256, sequences, kv_bytes_per_token=256, engine="llama")
+        store = LlamaStore(budget, needs_snapshots=not model.can_rewind)
+        opened.append(LlamaEngine(model, context, info, end_ids=frozenset({END_ID}), store=store))
+        return opened[-1]
+
+    yield make
+    for engine in opened:
+        engine.close()
+
+
+def prompt(seed: int, length: int) -> list[int]:
+    """Ids without a pattern, none of them special."""
+    return [3 + (seed * 97 + i * i * 7 + i * 31) % (len(TOKENS) - 3) for i in range(length)]
+
+
+def ask(engine: LlamaEngine, ids: list[int], prefix: PrefixUse = MINE) -> list[StepResult]:
+    """All results of a lone prompt."""
+    engine.add([Choice(1, greedy(10))], ids, prefix=prefix)
+    return step_times(engine, MAX_STEPS)
+
+
+def cold(open_engine: Open, requests: dict[int, Request], kind: str) -> dict[int, list[int]]:
+    """Each request's answer by an engine that keeps nothing, alone."""
+    engine = open_engine(kind, budget=0)
+    found = {}
+    for number, (ids, sampling) in requests.items():
+        engine.add([Choice(number, sampling)], ids, prefix=PrefixUse(str(number)))
+        found[number] = tokens(step_times(engine, MAX_STEPS))
+    return found
+
+
+def tokens(results: list[StepResult]) -> list[int]:
+    """Only the ids."""
+    return [result.token_id for result in results]
+
+
+def displace(engine: LlamaEngine) -> None:
+    """Fill every slot with other conversations."""
+    for number in range(engine.info.max_sequences + 1):
+        ask(engine, prompt(50 + number, 150), YOURS)
+
+
+@pytest.mark.parametrize("kind", ["plain", "windowed", "recurrent"])
+def test_what_left_the_cache_comes_back(open_engine: Open, kind: str) -> None:
+    """A conversation whose slot was taken skips all but its last token, and answers the same."""
+    engine = open_engine(kind, sequences=2)
+    ids = prompt(1, 200)
+    first = ask(engine, ids)
+    displace(engine)
+    assert 199 == engine.foresee(ids, MINE).cached_tokens
+    again = ask(engine, ids)
+    assert (0, 199) == (first[0].cached_tokens, again[0].cached_tokens)
+    assert tokens(first) == tokens(again)
+
+
+@pytest.mark.parametrize("kind", ["plain", "windowed", "recurrent"])
+def test_without_a_store_it_does_not(open_engine: Open, kind: str) -> None:
+    """The slots alone have forgotten it, so it was the store."""
+    engine = open_engine(kind, sequences=2, budget=0)
+    ask(engine, prompt(1, 200))
+    displace(engine)
+    assert 0 == ask(engine, prompt(1, 200))[0].cached_tokens
+
+
+@pytest.mark.parametrize("kind", ["plain", "windowed"])
+def test_any_part_of_what_was_kept_is_of_use(open_engine: Open, kind: str) -> None:
+    """A prompt that parts inside a block skips what is before that, and answers as if cold."""
+    engine = open_engine(kind, sequences=2)
+    ids = [*prompt(1, 147), *prompt(2, 60)]
+    expected = cold(open_engine, {1: (ids, greedy(10))}, kind)[1]
+    ask(engine, prompt(1, 200))
+    displace(engine)
+    results = ask(engine, ids)
+    assert 147 == results[0].cached_tokens
+    assert expected == tokens(results)
+
+
+def test_recurrent_state_is_kept_at_boundaries(open_engine: Open) -> None:
+    """Another conversation under the same system prompt goes on from where that ended."""
+    engine = open_engine("recurrent", sequences=2)
+    system = prompt(1, 130)
+    use = PrefixUse("mine", boundaries=(130,))
+    ask(engine, [*system, *prompt(2, 50)], use)
+    ids = [*system, *prompt(3, 50)]
+    expected = cold(open_engine, {1: (ids, greedy(10))}, "recurrent")[1]
+    results = ask(engine, ids, use)
+    assert 130 == results[0].cached_tokens
+    assert expected == tokens(results)
+
+
+def test_an_answer_is_kept_when_there_is_nothing_else_to_do(open_engine: Open) -> None:
+    """One step after the end, prompt and answer are in the store, within its budget."""
+    engine = open_engine(budget=50_000)
+    ask(engine, prompt(1, 100))
+    engine.step()
+    kept = engine.memory()
+    # 109 tokens have been computed; the last one sampled has not.
+    assert 109 * 256 <= kept.cached_bytes <= 50_000
+    ask(engine, prompt(2, 100))
+    engine.step()
+    assert engine.memory().cached_bytes <= 50_000
+    assert kept.active_bytes == engine.memory().active_bytes
+
+
+def test_shrinking_empties_the_store(open_engine: Open) -> None:
+    """Memory goes back, and what left the slots is gone."""
+    engine = open_engine(sequences=2)
+    ids = prompt(1, 200)
+    ask(engine, ids)
+    displace(engine)
+    engine.shrink()
+    assert 0 == engine.memory().cached_bytes
+    assert "evicted" == engine.foresee(ids, MINE).reason
+    assert 0 == ask(engine, ids)[0].cached_tokens
+
+
+def test_salts_are_apart_in_slots_and_store(open_engine: Open) -> None:
+    """Neither what runs, nor what is idle, nor what was kept is anybody else's."""
+    engine = open_engine(sequences=3)
+    ids = prompt(1, 200)
+    engine.add([Choice(1, greedy(40))], ids, prefix=MINE)
+    for _ in range(6):
+        engine.step()
+    assert (0, "no-entry") == engine.foresee(ids, YOURS)[:2]
+    engine.add([Choice(2, greedy(5))], ids, prefix=YOURS)
+    results = collect_cached(step_times(engine, MAX_STEPS))
+    assert 0 == results[2]
+    displace(engine)
+    assert (0, "no-entry") == engine.foresee(ids, PrefixUse("theirs"))[:2]
+
+
+def collect_cached(results: list[StepResult]) -> dict[int, int]:
+    """What each sequence said it skipped."""
+    found: dict[int, int] = {}
+    for result in results:
+        found.setdefault(result.sequence_id, result.cached_tokens)
+    return found
+
+
+@pytest.mark.parametrize("budget", [0, BUDGET])
+def test_one_computes_what_all_share(open_engine: Open, budget: int) -> None:
+    """Four prompts of one beginning come together: it is computed once, and all answer as alone."""
+    requests = {i: ([*prompt(1, 150), *prompt(10 + i, 20)], greedy(8)) for i in range(4)}
+    expected = cold(open_engine, requests, "plain")
+    engine = open_engine(budget=budget)
+    for number, (ids, sampling) in requests.items():
+        engine.add([Choice(number, sampling)], ids, prefix=MINE)
+    assert [0] == list(engine.prefilling())
+    results = step_times(engine, MAX_STEPS)
+    assert {0: 0, 1: 150, 2: 150, 3: 150} == collect_cached(results)
+    assert expected == {i: tokens(found) for i, found in collect({}, results).items()}
+
+
+def test_nobody_waits_for_one_that_is_gone(open_engine: Open) -> None:
+    """When the first is cancelled midway, the second goes on from where it was."""
+    engine = open_engine()
+    for number in range(3):
+        engine.add([Choice(number, greedy(4))], [*prompt(1, 150), 9 + number], prefix=MINE)
+    engine.step()
+    engine.remove(0)
+    assert [1] == list(engine.prefilling())
+    cached = collect_cached(step_times(engine, MAX_STEPS))
+    assert {1: 64, 2: 150} == cached
+
+
+def test_a_preempted_answer_is_not_computed_again(open_engine: Open) -> None:
+    """What it had was kept when its cells were taken, and all but its last token comes back."""
+    engine = open_engine(cells=256)
+    for number in range(4):
+        sampling = Sampling(70, temperature=0.0, ignore_eos=True)
+        engine.add([Choice(number, sampling)], prompt(number, 50), prefix=MINE)
+    begun: set[int] = set()
+    missing: list[int] = []
+    for _ in range(MAX_STEPS):
+        if engine.free_slots == 4:
+            break
+        begun |= {result.sequence_id for result in engine.step()}
+        missing += [left for number, left in engine.prefilling().items() if number in begun]
+    assert engine.preemption_count > 0
+    assert {1} == set(missing)
+
+
+@pytest.mark.parametrize("kind", ["plain", "windowed", "recurrent"])
+@pytest.mark.parametrize("seed", range(6))
+def test_answers_do_not_show_what_was_reused(open_engine: Open, kind: str, seed: int) -> None:
+    """Whoever comes, leaves or is preempted, with cells and store too small: answers as alone."""
+    rng = random.Random(seed)  # noqa: S311  # for a schedule
+    requests = {i: make_request(rng, i) for i in range(24)}
+    expected = cold(open_engine, requests, kind)
+    engine = open_engine(kind, cells=512, sequences=3, budget=150_000)
+    found: dict[int, list[StepResult]] = {}
+    gone: set[int] = set()
+    waiting = list(requests)
+    for _ in range(MAX_STEPS):
+        if not waiting and engine.free_slots == 3:
+            break
+        if waiting and engine.free_slots and rng.random() < 0.5:
+            number = waiting.pop(0)
+            ids, sampling = requests[number]
+            use = PrefixUse(rng.choice(["", "other"]), boundaries=(64, 100))
+            engine.add([Choice(number, sampling)], ids, prefix=use)
+        if rng.random() < 0.02:
+            gone.add(number)
+            engine.remove(number)
+        collect(found, engine.step())
+        assert engine.memory().cached_bytes <= 150_000
+    assert engine.free_slots == 3
+    for number, results in found.items():
+        answer = tokens(results)
+        assert expected[number][: len(answer)] == answer
+        assert number in gone or len(expected[number]) == len(answer)
+
+
+def make_request(rng: random.Random, number: int) -> Request:
+    """A prompt that begins like one of three, up to some point, and an answer of some length."""
+    ids = prompt(rng.randrange(3), rng.choice([64, 100, 100, 130, 170]))
+    ids += prompt(30 + number, rng.randrange(1, 30))
+    temperature = rng.choice([0.0, 0.9])
+    sampling = Sampling(rng.randrange(1, 50), temperature=temperature, seed=number, ignore_eos=True)
+    return ids, sampling
