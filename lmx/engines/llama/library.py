@@ -1,8 +1,8 @@
 """The few llama.cpp calls LMX makes, with Python types and typed errors. Knows no requests.
 
-`llama_cpp` appears only here and where vocabularies and batches are. Its signatures are written by
-hand from one C header, and a wrong one is silent memory corruption: the version is pinned, and
-`tests/unit/test_llama_library.py` calls every function once.
+`llama_cpp` appears only here and where vocabularies, batches and state are. Its signatures are
+written by hand from one C header, and a wrong one is silent memory corruption: the version is
+pinned, and `tests/unit/test_llama_library.py` calls every function once.
 Source: llama.h of the llama.cpp that llama-cpp-python 0.3.36 carries.
 """
 
