@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.axis import XAxis, YAxis
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import NullFormatter
 
 from scripts.bench.report import Results, median, percentile, ratio
 
@@ -24,7 +27,8 @@ GRID = "#7d859040"
 # By side: LMX, the peer, the bare engine; and shades of one of them.
 COLOURS = {"LMX": "#2f81f7", "peer": "#d9822b", "bare": INK}
 SHADES = ("#8250df", "#2f81f7", "#2da44e")
-WIDTH, HEIGHT, DPI = 9.0, 3.4, 160
+WIDTH, HEIGHT, DPI = 9.0, 3.6, 160
+MANY = 100
 
 
 def colour_of(side: str) -> str:
@@ -40,7 +44,7 @@ def new_figure(panels: int, title: str) -> tuple[Figure, list[Axes]]:
     axes = [figure.add_subplot(1, panels, place + 1) for place in range(panels)]
     for axis in axes:
         axis.patch.set_alpha(0)
-        axis.tick_params(colors=INK, labelsize=8)
+        axis.tick_params(which="both", colors=INK, labelsize=8)
         axis.grid(visible=True, color=GRID, linewidth=0.6)
         axis.set_axisbelow(True)
         for spine in axis.spines.values():
@@ -52,12 +56,46 @@ def new_figure(panels: int, title: str) -> tuple[Figure, list[Axes]]:
 
 
 def finish(axis: Axes, *, x: str = "", y: str = "") -> None:
-    """Name the axes and show what is what."""
+    """Name the axes."""
     axis.set_xlabel(x)
     axis.set_ylabel(y)
-    handles, labels = axis.get_legend_handles_labels()
-    if handles:
-        axis.legend(handles, labels, frameon=False, labelcolor=INK, fontsize=8)
+
+
+def add_legend(figure: Figure) -> None:
+    """What is what, once for all panels and below them, where it hides nothing."""
+    named: dict[str, Any] = {}
+    for axis in figure.axes:
+        handles, labels = axis.get_legend_handles_labels()
+        named |= dict(zip(labels, handles, strict=True))
+    figure.legend(
+        list(named.values()),
+        list(named),
+        loc="outside lower center",
+        ncols=max(1, len(named)),
+        frameon=False,
+        labelcolor=INK,
+        fontsize=8,
+    )
+
+
+def short(value: float) -> str:
+    """A number in as many digits as a bar has room for."""
+    return f"{value:,.0f}" if value >= MANY else f"{value:.3g}"
+
+
+def set_log(axis: XAxis | YAxis, scale: Callable[[str], Any]) -> None:
+    """A logarithmic axis with plain numbers."""
+    scale("log")
+    axis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def log_bars(axis: Axes, values: list[float]) -> None:
+    """Make bars logarithmic; they begin well below the least, or it would have no length."""
+    set_log(axis.yaxis, axis.set_yscale)
+    found = [value for value in values if value > 0]
+    if found:
+        axis.set_ylim(min(found) / 4, max(found) * 2)
 
 
 def bars(axis: Axes, groups: list[str], series: dict[str, tuple[list[float], str]]) -> None:
@@ -66,7 +104,7 @@ def bars(axis: Axes, groups: list[str], series: dict[str, tuple[list[float], str
     for place, (name, (values, colour)) in enumerate(series.items()):
         at = [group + (place - (len(series) - 1) / 2) * width for group in range(len(groups))]
         drawn = axis.bar(at, values, width * 0.92, label=name, color=colour)
-        axis.bar_label(drawn, fmt="{:.3g}", color=INK, fontsize=7, padding=1)
+        axis.bar_label(drawn, fmt=short, color=INK, fontsize=7, padding=1)
     axis.set_xticks(range(len(groups)), groups)
     axis.margins(y=0.15)
 
@@ -113,7 +151,7 @@ def draw_fairness(document: Document) -> Figure:
     keys = ("long_alone", "long_by_stream", "long_by_shorts")
     bars(long, ["alone", "by a stream", "by shorts"], _pairs(document, keys, median))
     for axis in axes:
-        axis.set_yscale("log")
+        log_bars(axis, _heights(axis))
     finish(gaps, y="running stream's ITL p99, ms")
     finish(shorts, y="short request's TTFT, ms")
     finish(long, y="long prompt's TTFT, ms")
@@ -129,6 +167,10 @@ def _pairs(
     }
 
 
+def _heights(axis: Axes) -> list[float]:
+    return [float(bar.get_height()) for bar in axis.patches if isinstance(bar, Rectangle)]
+
+
 def draw_prefix(document: Document) -> Figure:
     """Cold, warm and restarted TTFT by the prompt's length, a panel a side."""
     sides = list(dict.fromkeys(result["side"] for result in document["results"]))
@@ -140,9 +182,11 @@ def draw_prefix(document: Document) -> Figure:
             for key, shade in zip(("cold", "restarted", "warm"), SHADES, strict=True)
         }
         bars(axis, [f"{result['prompt_tokens']} tokens" for result in found], series)
-        axis.set_yscale("log")
         axis.set_title(side, color=INK, fontsize=9)
         finish(axis, y="TTFT, ms")
+    heights = [height for axis in axes for height in _heights(axis)]
+    for axis in axes:
+        log_bars(axis, heights)
     return figure
 
 
@@ -188,7 +232,7 @@ def draw_load(document: Document) -> Figure:
             shares = [(place + 1) / len(values) for place in range(len(values))]
             colour = colour_of(result["side"])
             axis.step(values, shares, where="post", label=result["side"], color=colour)
-        axis.set_xscale("log")
+        set_log(axis.xaxis, axis.set_xscale)
         finish(axis, x=f"{name}, ms", y="share within")
     return figure
 
@@ -239,7 +283,9 @@ def draw(source: Path, folder: Path) -> Path:
         raise ValueError(f"{source}: not one of {', '.join(DRAWERS)}")
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{source.stem}.png"
-    drawer(document).savefig(target, transparent=True)
+    figure = drawer(document)
+    add_legend(figure)
+    figure.savefig(target, transparent=True)
     return target
 
 

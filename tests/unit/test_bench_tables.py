@@ -9,7 +9,7 @@ from PIL import Image
 
 from scripts import bench_agent, bench_fairness, bench_load, bench_lookup, bench_prefix
 from scripts.bench.asking import Answer
-from scripts.bench.plots import DRAWERS, draw
+from scripts.bench.plots import DRAWERS, draw, short
 from scripts.bench.report import Results
 from scripts.bench_serving import MODEL_COLUMNS, Row, model_cells
 
@@ -200,3 +200,12 @@ def test_results_of_no_benchmark_are_refused(tmp_path: Path) -> None:
     source.write_text('{"bench": "tea"}')
     with pytest.raises(ValueError, match=r"some\.json: not one of serving"):
         draw(source, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0.0123456, "0.0123"), (9.876, "9.88"), (99.96, "100"), (12345.6, "12,346")],
+)
+def test_bars_have_short_numbers(value: float, expected: str) -> None:
+    """Three digits, and whole numbers from a hundred on."""
+    assert expected == short(value)
