@@ -38,9 +38,10 @@ from scripts.bench.servers import Server
 from scripts.bench.sides import Side, add_side_arguments, facts_of, model_of, open_sides, progress
 from scripts.bench.workload import copied_share, prompts, words
 
-# The request's field and its values.
+# The request's field, and its value by what results call it.
 SPECULATION = "speculation"
-ON, OFF = "lookup", "off"
+ON, OFF = "with", "without"
+VALUES = {ON: "auto", OFF: "off"}
 LISTED_WORDS = 160
 TARGETS = {"copy": 1.8, "free": 0.98}
 COLUMNS = (
@@ -81,7 +82,7 @@ def make_work(name: str, streams: int, repeat: int) -> Work:
 
 def knows_speculation(side: Side, server: Server) -> bool:
     """Whether the server takes the field; one that does not refuses it by name."""
-    for value in (OFF, ON):
+    for value in VALUES.values():
         body = chat_body("Hi", model=side.model, max_tokens=4, **{SPECULATION: value})
         try:
             ask(server.port, body)
@@ -121,7 +122,7 @@ def measure_lmx(side: Side, server: Server, plan: argparse.Namespace) -> Results
     is_known = knows_speculation(side, server)
     if not is_known:
         progress(f"This LMX does not know `{SPECULATION}`: both sides are the same")
-    fields = {value: {SPECULATION: value} if is_known else {} for value in (ON, OFF)}
+    fields = {name: {SPECULATION: VALUES[name]} if is_known else {} for name in VALUES}
 
     def measure(name: str, streams: int, repeat: int, value: str) -> list[Answer]:
         work = make_work(name, streams, repeat)

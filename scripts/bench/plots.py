@@ -243,8 +243,8 @@ def draw_lookup(document: Document) -> Figure:
     results: Results = document["results"]
     groups = [f"{result['work']}, {result['streams']}" for result in results]
     series = {
-        "LMX without": ([median(result["off"]) for result in results], SHADES[0]),
-        "LMX with lookup": ([median(result["lookup"]) for result in results], COLOURS["LMX"]),
+        "LMX without": ([median(result["without"]) for result in results], SHADES[0]),
+        "LMX with lookup": ([median(result["with"]) for result in results], COLOURS["LMX"]),
     }
     if all(result["peer_speeds"] for result in results):
         peer = [median(result["peer_speeds"]) for result in results]

@@ -116,7 +116,7 @@ def test_lookup_is_compared_on_the_same_requests(side: Side, server: Server) -> 
     assert [("copy", 1), ("copy", 2), ("free", 1), ("free", 2)] == [
         (result["work"], result["streams"]) for result in results
     ]
-    assert {(2, 2)} == {(len(result["lookup"]), len(result["off"])) for result in results}
+    assert {(2, 2)} == {(len(result["with"]), len(result["without"])) for result in results}
     assert [8, 16, 8, 16] == [result["tokens"] for result in results]
 
 

@@ -77,7 +77,7 @@ def load() -> Results:
 
 def lookup() -> Results:
     """A copy at twice the speed, whose answer is another one."""
-    result: dict[str, Any] = {"work": "copy", "streams": 1, "lookup": [20.0], "off": [10.0]}
+    result: dict[str, Any] = {"work": "copy", "streams": 1, "with": [20.0], "without": [10.0]}
     result |= {"is_same": False, "copied": [0.9], "tokens": 128, "peer": "p", "peer_speeds": [9.0]}
     return [result]
 
