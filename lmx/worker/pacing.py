@@ -16,12 +16,14 @@ from typing import NamedTuple
 GPU_GAP_S = 0.15
 # On a CPU, where a step may take that long by itself: so many times its gap without prompts.
 CPU_GAPS = 2.0
+# Twice the tokens at less than this share of the cost for each are worth it.
+WORTHWHILE = 0.75
 # Of the gap, what is planned with; the rest is for what varies.
 MARGIN = 0.9
 # Most seconds of a piece when nobody decodes: as long may a short prompt wait that comes now.
 IDLE_PIECE_S = 0.5
 # Prompts go on by so much whatever it costs: with nobody decoding pieces stay worth their step.
-LEAST_TOKENS = 16
+LEAST_TOKENS, MOST_WORTHWHILE_TOKENS = 16, 64
 LEAST_IDLE_TOKENS = 128
 # Matrix kernels like multiples; small pieces have to be able to grow a little.
 GRAIN_TOKENS, GRAINY_TOKENS = 16, 128
@@ -36,7 +38,7 @@ MOST_SURPRISE = 4.0
 # Steps that go without prompts at most, to learn what one costs.
 LISTEN_STEPS = 6
 # What a token costs in a band of depths that was never measured, beside the band above it.
-DEEPER_FACTOR = 1.5
+DEEPER_FACTOR = 1.25
 DEPTH_BAND_TOKENS = 4096
 
 
@@ -108,12 +110,17 @@ class Pace:
             0 for a few steps at most, to learn what a step costs without.
         """
         if not stream_count:
-            return self._fit(IDLE_PIECE_S, depth_tokens, least=LEAST_IDLE_TOKENS) or self._most
+            tokens = self._fit(IDLE_PIECE_S, depth_tokens)
+            return self._most if tokens is None else max(tokens, self._least(LEAST_IDLE_TOKENS))
         gap_s = self.gap_s(stream_count)
         if gap_s is None:
             return self._listen()
         room_s = MARGIN * gap_s - (self._decode_time_s(stream_count) or 0.0)
-        return self._fit(room_s, depth_tokens, least=LEAST_TOKENS) or self._least(LEAST_TOKENS)
+        tokens = self._fit(room_s, depth_tokens)
+        if tokens is None:
+            return self._least(LEAST_TOKENS)
+        is_near = tokens >= WORTHWHILE * LEAST_TOKENS
+        return max(tokens, self._least(LEAST_TOKENS)) if is_near else self._worthwhile()
 
     def observe(
         self, *, began_s: float, ended_s: float, stream_count: int, piece: Piece, delivered: bool
@@ -166,9 +173,11 @@ class Pace:
             return
         band, size = _depth_band(largest.depth_tokens), largest.tokens.bit_length()
         cost = took_s / largest.tokens
-        known = self._cost_of(size, self._costs.get(band, {}))
-        if self._is_alike(largest.tokens) or (known is not None and cost > known):
-            known = cost if known is None else known
+        costs = self._costs.get(band, {})
+        known = self._cost_of(size, costs)
+        if size not in costs and self._is_alike(largest.tokens):
+            self._set_cost(band, size, cost)
+        elif known is not None and (cost > known or self._is_alike(largest.tokens)):
             shown = min(cost, MOST_SURPRISE * known)
             self._set_cost(band, size, known + SMOOTHING * (shown - known))
 
@@ -187,9 +196,11 @@ class Pace:
         return costs[max(smaller) if smaller else min(costs)]
 
     def _is_alike(self, tokens: int) -> bool:
-        steps, least = list(self._steps), (1 - ALIKE_SHARE) * tokens
+        # With nobody decoding, engines wait for the piece before.
+        count = ALIKE_STEPS if self._steps[-1].kind == "decode" else ALIKE_STEPS - 1
+        steps, least = list(self._steps)[-count:], (1 - ALIKE_SHARE) * tokens
         return (
-            len(steps) == ALIKE_STEPS
+            len(steps) == count
             and all(step.piece.tokens >= least for step in steps)
             and all(step.is_known for step in steps[1:])
         )
@@ -201,8 +212,27 @@ class Pace:
         below = [count for count in self._decode_s if count < stream_count]
         return self._decode_s[max(below) if below else min(self._decode_s)]
 
-    def _fit(self, room_s: float, depth_tokens: int, *, least: int) -> int | None:
-        """The largest piece that takes no longer, or the least; `None` while nothing is known."""
+    def _worthwhile(self) -> int:
+        """The smallest piece that is worth its step, or the next one that may be.
+
+        A piece has costs of its own, such as reading all weights. Twice the tokens for little more
+        time are taken where not even the least keeps the gap.
+        """
+        costs: dict[int, float] = {}
+        for band in sorted(self._costs, reverse=True):
+            costs |= self._costs[band]
+        tokens = LEAST_TOKENS
+        while tokens < MOST_WORTHWHILE_TOKENS:
+            size = tokens.bit_length()
+            if size not in costs:
+                break
+            if costs.get(size + 1, 0.0) > WORTHWHILE * costs[size]:
+                break
+            tokens *= 2
+        return self._least(tokens)
+
+    def _fit(self, room_s: float, depth_tokens: int) -> int | None:
+        """The largest piece that takes no longer; `None` while nothing is known."""
         band = _depth_band(depth_tokens)
         if not self._costs:
             return None
@@ -217,7 +247,7 @@ class Pace:
                 best = min(top, affordable)
         if GRAINY_TOKENS <= best < self._most:
             best -= best % GRAIN_TOKENS
-        return max(self._least(least), best)
+        return best
 
     def _least(self, tokens: int) -> int:
         return min(tokens, self._most)
