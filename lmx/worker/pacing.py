@@ -172,12 +172,13 @@ class Pace:
         if not largest.tokens:
             return
         band, size = _depth_band(largest.depth_tokens), largest.tokens.bit_length()
-        cost = took_s / largest.tokens
         costs = self._costs.get(band, {})
         known = self._cost_of(size, costs)
-        if size not in costs and self._is_alike(largest.tokens):
+        alike = self._find_alike(largest.tokens)
+        cost = took_s / (alike or largest.tokens)
+        if alike and size not in costs:
             self._set_cost(band, size, cost)
-        elif known is not None and (cost > known or self._is_alike(largest.tokens)):
+        elif known is not None and (alike or cost > known):
             shown = min(cost, MOST_SURPRISE * known)
             self._set_cost(band, size, known + SMOOTHING * (shown - known))
 
@@ -195,15 +196,18 @@ class Pace:
         smaller = [other for other in costs if other < size]
         return costs[max(smaller) if smaller else min(costs)]
 
-    def _is_alike(self, tokens: int) -> bool:
+    def _find_alike(self, tokens: int) -> int:
+        """The smallest of the last pieces if no larger one is much larger, else 0.
+
+        Whichever of them the last step paid for, it was not smaller.
+        """
         # With nobody decoding, engines wait for the piece before.
         count = ALIKE_STEPS if self._steps[-1].kind == "decode" else ALIKE_STEPS - 1
-        steps, least = list(self._steps)[-count:], (1 - ALIKE_SHARE) * tokens
-        return (
-            len(steps) == count
-            and all(step.piece.tokens >= least for step in steps)
-            and all(step.is_known for step in steps[1:])
-        )
+        steps = list(self._steps)[-count:]
+        if len(steps) < count or not all(step.is_known for step in steps[1:]):
+            return 0
+        smallest = min(step.piece.tokens for step in steps)
+        return smallest if smallest >= (1 - ALIKE_SHARE) * tokens else 0
 
     def _decode_time_s(self, stream_count: int) -> float | None:
         """Of a step with so many streams, or of the next smaller or larger number known."""
