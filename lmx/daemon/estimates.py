@@ -6,6 +6,7 @@ time the same files were loaded.
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qs
@@ -26,6 +27,7 @@ from lmx.catalog.memory_plan import (
 )
 from lmx.catalog.mlx_files import read_mlx
 from lmx.config import GgufSettings, Settings
+from lmx.daemon.drafts import find_draft
 from lmx.daemon.ledger import Demand
 from lmx.daemon.model import Model
 from lmx.daemon.sources import Source
@@ -76,7 +78,13 @@ class Estimates:
         asked = model.options.context_tokens or self._settings.models.context_tokens
         bits = self._settings.models.kv_bits.get(model.id)
         plan, cache_bytes = await trio.to_thread.run_sync(self._estimate, source, asked, bits)
-        demand = Demand(weights=plan.weights, kv_cache=plan.kv_cache, transient=plan.transient)
+        find = partial(find_draft, self._settings, model.id, source, device=guess_device())
+        draft = await trio.to_thread.run_sync(find)
+        demand = Demand(
+            weights=plan.weights + draft.size_bytes,
+            kv_cache=plan.kv_cache,
+            transient=plan.transient,
+        )
         wish = self._wish(source, demand)
         demand = msgspec.structs.replace(demand, prefix_cache=wish)
         # llama.cpp shortens a context by itself, and says so.
@@ -88,7 +96,7 @@ class Estimates:
             context_tokens=context_tokens,
             cache_bytes=cache_bytes if source.engine == "llama" else plan.kv_cache or None,
         )
-        return LoadPlan(demand, command)
+        return LoadPlan(demand, msgspec.structs.replace(command, draft=draft.path))
 
     def _wish(self, source: Source, demand: Demand) -> int:
         """What a model would like to keep of prompts."""

@@ -31,6 +31,7 @@ WARM_UP_ID = -1
 NOT_QUANTISED = "models.kv_bits is set for this model, but {}"
 # By way of which ranges of tokens come out of the cache and back.
 SPARE_SEQUENCES = 1
+NO_DRAFT = "Draft models are for MLX models; this one drafts from its own text alone."
 SHORTENED = (
     "The context is {tokens} tokens instead of {wanted}: its cache of keys and values may take "
     "{budget:.1f} GB. Raise gguf.kv_cache_gb for more."
@@ -84,6 +85,8 @@ def load_engine(load: Load) -> LoadedEngine:
         speculation=Speculation(is_on=load.speculation),
         store=store,
     )
+    if load.draft and load.speculation:
+        notes.append(NO_DRAFT)
     _warm_up(engine)
     grammars = LlgGrammarCompiler(
         partial(grammar_vocabulary, model, tokenizer, ends),

@@ -113,6 +113,11 @@ class CacheRows:
         """So many tokens may be added in one pass and taken away again; 0 if none can."""
         return min(_rewindable(layer) for layer in self.layers)
 
+    @property
+    def is_always_rewindable(self) -> bool:
+        """Any number of tokens can be taken away at any time."""
+        return self.rewindable_tokens == sys.maxsize
+
     def rewind(self, tokens: int) -> None:
         """Take the last tokens away; at most `rewindable_tokens` before they were added."""
         for layer in self.layers:

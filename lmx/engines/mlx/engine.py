@@ -175,6 +175,7 @@ class MlxEngine:
         """Give what is kept of prompts and the pool of freed buffers back."""
         if prefix_cache_bytes is None:
             self._keeper.store.clear()
+            self._speculation.shrink()
         else:
             self._keeper.store.set_budget(prefix_cache_bytes)
         mx.clear_cache()
@@ -196,6 +197,7 @@ class MlxEngine:
         self._prefill.release_model()
         self._batch.release_model()
         self._keeper.release_model()
+        self._speculation.release_model()
         mx.clear_cache()
 
     def _step(self, shares: Sequence[PrefillShare] | None) -> list[StepResult]:
@@ -265,8 +267,8 @@ class MlxEngine:
 
     def _finish(self, sequence: LiveSequence, token_id: int) -> EngineFinish | None:
         sequence.delivered_ids.append(token_id)
-        if sequence.drafter is not None:
-            sequence.drafter.append(token_id)
+        if sequence.watched is not None:
+            sequence.watched.append(token_id)
         finish = accept_token(
             token_id,
             sequence.constraint,

@@ -19,6 +19,7 @@ from lmx.engines.grammar import LlgGrammarCompiler
 from lmx.engines.mlx.blas import Blas
 from lmx.engines.mlx.caches import CacheRows, can_batch, can_pad, kv_bytes_per_token, quantise
 from lmx.engines.mlx.device import device_name, limit_pool, wire
+from lmx.engines.mlx.drafting import DraftModel, can_draft
 from lmx.engines.mlx.engine import MlxEngine, Savings
 from lmx.engines.mlx.files import check_directory, read_json
 from lmx.engines.mlx.keeper import make_store
@@ -32,6 +33,7 @@ from lmx.protocol.values import ModelInfo, Sampling
 GPU_PREFILL = PrefillLimits(chunk_tokens=MLX_PREFILL_TOKENS["gpu"], max_rows=8)
 CPU_PREFILL = PrefillLimits(chunk_tokens=MLX_PREFILL_TOKENS["cpu"], max_rows=8)
 WARM_UP_ID = -1
+NO_DRAFT = "{name} cannot draft for this model, which goes without: {reason}."
 NO_PREFIXES = (
     "This model's caches cannot be taken apart; every prompt is computed from its beginning."
 )
@@ -66,19 +68,60 @@ def load_engine(load: Load, blas: Blas) -> LoadedEngine:
     store = make_store(model, load.prefix_cache_bytes)
     if load.prefix_cache_bytes and not store.is_on:
         notes.append(NO_PREFIXES)
+    draft = None
+    if load.draft and load.speculation:
+        draft, note = load_draft(load.draft, tokenizer, vocabulary_size, is_fast=blas.is_fast)
+        notes += [note] if note else []
     engine = MlxEngine(
         model,
         info,
         end_ids=ends,
         limits=limits,
         vocabulary_size=vocabulary_size,
-        savings=Savings(store, Speculation(is_on=load.speculation)),
+        savings=Savings(store, Speculation(is_on=load.speculation, model=draft)),
     )
     _warm_up(engine)
     grammars = LlgGrammarCompiler(
         tokenizer.vocabulary_json, vocabulary_size=vocabulary_size, end_ids=ends
     )
     return LoadedEngine(engine, tokenizer, grammars, [*blas.notes, *notes])
+
+
+def load_draft(
+    source: str, tokenizer: MlxTokenizer, vocabulary_size: int, *, is_fast: bool
+) -> tuple[DraftModel | None, str]:
+    """Bring a draft model up, or say why the large model goes without.
+
+    Args:
+        source: Its directory.
+        tokenizer: The large model's.
+        vocabulary_size: Logits per token of the large model.
+        is_fast: float32 products run at the machine's speed.
+    """
+    directory = Path(source)
+    try:
+        check_directory(directory)
+        config = read_json(directory / "config.json")
+        tokenizer_config = read_json(directory / "tokenizer_config.json", required=False)
+        own, _ = load_tokenizer(directory, tokenizer_config)
+        if own.vocabulary != tokenizer.vocabulary:
+            return None, NO_DRAFT.format(
+                name=directory.name, reason="its vocabulary is another one"
+            )
+        model = load_weights(directory, config, is_fast=is_fast)
+    except (CorruptModel, UnsupportedModel) as error:
+        return None, NO_DRAFT.format(name=directory.name, reason=error.message)
+    if not can_draft(model):
+        reason = "its caches cannot be cut back"
+        return None, NO_DRAFT.format(name=directory.name, reason=reason)
+    limits = CPU_PREFILL if device_name() == "cpu" else GPU_PREFILL
+    draft = DraftModel(
+        model,
+        context_tokens=context_tokens(config, tokenizer_config),
+        chunk_tokens=limits.chunk_tokens,
+        vocabulary_size=vocabulary_size,
+    )
+    return draft, ""
 
 
 def context_tokens(config: dict[str, Any], tokenizer_config: dict[str, Any]) -> int:

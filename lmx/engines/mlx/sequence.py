@@ -16,7 +16,7 @@ from lmx.engines.mlx.logprobs import DeviceLogprobs, read
 from lmx.engines.mlx.processors import PenaltyState
 from lmx.engines.mlx.sampler import Row
 from lmx.engines.prefix.tree import TokenIds, make_key
-from lmx.engines.speculation.drafter import Drafter
+from lmx.engines.speculation.drafter import Watched
 from lmx.protocol.values import Sampling
 
 SEED_BITS = 64
@@ -34,7 +34,7 @@ class LiveSequence:
         ignores_ends: End tokens do not end it.
         constraint: What it may sample, or `None` for anything.
         prompt_logprobs: What to report with the first token, or `None` for nothing.
-        drafter: Makes them; `None` if it gets none.
+        watched: What is told of each token for its drafts; `None` if it gets none.
         launched: Tokens whose sampling was submitted to the device.
         delivered_ids: Tokens that `step` has returned.
         is_live: False once finished or removed; its row leaves before the next launch.
@@ -48,7 +48,7 @@ class LiveSequence:
     ignores_ends: bool = False
     constraint: Constraint | None = None
     prompt_logprobs: "PromptLogprobs | None" = None
-    drafter: Drafter | None = None
+    watched: Watched | None = None
     launched: int = 0
     delivered_ids: list[int] = field(default_factory=list)
     is_live: bool = True

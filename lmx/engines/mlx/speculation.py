@@ -9,11 +9,14 @@ import time
 from collections.abc import Callable, Sequence
 
 from lmx.engines.mlx.batch import DecodeBatch, Launched
+from lmx.engines.mlx.drafting import DraftModel
 from lmx.engines.mlx.sequence import LiveSequence
 from lmx.engines.speculation.costs import LADDER, CheckCosts
-from lmx.engines.speculation.drafter import Drafter
+from lmx.engines.speculation.drafter import Drafter, ModelTrust, Watched
 
 LONGEST_DRAFT = LADDER[-1]
+# For a shorter rest of an answer a draft model does not begin to read the prompt.
+WORTH_CATCHING_UP_TOKENS = 32
 
 
 class Speculation:
@@ -22,28 +25,47 @@ class Speculation:
     Args:
         clock: Seconds, monotonic.
         is_on: Sequences may get drafts at all.
+        model: Drafts where lookup finds nothing; `None` for none.
     """
 
     def __init__(
-        self, *, clock: Callable[[], float] = time.perf_counter, is_on: bool = True
+        self,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        is_on: bool = True,
+        model: DraftModel | None = None,
     ) -> None:
         self._clock = clock
         self._is_on = is_on
+        self._model = model
         self._costs = CheckCosts()
+        self._model_costs = CheckCosts()
         # When the last step was read; None if the device has had something else to do since.
         self._read_at_s: float | None = None
 
     def watch(self, sequence: LiveSequence, prompt_ids: Sequence[int]) -> None:
-        """Give a new sequence a drafter, if it may have drafts.
+        """Let a new sequence have drafts, if it may.
 
         Penalties depend on the tokens of the draft itself, so such a sequence gets none.
         """
         if self._is_on and sequence.row.penalties is None:
-            sequence.drafter = Drafter(prompt_ids, self._costs)
+            drafter = Drafter(prompt_ids, self._costs)
+            sequence.watched = Watched(drafter, ModelTrust(self._model_costs))
 
     def lose_time(self) -> None:
         """The device computes something else: the next step's time says nothing."""
         self._read_at_s = None
+
+    def shrink(self) -> None:
+        """Give back memory that is only kept for speed."""
+        if self._model is not None:
+            self._model.forget()
+
+    def release_model(self) -> None:
+        """Let go of the draft model's weights; nothing may be drafted afterwards."""
+        if self._model is not None:
+            self._model.release_model()
+        self._model = None
 
     def reads_first(self, launched: Sequence[Launched], lone: DecodeBatch | None) -> bool:
         """Whether what is in flight should be read before the next launch.
@@ -56,8 +78,10 @@ class Speculation:
             return True  # what a check gives decides how the cache goes on
         if lone is None or not launched:
             return False
-        drafter, limit = lone.sequences[0].drafter, min(lone.draft_limit, LONGEST_DRAFT)
-        return limit > 0 and drafter is not None and drafter.foresees(limit)
+        watched, limit = lone.sequences[0].watched, min(lone.draft_limit, LONGEST_DRAFT)
+        if watched is None or limit < 1:
+            return False
+        return watched.drafter.foresees(limit) or self._will_model_draft(watched, lone)
 
     def check(self, lone: DecodeBatch | None) -> list[Launched]:
         """Launch the next step of the only row, every token of which was read.
@@ -65,13 +89,36 @@ class Speculation:
         Returns:
             What was launched; nothing if there is no such row.
         """
-        if lone is None:
+        watched = None if lone is None else lone.sequences[0].watched
+        if lone is None or watched is None or lone.draft_limit < 0:
             return []
-        drafter, limit = lone.sequences[0].drafter, min(lone.draft_limit, LONGEST_DRAFT)
-        if drafter is None or limit < 0:
-            return []
-        launched = lone.check(drafter.propose(limit))
+        drafts = watched.drafter.propose(min(lone.draft_limit, LONGEST_DRAFT))
+        watched.is_models = not drafts
+        if not drafts and self._will_model_draft(watched, lone):
+            drafts = self._ask_model(watched, lone)
+        launched = lone.check(drafts)
         return [] if launched is None else [launched]
+
+    def _will_model_draft(self, watched: Watched, lone: DecodeBatch) -> bool:
+        """Whether the draft model should go on; if it only has to catch up first, let it."""
+        limit = min(lone.draft_limit, LONGEST_DRAFT)
+        token_ids = watched.drafter.lookup.token_ids
+        if self._model is None or not watched.trust.choose(limit):
+            return False
+        if not self._model.has_room(token_ids, LONGEST_DRAFT):
+            return False
+        if self._model.is_ready(token_ids):
+            return True
+        if lone.sequences[0].left_tokens >= WORTH_CATCHING_UP_TOKENS:
+            self._model.advance(token_ids)
+            self.lose_time()
+        return False
+
+    def _ask_model(self, watched: Watched, lone: DecodeBatch) -> list[int]:
+        count = watched.trust.choose(min(lone.draft_limit, LONGEST_DRAFT))
+        if self._model is None or not count:
+            return []
+        return self._model.draft(watched.drafter.lookup.token_ids, count)
 
     def note_read(self, launched: Sequence[Launched], tokens: int) -> None:
         """Steps that were launched together were read, and gave so many tokens."""
@@ -82,11 +129,12 @@ class Speculation:
         sequences, drafts = launched[0].sequences, launched[0].drafts
         if any(sequence is not sequences[0] for sequence in sequences):
             return
-        drafter = sequences[0].drafter
+        watched = sequences[0].watched
         if drafts is None:
             self._costs.note_plain(now_s - began_at_s)
-        elif drafter is not None:
-            drafter.settle(len(drafts), tokens, now_s - began_at_s)
+            self._model_costs.note_plain(now_s - began_at_s)
+        elif watched is not None:
+            watched.settle(len(drafts), tokens, now_s - began_at_s)
 
 
 def settle(launched: Sequence[Launched], token_ids: Sequence[int], lone: DecodeBatch | None) -> int:

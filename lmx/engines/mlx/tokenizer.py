@@ -63,6 +63,11 @@ class MlxTokenizer:
         self._beginning = _leading_ids(encoder)
 
     @property
+    def vocabulary(self) -> dict[str, int]:
+        """Every token's id."""
+        return self._encoder.get_vocab(with_added_tokens=True)
+
+    @property
     def special_tokens(self) -> frozenset[str]:
         """Texts of the special tokens."""
         return self._special_tokens

@@ -10,6 +10,7 @@ so is coming back.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from lmx.engines.speculation.costs import LADDER, CheckCosts
 from lmx.engines.speculation.lookup import Lookup
@@ -24,6 +25,10 @@ LEAST_SPEEDUP = 1.05
 # Matches of so many tokens and more are counted together, from what they are taken for at first.
 MATCH_LEVELS = ((2, 0.2), (3, 0.35), (4, 0.5), (8, 0.65), (16, 0.8))
 PRIOR_WEIGHT = 3.0
+# A draft model is configured because somebody believes in it.
+MODEL_PRIOR = 0.6
+# Tokens without a check after which a draft model gets another chance.
+DOUBTED_AFTER = 128
 # What older outcomes count with each new one.
 FADING = 0.97
 
@@ -36,7 +41,13 @@ class Acceptance:
     """
 
     def __init__(self, prior: float) -> None:
+        self._prior = prior
         self._hits = prior * PRIOR_WEIGHT
+        self._tries = PRIOR_WEIGHT
+
+    def doubt(self) -> None:
+        """Outcomes are long ago: what was believed at first counts as much as they do."""
+        self._hits = (self.share + self._prior) / 2 * PRIOR_WEIGHT
         self._tries = PRIOR_WEIGHT
 
     @property
@@ -64,6 +75,45 @@ class Account:
     def earn(self, steps: float) -> None:
         """Add, or with a negative number take."""
         self.balance = min(self.balance + steps, MOST_BALANCE)
+
+
+class ModelTrust:
+    """How long a draft of a draft model one sequence should check next.
+
+    Nothing is learned while no draft is checked, so that after a while it is tried again.
+
+    Args:
+        costs: Of checks with such drafts, which it takes time to make.
+    """
+
+    def __init__(self, costs: CheckCosts) -> None:
+        self._costs = costs
+        self._account = Account()
+        self._acceptance = Acceptance(MODEL_PRIOR)
+        self._since_check = 0
+
+    def append(self) -> None:
+        """A token of the answer came."""
+        self._account.earn(EARNED_PER_TOKEN)
+        self._since_check += 1
+        if self._since_check == DOUBTED_AFTER:
+            self._since_check = 0
+            self._acceptance.doubt()
+
+    def choose(self, limit: int) -> int:
+        """How many tokens to draft and check; 0 for a plain step."""
+        return choose_length(
+            self._acceptance.share, self._costs, limit=limit, balance=self._account.balance
+        )
+
+    def settle(self, drafted: int, tokens: int, seconds: float | None) -> None:
+        """A check is over; see `Drafter.settle`. The time includes that of the draft model."""
+        self._since_check = 0
+        for place in range(min(tokens, drafted)):
+            self._acceptance.note(is_hit=place < tokens - 1)
+        known = self._costs.ratio(drafted)
+        cost = known if seconds is None else self._costs.note_check(drafted, seconds)
+        self._account.earn(tokens - cost)
 
 
 class Drafter:
@@ -142,6 +192,33 @@ class Drafter:
     def _choose(self, limit: int) -> int:
         """The length that promises most tokens in the least time; 0 if none pays."""
         return choose_length(self._share, self._costs, limit=limit, balance=self.balance)
+
+
+@dataclass(slots=True, eq=False)
+class Watched:
+    """What is known of one sequence's drafts.
+
+    Attributes:
+        drafter: Makes them by lookup.
+        trust: How far a draft model can be relied on.
+        is_models: The check in flight is of a draft model's draft.
+    """
+
+    drafter: Drafter
+    trust: ModelTrust
+    is_models: bool = False
+
+    def append(self, token_id: int) -> None:
+        """A token of the answer came."""
+        self.drafter.append(token_id)
+        self.trust.append()
+
+    def settle(self, drafted: int, tokens: int, seconds: float | None) -> None:
+        """A check is over."""
+        if self.is_models and drafted:
+            self.trust.settle(drafted, tokens, seconds)
+        else:
+            self.drafter.settle(drafted, tokens, seconds)
 
 
 def choose_length(share: float, costs: CheckCosts, *, limit: int, balance: float) -> int:
