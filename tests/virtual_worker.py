@@ -11,7 +11,7 @@ from itertools import pairwise
 from lmx.engines.base import Choice, PrefillShare, StepResult
 from lmx.engines.fake import FakeEngine, FakeSettings
 from lmx.engines.fake_tokens import FakeTokenizer
-from lmx.protocol.messages import Delta, Finished
+from lmx.protocol.messages import Delta, Finished, Vitals
 from lmx.protocol.values import ModelInfo, Sampling
 from lmx.worker.scheduler import Ready, Scheduler
 
@@ -158,6 +158,7 @@ class VirtualWorker:
     Attributes:
         clock: Its time.
         seen: By requests, in the order in which they were given, the first choice of each.
+        vitals: What was told of how it goes, and when.
     """
 
     def __init__(
@@ -173,6 +174,7 @@ class VirtualWorker:
             gap_target_s=gap_target_s,
         )
         self.seen: list[Seen] = []
+        self.vitals: list[tuple[float, Vitals]] = []
 
     def run(self, *requests: Asked, until_s: float | None = None) -> list[Seen]:
         """Let requests come and run them to their ends.
@@ -200,6 +202,8 @@ class VirtualWorker:
 
     def _step(self) -> None:
         for event in self.scheduler.step():
+            if isinstance(event, Vitals):
+                self.vitals.append((self.clock.now_s, event))
             if isinstance(event, Delta | Finished) and event.sequence % 100 == 0:
                 seen = self.seen[event.sequence // 100]
                 if isinstance(event, Delta):

@@ -33,11 +33,11 @@ from lmx.protocol.messages import (
     Vitals,
     choice_count,
 )
+from lmx.protocol.values import Memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lmx.protocol.values import Memory
 
 RECEIVE_BYTES = 256 * 1024
 
@@ -54,7 +54,7 @@ class WorkerLink:
     """Speaks the protocol over one connected stream socket, which it owns.
 
     Attributes:
-        memory: What the worker last said of its device memory, once it did.
+        vitals: How the worker last said that it goes, once it did.
         on_lease: Takes what the worker says of the device lease. May raise `FrameError`.
         sign_count: Frames so far that show work being done, delivered or not.
     """
@@ -70,9 +70,14 @@ class WorkerLink:
         self._loaded: Loaded | LmxError | None = None
         self._load_answered = trio.Event()
         self._closed_by: LmxError | None = None
-        self.memory: Memory | None = None
+        self.vitals: Vitals | None = None
         self.sign_count = 0
         self.on_lease: Callable[[LeaseEvent], None] = _refuse_lease
+
+    @property
+    def memory(self) -> Memory | None:
+        """What the worker last said of its device memory, once it did."""
+        return None if self.vitals is None else self.vitals.memory
 
     @property
     def has_work(self) -> bool:
@@ -199,7 +204,7 @@ class WorkerLink:
             self._answer_inspection(event.sequence, event)
         elif isinstance(event, Vitals):
             self.sign_count += 1
-            self.memory = event.memory
+            self.vitals = event
         elif isinstance(event, LeaseEvent):
             self.on_lease(event)
         elif isinstance(event, Rejected) and event.sequence in self._inspections:

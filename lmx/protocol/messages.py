@@ -15,6 +15,7 @@ from lmx.protocol.values import (
     Grammar,
     Memory,
     ModelInfo,
+    Pacing,
     Purpose,
     Sampling,
     Timings,
@@ -320,9 +321,15 @@ class Inspected(Struct, frozen=True, array_like=True, tag=6):
 
 
 class Vitals(Struct, frozen=True, array_like=True, tag=7):
-    """A step that delivered nothing went by, as in a long prefill; at most two in a second."""
+    """A step that delivered nothing went by, or computed of prompts; at most two in a second.
+
+    Attributes:
+        memory: Of the device.
+        pacing: How prompts are computed, where any were.
+    """
 
     memory: Memory
+    pacing: Pacing | None = None
 
 
 class LeaseWanted(Struct, frozen=True, array_like=True, tag=8):

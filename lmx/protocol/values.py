@@ -127,6 +127,19 @@ class Memory(Struct, frozen=True, array_like=True):
     peak_bytes: int = 0
 
 
+class Pacing(Struct, frozen=True, array_like=True):
+    """How prompts were computed lately.
+
+    Attributes:
+        piece_tokens: Of prompts, in the last step that computed any.
+        gap_target_s: The gap that running streams were to have at most; `None` without streams, or
+            while it is not known.
+    """
+
+    piece_tokens: int
+    gap_target_s: float | None
+
+
 class ModelInfo(Struct, frozen=True, array_like=True):
     """What the daemon knows about a loaded model.
 

@@ -242,6 +242,18 @@ EXITS = metric(
     "model",
     "kind",
 )
+PIECE_TOKENS = metric(
+    "lmx_prefill_piece_tokens",
+    "gauge",
+    "Tokens of prompts in a model's last step that computed any, as last told.",
+    "model",
+)
+GAP_TARGET = metric(
+    "lmx_gap_target_seconds",
+    "gauge",
+    "Longest gap between tokens that running answers were to have beside that step.",
+    "model",
+)
 LEASE_WAIT = metric(
     "lmx_lease_wait_seconds",
     "histogram",
@@ -289,6 +301,8 @@ METRICS: tuple[Metric, ...] = (
     MODEL_STATE,
     READINESS,
     MODEL_MEMORY,
+    PIECE_TOKENS,
+    GAP_TARGET,
     MODEL_SPEED,
     ERROR_RATE,
     QUEUE_WAIT,

@@ -126,6 +126,11 @@ class Scrape:
                 for model, ready in ready_models(self._loader)
             ],
         )
+        told = [(model.id, ready.worker.link.vitals) for model, ready in ready_models(self._loader)]
+        paces = [(name, vitals.pacing) for name, vitals in told if vitals and vitals.pacing]
+        yield m.PIECE_TOKENS, [Sample((name,), pace.piece_tokens) for name, pace in paces]
+        targets = [(name, pace.gap_target_s) for name, pace in paces]
+        yield m.GAP_TARGET, [Sample((name,), gap_s) for name, gap_s in targets if gap_s is not None]
 
 
 def _of_vllm(models: dict[str, ModelMeasures]) -> Iterator[Family]:

@@ -7,6 +7,7 @@ a slot, and what a request is told, is the scheduler's.
 from collections.abc import Collection, Iterable
 
 from lmx.engines.base import Engine, PrefillShare
+from lmx.protocol.values import Pacing
 from lmx.worker.pacing import Pace, Piece
 from lmx.worker.turns import Turn, Turns
 
@@ -17,6 +18,10 @@ class Planner:
     Args:
         engine: Asked for what it has to prefill, and told nothing.
         gap_target_s: See `Pace`.
+
+    Attributes:
+        pacing: Of the last step that computed prompts.
+        has_news: It was not told yet; for whoever tells it to say.
     """
 
     def __init__(self, engine: Engine, *, gap_target_s: float | None) -> None:
@@ -35,6 +40,8 @@ class Planner:
         self._stream_count = 0
         self._depth_tokens = 0
         self._stands_back = False
+        self.pacing: Pacing | None = None
+        self.has_news = False
 
     def enter(self, client: str, *, priority: int, tokens: int, now_s: float) -> Turn:
         """A request came; see `Turns.enter`."""
@@ -104,6 +111,9 @@ class Planner:
             turn = self._turn_of[name]
             self._turns.note_left(turn, left.get(name, 0), computed=max(0, gone))
             computed += max(0, gone)
+        if computed:
+            gap_s = self._pace.gap_s(self._stream_count) if self._stream_count else None
+            self.pacing, self.has_news = Pacing(computed, gap_s), True
         self._pace.observe(
             began_s=began_s,
             ended_s=ended_s,

@@ -143,7 +143,7 @@ class Scheduler:
         self._planner = Planner(engine, gap_target_s=gap_target_s)
         self._waiting: dict[Turn, Ready] = {}  # in order of arrival
         self._running: dict[int, _Running] = {}
-        self._told_at_s = clock()
+        self._told_at_s = self._vital_at_s = clock()
         self._has_removed = False
 
     @property
@@ -204,8 +204,10 @@ class Scheduler:
         for result in results:
             self._account(result, events, now_s)
         told: list[RequestEvent | Vitals] = [*events]
-        if not told and now_s - self._told_at_s >= VITALS_PERIOD_S:
-            told.append(Vitals(self._engine.memory()))
+        if self._is_vital(now_s, is_silent=not told):
+            told.append(Vitals(self._engine.memory(), self._planner.pacing))
+            self._planner.has_news = False
+            self._vital_at_s = now_s
         if told:
             self._told_at_s = now_s
         return told
@@ -213,6 +215,12 @@ class Scheduler:
     def shrink(self, prefix_cache_bytes: int | None = None) -> None:
         """Give back memory that is only kept for speed; see `Shrink`."""
         self._engine.shrink(prefix_cache_bytes)
+
+    def _is_vital(self, now_s: float, *, is_silent: bool) -> bool:
+        """Whether to tell how it goes: nothing else is told, or prompts were computed beside."""
+        if is_silent:
+            return now_s - self._told_at_s >= VITALS_PERIOD_S
+        return self._planner.has_news and now_s - self._vital_at_s >= VITALS_PERIOD_S
 
     def _fill_slots(self) -> list[RequestEvent]:
         events: list[RequestEvent] = []

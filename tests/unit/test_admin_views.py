@@ -17,6 +17,7 @@ from lmx.daemon.compatibility import Attempt
 from lmx.daemon.meter import Reading
 from lmx.daemon.model import LoadOptions
 from lmx.daemon.telemetry import Telemetry
+from lmx.protocol.messages import Vitals
 from lmx.protocol.values import Memory
 from lmx.schema.admin_requests import CompatibilityQuery
 from lmx.web.admin_views import (
@@ -63,7 +64,7 @@ async def open_house(keep_alive_s: float | None = None) -> AsyncIterator[Scripte
         loader.load(ModelSpec("crashed", "fake", ""))
         await trio.sleep(1.05)
         assert model.ready is not None
-        model.ready.worker.link.memory = Memory(active_bytes=2_500_000_000)
+        model.ready.worker.link.vitals = Vitals(Memory(active_bytes=2_500_000_000))
         model.count(tokens=100, decode_s=4.0, is_answered=True)
         yield loader
         nursery.cancel_scope.cancel()

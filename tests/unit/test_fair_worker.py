@@ -1,10 +1,13 @@
 """The scheduler in virtual time: streams keep their pace, short requests pass, clients share."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmx.worker.pacing import GPU_GAP_S
+from lmx.worker.pacing import GPU_GAP_S, LEAST_TOKENS
+from lmx.worker.scheduler import VITALS_PERIOD_S
 from lmx.worker.turns import ANSWER_WEIGHT, LEVEL_S
 from tests.virtual_worker import Asked, Machine, PipelinedEngine, VirtualWorker
 
@@ -182,3 +185,16 @@ def test_pacing_changes_no_answer(arrivals: list[Asked]) -> None:
     """Each request has as many tokens as it asked for, however its prompt was cut."""
     for seen, asked in zip(VirtualWorker(GPU).run(*arrivals), arrivals, strict=True):
         assert asked.tokens == len(seen.token_times_s)
+
+
+def test_the_daemon_hears_how_prompts_are_computed() -> None:
+    """With the pieces beside a stream, twice a second at most, and the gap they are to keep."""
+    worker = VirtualWorker(GPU)
+    worker.run(Asked(0.0, 10, 1_000), Asked(1.0, LONG, 5))
+    paces = [(at_s, vital.pacing) for at_s, vital in worker.vitals if vital.pacing is not None]
+    assert worker.vitals
+    beside = [pacing for at_s, pacing in paces if at_s > 2.0]
+    assert len(beside) >= 2
+    assert all(pacing.gap_target_s == GPU_GAP_S for pacing in beside)
+    assert all(LEAST_TOKENS < pacing.piece_tokens <= GPU.chunk for pacing in beside)
+    assert all(late - early >= VITALS_PERIOD_S for (early, _), (late, _) in pairwise(paces))

@@ -5,6 +5,7 @@ import pytest
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from lmx.daemon.meter import Reading
+from lmx.protocol.messages import Vitals
 from lmx.protocol.values import Memory
 from lmx.web.live_views import (
     device_memory,
@@ -94,7 +95,7 @@ async def test_device_memory_is_of_workers_on_a_gpu(autojump_clock: MockClock) -
         assert ready is not None
         info = msgspec.structs.replace(ready.loaded.info, device="gpu")
         ready.loaded = msgspec.structs.replace(ready.loaded, info=info)
-        ready.worker.link.memory = Memory(3 * 10**9, 2 * 10**9, 4 * 10**9)
+        ready.worker.link.vitals = Vitals(Memory(3 * 10**9, 2 * 10**9, 4 * 10**9))
         shown = device_memory(house.loader)
         assert shown is not None
         assert (3.0, 4.0, 2.0) == (
