@@ -61,6 +61,9 @@ VECTOR_PART_TOKENS = 1024
 # CPU steady decoding measured the same with 32 MiB (the default) and 2 GiB, so this bounds what
 # joins leave.
 MLX_POOL_BYTES: dict[Device, int] = {"cpu": 256 << 20, "gpu": 2 << 30}
+# What the caches of a small model may grow to in any case: a request takes room for its longest
+# answer, and a context of 8,192 tokens holds just one of 4,096 beside a long prompt.
+MLX_CACHE_BYTES = 1 << 30
 # Vectors as wide as the model, and as its feed-forward layer, that a pass holds at once per token:
 # residual, normed, attention and output; gate, up and their product.
 WIDE_VECTORS, FEED_FORWARD_VECTORS = 4, 3
@@ -267,7 +270,8 @@ def plan_mlx(
 
     Unless somebody says how much that may be, it is room for as many whole contexts as there are
     sequences; or, if that is more, for one whole context, without which the longest request could
-    never run, or for a quarter of the weights, so that a large model is not starved of sequences.
+    never run, for a quarter of the weights or for `MLX_CACHE_BYTES`, so that no model is starved of
+    sequences.
 
     Args:
         config: The model's `config.json`.
@@ -283,7 +287,8 @@ def plan_mlx(
     float_bytes = FLOAT32_BYTES if device == "cpu" or dtype(config) == "float32" else 2
     value_bytes = cache.mlx_value_bytes(float_bytes)
     sequence_bytes = ceil(value_bytes * shape.values(context))
-    usual_bytes = min(max_sequences * sequence_bytes, max(sequence_bytes, weights // 4))
+    least_bytes = max(sequence_bytes, weights // 4, MLX_CACHE_BYTES)
+    usual_bytes = min(max_sequences * sequence_bytes, least_bytes)
     work_bytes = _mlx_work_bytes(
         language_part(config), context, max_sequences=max_sequences, device=device
     )

@@ -194,11 +194,12 @@ def test_a_cpu_works_in_float32(dtype: str, extra: dict[str, Any], factor: float
 
 
 def test_the_cache_is_room_for_all_or_one_context_or_a_quarter_of_the_weights() -> None:
-    """Whichever of the last two is more, and never more than all sequences can use."""
+    """Or a GiB: whichever of the last three is most, and never more than all sequences can use."""
     token = 128 * 1024
     assert 8 * 100 * token == mlx(LLAMA_8B, 100 * GB, context_tokens=100).kv_cache
     assert 131072 * token == mlx(LLAMA_8B, GB).kv_cache
     assert 25 * GB == mlx(LLAMA_8B, 100 * GB, max_sequences=64).kv_cache
+    assert 1 << 30 == mlx(LLAMA_8B, GB, context_tokens=4096).kv_cache
     assert 7 == mlx(LLAMA_8B, GB, cache=CacheChoice(7)).kv_cache
 
 
