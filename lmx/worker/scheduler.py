@@ -200,7 +200,9 @@ class Scheduler:
         began_s = self._clock()
         results = self._engine.step(shares)
         now_s = self._clock()
-        self._planner.observe(began_s, now_s, delivered=bool(results))
+        # A step that checked a draft is no measure of what steps beside a prompt take.
+        is_usual = bool(results) and not any(result.drafted_tokens for result in results)
+        self._planner.observe(began_s, now_s, delivered=is_usual)
         for result in results:
             self._account(result, events, now_s)
         told: list[RequestEvent | Vitals] = [*events]

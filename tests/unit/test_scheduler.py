@@ -274,7 +274,14 @@ def check_books(end: Finished, text: str, max_tokens: int, stop: list[str]) -> N
 class DraftingEngine(FakeEngine):
     """A fake engine that gives a lone sequence up to four tokens in a step, as drafts do."""
 
+    def __init__(self, settings: FakeSettings, info: ModelInfo) -> None:
+        super().__init__(settings, info)
+        self.clock = Counter()
+        self.given: list[Sequence[PrefillShare]] = []
+
     def step(self, shares: Sequence[PrefillShare] | None = None) -> list[StepResult]:
+        self.clock.now_s += 1
+        self.given.append(shares or ())
         results: list[StepResult] = []
         for _ in range(4):
             found = super().step(shares)
@@ -298,6 +305,19 @@ def test_several_tokens_of_a_step_are_one_delta() -> None:
     assert 5 == usage.completion_tokens
     assert usage.accepted_tokens <= usage.drafted_tokens
     assert usage.drafted_tokens > 0
+
+
+def test_checks_are_no_measure_of_steps() -> None:
+    """After checks alone it is unknown what a step takes, and a prompt waits to learn it."""
+    settings, info = FakeSettings(text="hello " * 50, prefill_ms=1), ModelInfo(2000, 2)
+    engine = DraftingEngine(settings, info)
+    scheduler = make_scheduler(engine, engine.clock)
+    scheduler.submit(ready(1, max_tokens=200))
+    for _ in range(12):
+        scheduler.step()
+    scheduler.submit(ready(2, max_tokens=200))
+    scheduler.step()
+    assert [] == list(engine.given[-1])
 
 
 def test_nothing_follows_a_stop_string_in_the_same_step() -> None:
