@@ -185,6 +185,8 @@ class MemorySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         prefix_cache_gb: What one model may keep of prompts and answers in memory, in 10^9 bytes; 0
             keeps nothing, `None` half of what the budget leaves beside the model, at most 8. It is
             less where less is free, and never keeps another model from loading.
+        prefix_disk_gb: What all models together may keep of them on disk, in 10^9 bytes, so that
+            it outlives unloads and restarts; 0 keeps nothing.
     """
 
     budget_gb: Annotated[float, Meta(gt=0, le=100_000)] | None = None
@@ -192,6 +194,7 @@ class MemorySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     critical_percent: Percent = 90.0
     period_s: Annotated[float, Meta(gt=0, le=60)] = 1.0
     prefix_cache_gb: Annotated[float, Meta(ge=0, le=100_000)] | None = None
+    prefix_disk_gb: Annotated[float, Meta(ge=0, le=1_000_000)] = 10.0
 
     def __post_init__(self) -> None:
         if self.warning_percent >= self.critical_percent:

@@ -32,7 +32,7 @@ from lmx.daemon.ledger import Demand
 from lmx.daemon.model import Model
 from lmx.daemon.sources import Source
 from lmx.protocol.messages import Load, Loaded
-from lmx.protocol.values import GgufOptions
+from lmx.protocol.values import GgufOptions, PrefixDisk
 
 # A model that fits with less cache than this is refused rather than served to nobody's use.
 LEAST_CONTEXT_TOKENS = 4096
@@ -96,7 +96,15 @@ class Estimates:
             context_tokens=context_tokens,
             cache_bytes=cache_bytes if source.engine == "llama" else plan.kv_cache or None,
         )
-        return LoadPlan(demand, msgspec.structs.replace(command, draft=draft.path))
+        command = msgspec.structs.replace(command, draft=draft.path, prefix_disk=self._disk(wish))
+        return LoadPlan(demand, command)
+
+    def _disk(self, wish: int) -> PrefixDisk | None:
+        """Where a model with such a wish keeps prompts beyond its life."""
+        cap_bytes = round(self._settings.memory.prefix_disk_gb * 1e9)
+        if not wish or not cap_bytes:
+            return None
+        return PrefixDisk(str(self._settings.home / "cache" / "prefix"), cap_bytes)
 
     def _wish(self, source: Source, demand: Demand) -> int:
         """What a model would like to keep of prompts."""

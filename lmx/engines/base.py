@@ -309,6 +309,15 @@ class Engine(Protocol):
             OutOfMemory: The device ran out in what was left of the last step.
         """
 
+    def rest(self) -> bool:
+        """Do a piece of what can wait, such as writing to disk; at most some 20 ms.
+
+        Called only when there is nothing to step; gives the device no work.
+
+        Returns:
+            Whether there will be more of it soon.
+        """
+
     def interrupt(self, sequence_id: int) -> None:
         """A hint from any thread: the sequence is about to be removed.
 

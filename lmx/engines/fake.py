@@ -260,6 +260,10 @@ class FakeEngine:
     def quiesce(self) -> None:
         """A step leaves nothing behind that runs."""
 
+    def rest(self) -> bool:
+        """There is nothing that waits."""
+        return False
+
     def interrupt(self, sequence_id: int) -> None:
         """Steps last as long as they were told to."""
 

@@ -16,6 +16,7 @@ from lmx.protocol.values import (
     Memory,
     ModelInfo,
     Pacing,
+    PrefixDisk,
     Purpose,
     Sampling,
     Timings,
@@ -49,6 +50,7 @@ class Load(Struct, frozen=True, array_like=True, tag=0):
         kv_bits: Of one value in its KV cache: 8, or `None` for the engine's own float type.
         speculation: A sequence that runs alone may check drafts.
         draft: Source of a small model of the same vocabulary that drafts; empty for none.
+        prefix_disk: Where prompts and answers are kept on disk, too; `None` for nowhere.
     """
 
     engine: str
@@ -65,6 +67,7 @@ class Load(Struct, frozen=True, array_like=True, tag=0):
     kv_bits: int | None = None
     speculation: bool = True
     draft: str = ""
+    prefix_disk: PrefixDisk | None = None
 
 
 class ChatPrompt(Struct, frozen=True, array_like=True, tag=0):

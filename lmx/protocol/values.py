@@ -164,6 +164,18 @@ class ModelInfo(Struct, frozen=True, array_like=True):
     width: int = 0
 
 
+class PrefixDisk(Struct, frozen=True, array_like=True):
+    """Where prompts that were computed are kept on disk.
+
+    Attributes:
+        path: Of the directory that all workers share.
+        cap_bytes: What all its files may take up together.
+    """
+
+    path: str
+    cap_bytes: int
+
+
 class GgufOptions(Struct, frozen=True, array_like=True):
     """How the engine `llama` loads a GGUF file.
 

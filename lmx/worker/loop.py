@@ -59,6 +59,9 @@ class Stepper(Protocol):
     def stop_thinking(self, sequence: int) -> None:
         """End an answer's reasoning."""
 
+    def rest(self) -> bool:
+        """Do a piece of what can wait while there is no work; whether there will be more soon."""
+
     def shrink(self, prefix_cache_bytes: int | None = None) -> None:
         """Give back memory that is only kept for speed; see `Shrink`."""
 
@@ -66,6 +69,8 @@ class Stepper(Protocol):
         """One unit of device work."""
 
 
+# Between two pieces of what is done in a pause.
+REST_PERIOD_S = 0.02
 EXIT_LOAD_FAILED = 65  # EX_DATAERR: the daemon already has the typed reason
 
 
@@ -183,11 +188,19 @@ def run_steps(
             if events:
                 send(events)
             continue
-        item = work.get()
+        item = work.get() if scheduler.has_work else _next_item(work, scheduler)
         if isinstance(item, Shutdown):
             return
         if answers := _obey(item, scheduler, lease):
             send(answers)
+
+
+def _next_item(work: queue.SimpleQueue[Work], scheduler: Stepper) -> Work:
+    """What comes next; until then the scheduler rests, which may be work of its own."""
+    while work.empty() and scheduler.rest():
+        with suppress(queue.Empty):
+            return work.get(timeout=REST_PERIOD_S)
+    return work.get()
 
 
 def _obey(

@@ -214,6 +214,10 @@ class Scheduler:
             self._told_at_s = now_s
         return told
 
+    def rest(self) -> bool:
+        """Do a piece of what can wait while there is no work; see `Engine.rest`."""
+        return self._engine.rest()
+
     def shrink(self, prefix_cache_bytes: int | None = None) -> None:
         """Give back memory that is only kept for speed; see `Shrink`."""
         self._engine.shrink(prefix_cache_bytes)

@@ -113,6 +113,10 @@ class VectorScheduler:
     def stop_thinking(self, sequence: int) -> None:
         """Nothing here thinks."""
 
+    def rest(self) -> bool:
+        """There is nothing that waits for a pause."""
+        return False
+
     def shrink(self, prefix_cache_bytes: int | None = None) -> None:
         """Give back memory that is only kept for speed; rows keep no prefixes across requests."""
         if prefix_cache_bytes is None:

@@ -79,7 +79,8 @@ def test_a_repeated_prompt_is_skipped_but_for_its_last_token(
     model = models[kind]
     engine = engine_of(model)
     assert (expected_of(model, LONG), 0) == ask(engine, LONG)
-    assert (expected_of(model, LONG), len(LONG) - 1) == ask(engine, LONG)
+    for _ in range(3):  # what was kept stays as it was, whoever goes on from it
+        assert (expected_of(model, LONG), len(LONG) - 1) == ask(engine, LONG)
     assert len(LONG) - 1 == engine.foresee(LONG, MINE).cached_tokens
 
 

@@ -176,6 +176,10 @@ class LlamaEngine:
         """Wait for a pass whose logits nobody read."""
         self._context.synchronise()
 
+    def rest(self) -> bool:
+        """There is nothing that waits."""
+        return False
+
     def interrupt(self, sequence_id: int) -> None:
         """End the running pass if it computes a prompt nobody else waits for. From any thread."""
         if sequence_id in self._live:

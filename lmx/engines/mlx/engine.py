@@ -27,7 +27,7 @@ from lmx.engines.mlx.batch import DecodeBatch, Launched
 from lmx.engines.mlx.caches import CacheRows
 from lmx.engines.mlx.device import telling_out_of_memory
 from lmx.engines.mlx.groups import DecodeGroups
-from lmx.engines.mlx.keeper import MlxStore, PrefixKeeper
+from lmx.engines.mlx.keeper import MlxStore, MlxTier, PrefixKeeper
 from lmx.engines.mlx.prefill import Prefill, PrefillLimits
 from lmx.engines.mlx.sequence import LivePrompt, LiveSequence, PromptLogprobs, make_sequence
 from lmx.engines.mlx.speculation import Speculation, settle
@@ -42,10 +42,12 @@ class Savings(NamedTuple):
     Attributes:
         store: What is kept of prompts and answers for others; nothing if there is none.
         speculation: Drafts for a sequence that decodes alone; `None` for none.
+        disk: What of the store outlives the model.
     """
 
     store: MlxStore | None = None
     speculation: Speculation | None = None
+    disk: MlxTier | None = None
 
 
 class MlxEngine:
@@ -75,7 +77,7 @@ class MlxEngine:
         self._info = info
         self._end_ids = end_ids
         self._live: dict[int, LiveSequence] = {}
-        self._keeper = PrefixKeeper(model, savings.store or MlxStore(0))
+        self._keeper = PrefixKeeper(model, savings.store or MlxStore(0), savings.disk)
         self._prefill = Prefill(model, limits, self._keeper)
         self._batch = DecodeGroups(partial(DecodeBatch, model, sorted(end_ids), self._keep_answer))
         self._launched: list[Launched] = []
@@ -122,6 +124,7 @@ class MlxEngine:
             if choice.sampling.speculate:
                 self._speculation.watch(sequence, prompt_ids)
         self._prefill.add(prompt)
+        self._keeper.wake()
 
     def foresee(
         self,
@@ -160,6 +163,10 @@ class MlxEngine:
         """
         with telling_out_of_memory():
             mx.synchronize()
+
+    def rest(self) -> bool:
+        """Write some of what is kept to disk."""
+        return self._keeper.rest()
 
     def interrupt(self, sequence_id: int) -> None:
         """Submitted work cannot be called back; passes are short."""
@@ -211,6 +218,7 @@ class MlxEngine:
             # Nothing decodes: wait, or a long prompt would queue all its chunks at once and
             # cancelling it would free nothing.
             mx.synchronize()
+            self._prefill.note_done()
         if self._prefill.is_busy:
             self._batch.disturb()
         for ready in self._prefill.submit(shares):

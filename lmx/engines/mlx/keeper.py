@@ -4,6 +4,7 @@ Knows caches and token ids, no sampling and no clients. What is kept is copied o
 only, on the device's own time: nothing waits for it.
 """
 
+from time import perf_counter
 from typing import Any
 
 import mlx.core as mx
@@ -21,9 +22,16 @@ from lmx.engines.mlx.leaves import (
     leaves_of,
 )
 from lmx.engines.prefix.store import PrefixStore
+from lmx.engines.prefix.tier import DiskTier, Recall
 from lmx.engines.prefix.tree import TokenIds
 
 MlxStore = PrefixStore[KvSegment, RowState]
+MlxTier = DiskTier[KvSegment, RowState]
+MlxRecall = Recall[KvSegment, RowState]
+# Of each pass while a prompt is read from disk: others decode, and a client may give up.
+READ_S = 0.03
+# For what a worker that ends still writes; the daemon waits two seconds for it.
+CLOSE_S = 1.0
 
 
 def make_store(model: Any, budget_bytes: int) -> MlxStore:
@@ -40,11 +48,13 @@ class PrefixKeeper:
     Args:
         model: An mlx-lm model.
         store: What is kept.
+        disk: What is kept beyond the model's life.
     """
 
-    def __init__(self, model: Any, store: MlxStore) -> None:
+    def __init__(self, model: Any, store: MlxStore, disk: MlxTier | None = None) -> None:
         self._model = model
         self._store = store
+        self._disk = disk
 
     @property
     def store(self) -> MlxStore:
@@ -55,6 +65,28 @@ class PrefixKeeper:
     def needs_stops(self) -> bool:
         """Only where a pass ends can a prompt be gone on from."""
         return self._store.is_on and self._store.needs_snapshots
+
+    def look_up(self, ids: TokenIds, salt: str) -> MlxRecall | None:
+        """What is on disk of a prompt, if it pays to read it."""
+        return None if self._disk is None else self._disk.look_up(ids, salt)
+
+    def recall(self, recall: MlxRecall) -> bool:
+        """Read on for a moment; whether it is over."""
+        return recall.read(perf_counter() + READ_S)
+
+    def note_computed(self, tokens: int, seconds: float) -> None:
+        """So many tokens of a prompt took the device so long."""
+        if self._disk is not None and tokens:
+            self._disk.note_computed(tokens, seconds)
+
+    def rest(self) -> bool:
+        """Offer the disk some of what it has not got; whether there is more."""
+        return self._disk is not None and self._disk.rest()
+
+    def wake(self) -> None:
+        """There is work."""
+        if self._disk is not None:
+            self._disk.wake()
 
     def usable_tokens(self, ids: TokenIds, salt: str) -> int:
         """Leading tokens of a prompt that `resume` would give."""
@@ -106,6 +138,9 @@ class PrefixKeeper:
             )
 
     def release_model(self) -> None:
-        """Let go of the weights and of everything kept."""
+        """Let go of the weights and of everything kept, and write what there is time for."""
+        if self._disk is not None:
+            self._disk.close(CLOSE_S)
+            self._disk = None
         self._store.clear()
         self._model = None

@@ -19,6 +19,7 @@ from lmx.engines.grammar import LlgGrammarCompiler
 from lmx.engines.mlx.blas import Blas
 from lmx.engines.mlx.caches import CacheRows, can_batch, can_pad, kv_bytes_per_token, quantise
 from lmx.engines.mlx.device import device_name, limit_pool, wire
+from lmx.engines.mlx.disk import open_disk
 from lmx.engines.mlx.drafting import DraftModel, can_draft
 from lmx.engines.mlx.engine import MlxEngine, Savings
 from lmx.engines.mlx.files import check_directory, read_json
@@ -78,7 +79,11 @@ def load_engine(load: Load, blas: Blas) -> LoadedEngine:
         end_ids=ends,
         limits=limits,
         vocabulary_size=vocabulary_size,
-        savings=Savings(store, Speculation(is_on=load.speculation, model=draft)),
+        savings=Savings(
+            store,
+            Speculation(is_on=load.speculation, model=draft),
+            open_disk(model, store, load),
+        ),
     )
     _warm_up(engine)
     grammars = LlgGrammarCompiler(

@@ -13,13 +13,14 @@ they share, whichever it is, and no prompt waits for another.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from lmx.engines.base import PrefillShare
 from lmx.engines.mlx.caches import CacheRows
-from lmx.engines.mlx.keeper import PrefixKeeper
+from lmx.engines.mlx.keeper import MlxRecall, PrefixKeeper
 from lmx.engines.mlx.logprobs import gather
 from lmx.engines.mlx.sequence import LivePrompt, LiveSequence
 from lmx.engines.prefix.tree import common_length
@@ -74,6 +75,8 @@ class Partial:
         done_tokens: Of the prompt, in the caches.
         computed_tokens: Of these, computed for this prompt.
         kept_tokens: Leading tokens that were offered to the prefix store, or came from it.
+        is_looked_up: The disk was asked for it.
+        recall: What is being read of it from disk.
     """
 
     prompt: LivePrompt
@@ -81,6 +84,8 @@ class Partial:
     done_tokens: int = 0
     computed_tokens: int = 0
     kept_tokens: int = 0
+    is_looked_up: bool = False
+    recall: MlxRecall | None = None
 
     @property
     def left_tokens(self) -> int:
@@ -132,6 +137,7 @@ class Prefill:
         self._keeper = keeper
         self._partials: list[Partial] = []  # in order of arrival
         self._dead: list[Partial] = []  # their caches go with the next step
+        self._chunk: tuple[int, float] | None = None  # tokens of the pass under way, and since when
 
     @property
     def chunk_tokens(self) -> int:
@@ -172,6 +178,12 @@ class Prefill:
         """Each prompt's name and the tokens it lacks, at least 1; see `Engine.prefilling`."""
         return {partial.prompt.name: self._missing(partial) for partial in self._partials}
 
+    def note_done(self) -> None:
+        """The device has nothing left to do, and has done nothing but the last pass."""
+        if self._chunk is not None:
+            tokens, began_s = self._chunk
+            self._keeper.note_computed(tokens, perf_counter() - began_s)
+
     def submit(self, shares: Sequence[PrefillShare] | None) -> list[Ready]:
         """Hand at most one pass to the device without waiting for it.
 
@@ -182,10 +194,15 @@ class Prefill:
             The sequences that may decode from now on; none if a prompt is still unfinished or
             nothing is to be done.
         """
+        self._chunk = None
         chosen = self._choose(shares)
         ready = []
         while chosen:
             first = chosen[0][0]
+            self._look_up(first)
+            if first.recall is not None and not self._keeper.recall(first.recall):
+                return ready  # reading goes on, a moment in every step
+            first.recall = None
             self._resume(first)
             if first.left_tokens:
                 break
@@ -214,6 +231,13 @@ class Prefill:
             left -= self._keeper.usable_tokens(prompt.ids, prompt.prefix.salt)
         return max(1, left)
 
+    def _look_up(self, partial: Partial) -> None:
+        """Ask the disk for it, once."""
+        prompt = partial.prompt
+        if not partial.is_looked_up and prompt.logprobs is None:
+            partial.recall = self._keeper.look_up(prompt.ids, prompt.prefix.salt)
+        partial.is_looked_up = True
+
     def _resume(self, partial: Partial) -> None:
         """Take what is there by now instead of computing it."""
         prompt = partial.prompt
@@ -231,7 +255,9 @@ class Prefill:
         for partial, tokens in chosen:
             if not _may_share(partial, tokens):
                 break
-            if not self._has_sooner(partial, group):
+            if group:
+                self._look_up(partial)
+            if partial.recall is None and not self._has_sooner(partial, group):
                 group.append(partial)
         lengths = [partial.left_tokens for partial in group]
         return group[: plan_group(lengths, self._limits)] if group else [chosen[0][0]]
@@ -258,6 +284,7 @@ class Prefill:
         _gather(prompt, logits, done)
         partial.caches, partial.done_tokens = caches, end
         partial.computed_tokens += end - done
+        self._chunk = end - done, perf_counter()
         is_piece = end - partial.kept_tokens >= PIECE_TOKENS or not partial.left_tokens
         if is_piece if stop is None else end == stop:
             self._keep(partial, caches)

@@ -12,6 +12,7 @@ from lmx.engines.base import PrefixOutlook, PrefixUse
 from lmx.engines.prefix.tree import (
     Mark,
     Match,
+    Node,
     PrefixTree,
     Segment,
     Snapshot,
@@ -54,6 +55,26 @@ class Wanted(NamedTuple):
 
     start: int
     snapshot: bool
+
+
+class Fresh(NamedTuple, Generic[S, P]):
+    """A node that is not on disk.
+
+    Attributes:
+        ids: All tokens up to its end.
+        salt: Whose.
+        start: Where its segment begins.
+        segment: Payload of the tokens from there.
+        snapshot: What is valid at its end.
+        node: Its place.
+    """
+
+    ids: TokenIds
+    salt: str
+    start: int
+    segment: S
+    snapshot: P | None
+    node: Node[S, P]
 
 
 class StoreState(NamedTuple):
@@ -146,15 +167,44 @@ class PrefixStore(Generic[S, P]):
         return Wanted(covered, wants_snapshot)
 
     def keep(
-        self, ids: TokenIds, salt: str, *, segment: S | None, snapshot: P | None = None
+        self,
+        ids: TokenIds,
+        salt: str,
+        *,
+        segment: S | None,
+        snapshot: P | None = None,
+        is_stored: bool = False,
     ) -> bool:
         """Remember what `wanted` asked for, evicting what was unused for longest.
+
+        Args:
+            ids: All tokens up to there.
+            salt: Whose.
+            segment: Of those that are missing; `None` if none are.
+            snapshot: What is valid at its end.
+            is_stored: It came from disk.
 
         Returns:
             Whether it fits the budget at all.
         """
         with self._lock:
-            return self._tree.insert(ids, salt, segment=segment, snapshot=snapshot)
+            return self._tree.insert(
+                ids, salt, segment=segment, snapshot=snapshot, is_stored=is_stored
+            )
+
+    def next_fresh(self) -> Fresh[S, P] | None:
+        """What should go to disk next; what it continues was here before it."""
+        with self._lock:
+            node = self._tree.next_fresh()
+            if node is None or node.segment is None:
+                return None
+            snapshot = None if node.mark is None else node.mark.snapshot
+            return Fresh(node.path_tokens(), node.salt, node.start, node.segment, snapshot, node)
+
+    def settle(self, fresh: Fresh[S, P]) -> None:
+        """It is on its way to disk."""
+        with self._lock:
+            self._tree.settle(fresh.node)
 
     def clear(self) -> None:
         """Forget everything."""

@@ -139,6 +139,8 @@ class PrefixTree(Generic[S, P]):
         self._roots: dict[str, Node[S, P]] = {}
         self._order: OrderedDict[Node[S, P] | Mark[S, P], None] = OrderedDict()  # oldest first
         self._memories: OrderedDict[bytes, None] = OrderedDict()
+        # Not on any disk; what a node continues comes before it.
+        self._fresh: dict[Node[S, P], None] = {}
         self._size_bytes = 0
         self._evicted_count = 0
 
@@ -181,7 +183,13 @@ class PrefixTree(Generic[S, P]):
                 self._order.move_to_end(node)
 
     def insert(
-        self, ids: TokenIds, salt: str, *, segment: S | None, snapshot: P | None = None
+        self,
+        ids: TokenIds,
+        salt: str,
+        *,
+        segment: S | None,
+        snapshot: P | None = None,
+        is_stored: bool = False,
     ) -> bool:
         """Remember a prompt as far as it is computed.
 
@@ -190,6 +198,7 @@ class PrefixTree(Generic[S, P]):
             salt: Whose it is.
             segment: Payload of the tokens that `match` does not cover; `None` if it covers all.
             snapshot: What is valid at its end; ignored if there is one already.
+            is_stored: It came from where `fresh` nodes go.
 
         Returns:
             Whether there is room for it; if not, nothing has changed.
@@ -211,6 +220,12 @@ class PrefixTree(Generic[S, P]):
         if snapshot is not None and at.mark is None:
             at.mark = Mark(at, snapshot)
             self._size_bytes += snapshot.size_bytes
+        elif segment is None:
+            is_stored = True  # nothing was added
+        if is_stored:
+            self._fresh.pop(at, None)
+        else:
+            self._fresh[at] = None
         self._refresh(at)
         while self._size_bytes > self._budget_bytes:
             self._evict_oldest()
@@ -239,6 +254,14 @@ class PrefixTree(Generic[S, P]):
             node = next(reversed(node.children.values()))
             found = found + node.tokens
         return found[:tokens]
+
+    def next_fresh(self) -> Node[S, P] | None:
+        """The oldest node that is not on disk."""
+        return next(iter(self._fresh), None)
+
+    def settle(self, node: Node[S, P]) -> None:
+        """It is on disk, or need not be."""
+        self._fresh.pop(node, None)
 
     def clear(self) -> None:
         """Evict everything."""
@@ -283,6 +306,11 @@ class PrefixTree(Generic[S, P]):
         node.tokens, node.segment = node.tokens[tokens:], tail_segment
         # Right behind the other half, and so before every ancestor: the caller refreshes them.
         self._order[head] = None
+        # What is on disk of the whole edge serves for its tail alone.
+        self._fresh[head] = None
+        if node in self._fresh:
+            del self._fresh[node]
+            self._fresh[node] = None
         return head
 
     def _refresh(self, node: Node[S, P]) -> None:
@@ -312,6 +340,7 @@ class PrefixTree(Generic[S, P]):
             self._size_bytes -= node.segment.size_bytes
             self._evicted_count += 1
             del self._order[node]
+            self._fresh.pop(node, None)
             parent = node.parent
             del parent.children[node.tokens[0]]
             if parent.parent is None and not parent.children:
