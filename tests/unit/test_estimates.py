@@ -10,6 +10,7 @@ from lmx.daemon.estimates import PREFIX_CACHE_BYTES, Estimates
 from lmx.daemon.ledger import Demand
 from lmx.daemon.model import Model
 from lmx.daemon.sources import Source
+from lmx.protocol.values import PrefixDisk
 from tests.tiny_models import build_tiny_llama
 
 GB = 10**9
@@ -47,6 +48,19 @@ async def test_half_of_a_small_budgets_rest(mlx: Source) -> None:
     demand = await demand_of(mlx, budget_bytes=4 * GB)
     assert (4 * GB - demand.total) // 2 == demand.prefix_cache
     assert 0 == (await demand_of(mlx, budget_bytes=demand.total)).prefix_cache
+
+
+@pytest.mark.parametrize(("gigabytes", "cap_bytes"), [(10.0, 10 * GB), (0.0, None)])
+async def test_the_disk_has_a_cap_or_is_off(
+    mlx: Source, gigabytes: float, cap_bytes: int | None
+) -> None:
+    """All models share one directory below the home."""
+    memory = MemorySettings(prefix_disk_gb=gigabytes)
+    settings = Settings(home=Path("/home"), memory=memory)
+    estimates = Estimates(settings, budget_bytes=100 * GB)
+    plan = await estimates.plan(mlx, Model(ModelSpec("m", "mlx", mlx.path)))
+    expected = None if cap_bytes is None else PrefixDisk("/home/cache/prefix", cap_bytes)
+    assert expected == plan.command.prefix_disk
 
 
 async def test_who_keeps_nothing_wishes_for_nothing() -> None:

@@ -1,6 +1,6 @@
 """MLX's payloads as named arrays of bytes, and back. Knows leaves' arrays, no tokens and no files.
 
-An array's name is its leaf and its place there. Bytes of evaluated arrays are looked at, not copied.
+An array's name is its leaf and its place there. Evaluated arrays are looked at, not copied.
 """
 
 from collections.abc import Mapping

@@ -196,7 +196,7 @@ class Prefill:
         """
         self._chunk = None
         chosen = self._choose(shares)
-        ready = []
+        ready: list[Ready] = []
         while chosen:
             first = chosen[0][0]
             self._look_up(first)

@@ -1,7 +1,7 @@
-"""A name for a model's files that changes when they do, without reading gigabytes. Knows no formats.
+"""A name for a model's files that changes when they do, without reading gigabytes.
 
 It covers small files whole, and of large ones the size, the time of change, the beginning, which in
-weight files lists every tensor, and blocks all over the rest.
+weight files lists every tensor, and blocks all over the rest. It knows no formats.
 """
 
 from collections.abc import Iterable

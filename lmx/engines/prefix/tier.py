@@ -86,15 +86,18 @@ class DiskTier(Generic[S, P]):
     def look_up(self, ids: TokenIds, salt: str) -> "Recall[S, P] | None":
         """What is on disk of a prompt beyond what is in memory, if reading it pays."""
         has_marks = self._store.needs_snapshots
+        # The last token is computed in any case: a snapshot behind it would be of no use.
+        wanted = ids[:-1] if has_marks else ids
         handles = self._cache.find(
-            ids[:-1], salt.encode(), needs_snapshot=has_marks, can_cut=not has_marks
+            wanted, salt.encode(), needs_snapshot=has_marks, can_cut=not has_marks
         )
         have = self._store.usable_tokens(ids, salt)
         missing = [handle for handle in handles if handle.used_end > have]
-        if not missing or missing[-1].used_end - have < LEAST_TOKENS:
+        gain = min(missing[-1].used_end, len(ids) - 1) - have if missing else 0
+        if gain < LEAST_TOKENS:
             return None
         read_s = sum(handle.size_bytes for handle in missing) * self._seconds_per_byte
-        compute_s = (missing[-1].used_end - have) * (self._seconds_per_token or read_s)
+        compute_s = read_s if self._seconds_per_token is None else gain * self._seconds_per_token
         return None if read_s > compute_s else Recall(self, ids, salt, handles=missing)
 
     def read(self, handle: Handle) -> StoredRecord | None:
@@ -107,7 +110,13 @@ class DiskTier(Generic[S, P]):
         return record
 
     def put(
-        self, ids: TokenIds, salt: str, *, segments: list[tuple[int, S]], state: P | None
+        self,
+        ids: TokenIds,
+        salt: str,
+        *,
+        segments: list[tuple[int, S]],
+        state: P | None,
+        is_whole: bool,
     ) -> bool:
         """Put into memory what was read.
 
@@ -116,6 +125,7 @@ class DiskTier(Generic[S, P]):
             salt: Whose.
             segments: With where each begins, up to that end.
             state: What is valid there.
+            is_whole: A record ends there, too, so that what continues it finds it on disk.
 
         Returns:
             It is there now.
@@ -136,7 +146,7 @@ class DiskTier(Generic[S, P]):
             return False  # what these records continue is not in memory any more
         parts.reverse()
         joined = None if not parts else parts[0] if len(parts) == 1 else self._packer.join(parts)
-        return self._store.keep(ids, salt, segment=joined, snapshot=state, is_stored=True)
+        return self._store.keep(ids, salt, segment=joined, snapshot=state, is_stored=is_whole)
 
     def unpack(self, record: StoredRecord) -> tuple[S, P | None] | None:
         """A record's payloads; `None` if it holds others than this engine writes."""
@@ -222,7 +232,8 @@ class Recall(Generic[S, P]):
         if found is None:
             return False
         segment, state = found
-        if handle.used_end < handle.end:
+        is_whole = handle.used_end == handle.end
+        if not is_whole:
             segment, _ = segment.split(handle.used_end - handle.start)
             state = None
         self._segments.append((handle.start, segment))
@@ -230,7 +241,7 @@ class Recall(Generic[S, P]):
             return True  # it goes into memory together with the next snapshot
         segments, self._segments = self._segments, []
         ids = self._ids[: handle.used_end]
-        return self._tier.put(ids, self._salt, segments=segments, state=state)
+        return self._tier.put(ids, self._salt, segments=segments, state=state, is_whole=is_whole)
 
 
 def blend(known: float, measured: float) -> float:
