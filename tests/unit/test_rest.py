@@ -1,4 +1,4 @@
-"""While nothing is asked a worker does what can wait, a piece at a time, and hears every command."""
+"""While nothing is asked a worker does what can wait, piece by piece, and hears every command."""
 
 from collections.abc import Sequence
 from queue import SimpleQueue
