@@ -2,8 +2,8 @@
 
 A leaf is a cache that holds no other caches. Leaves that keep every token can be cut along them;
 what the others hold is valid at one position only. Rows are right-aligned in batched caches, so
-where a row begins follows from its length, without asking the device. Arrays of caches are only
-ever replaced, so what was read of them stays as it was.
+where a row begins follows from its length, without asking the device. Caches write into the very
+array objects they hold, so what is kept is never one of these, and what is given never a kept one.
 
 Shapes: H heads, T tokens, E values per head.
 """
@@ -177,10 +177,11 @@ def fill(
             _set_tokens(leaf, parts, room_tokens)
             index += 1
         elif isinstance(leaf, ArraysCache):
-            leaf.cache = list(next(states).arrays)
+            arrays = next(states).arrays
+            leaf.cache = [None if array is None else mx.contiguous(array) for array in arrays]
         else:
             found: Any = next(states)
-            keys, values = found.arrays
+            keys, values = (mx.contiguous(array) for array in found.arrays)
             leaf.state = (
                 keys,
                 values,
