@@ -31,6 +31,7 @@ from lmx.schema.completion_request import CompletionRequest
 from lmx.schema.events import TakeUpQuery
 from lmx.schema.live_routes import LIVE_ROUTES
 from lmx.schema.machine import Discovery
+from lmx.schema.priority import PRIORITY_HEADERS
 from lmx.schema.problems import TABLE, ErrorDocument
 from lmx.schema.ranking import RerankRequest, ScoreRequest
 from lmx.schema.route import BODY_ERRORS, Errors, Route
@@ -79,6 +80,7 @@ ROUTES: tuple[Route, ...] = (
         request=ChatRequest,
         event=ChatChunk,
         errors=(*BODY_ERRORS, *MODEL_ERRORS),
+        headers=PRIORITY_HEADERS,
     ),
     Route(
         "get",
@@ -97,6 +99,7 @@ ROUTES: tuple[Route, ...] = (
         request=CompletionRequest,
         event=TextCompletion,
         errors=(*BODY_ERRORS, *MODEL_ERRORS),
+        headers=PRIORITY_HEADERS,
     ),
     Route(
         "get",
@@ -255,7 +258,7 @@ def _answers(route: Route) -> dict[str, Any]:
 
 
 def _parameters(route: Route) -> list[dict[str, Any]]:
-    """What stands in the path and in the query string."""
+    """What stands in the path, in the query string and in headers."""
     parameters: list[dict[str, Any]] = [
         {
             "name": name,
@@ -273,6 +276,16 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
             {"name": name, "in": "query", "required": False, "schema": schema}
             for name, schema in fields.items()
         ]
+    parameters += [
+        {
+            "name": name,
+            "in": "header",
+            "required": False,
+            "description": description,
+            "schema": {"type": "string"},
+        }
+        for name, description in route.headers.items()
+    ]
     return parameters
 
 

@@ -14,6 +14,11 @@ WORDS = {"interactive": -10, "normal": NORMAL, "batch": 10}
 # The two lanes of clients that sort their own requests.
 LANES = {"interactive": WORDS["interactive"], "throughput": WORDS["batch"]}
 
+PRIORITY_HEADERS = {
+    "X-Priority": "As `priority` of the body, which counts more; ignored if it makes no sense.",
+    "X-Serving-Lane": "`interactive` or `throughput`, where neither of those says anything.",
+}
+
 Priority = (
     Annotated[
         int,

@@ -1,5 +1,7 @@
 """What the API's description says of one route. Plain values."""
 
+from collections.abc import Mapping
+
 from msgspec import Struct
 
 from lmx.errors import BodyTimeout, BodyTooLarge, InvalidRequest, LmxError
@@ -24,6 +26,7 @@ class Route(Struct, frozen=True):
         is_list: The answer is an array of `reply`.
         needs_body: An empty body is refused.
         text_type: The answer's media type where it is text.
+        headers: Request headers that have an effect of their own, and what they say.
     """
 
     method: str
@@ -38,6 +41,7 @@ class Route(Struct, frozen=True):
     is_list: bool = False
     needs_body: bool = True
     text_type: str = "text/plain"
+    headers: Mapping[str, str] = {}
 
     @property
     def replies(self) -> list[type[Struct] | None]:

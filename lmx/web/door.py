@@ -24,7 +24,7 @@ EXPOSED: Header = (b"access-control-expose-headers", b"x-request-id, retry-after
 VARY: Header = (b"vary", b"Origin")
 ALLOWED_HEADERS = (
     b"Content-Type, Authorization, X-Admin-Key, X-Api-Key, X-Client-ID, X-Opta-Bridge-ID, "
-    b"Idempotency-Key, Last-Event-ID"
+    b"Idempotency-Key, Last-Event-ID, X-Priority, X-Serving-Lane"
 )
 PREFLIGHT: tuple[Header, ...] = (
     (b"access-control-allow-methods", b"GET, POST, DELETE, OPTIONS"),

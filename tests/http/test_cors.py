@@ -20,6 +20,8 @@ HEADERS = {
     "x-client-id",
     "x-opta-bridge-id",
     "idempotency-key",
+    "x-priority",
+    "x-serving-lane",
     "last-event-id",
 }
 # One of each kind: raw, streamed, Quart's, and what each of them refuses.

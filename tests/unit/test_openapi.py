@@ -57,6 +57,20 @@ def test_the_document_has_what_openapi_demands() -> None:
         assert all(answer["description"] for answer in operation["responses"].values())
 
 
+def test_headers_that_say_a_priority_are_declared() -> None:
+    """Where text is generated, and nowhere else."""
+    for path, operations in DOCUMENT["paths"].items():
+        for method, operation in operations.items():
+            declared = {
+                one["name"] for one in operation.get("parameters", []) if one["in"] == "header"
+            }
+            body = operation.get("requestBody", {"content": {}})["content"].get("application/json")
+            name = "" if body is None else body["schema"]["$ref"].rpartition("/")[2]
+            is_generation = name in {"ChatRequest", "CompletionRequest"}
+            expected = {"X-Priority", "X-Serving-Lane"} if is_generation else set()
+            assert expected == declared, (path, method)
+
+
 def test_parameters_of_a_path_are_declared() -> None:
     """Each name in braces has a parameter."""
     for path, methods in DOCUMENT["paths"].items():
