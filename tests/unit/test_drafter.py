@@ -205,6 +205,19 @@ def test_the_first_measurement_does_not_count() -> None:
     assert before < costs.ratio(4) < 3
 
 
+def test_what_was_not_measured_is_between_its_neighbours() -> None:
+    """That long drafts are dear does not make short ones as dear."""
+    costs = CheckCosts()
+    for _ in range(9):
+        costs.note_plain(PLAIN_S)
+    for _ in range(10):
+        costs.note_check(16, 9 * PLAIN_S)
+    ratios = [costs.ratio(drafted) for drafted in LADDER]
+    assert sorted(ratios) == ratios
+    assert ratios[0] < 2 < ratios[2] < 4 < ratios[-1]
+    assert 4 >= choose_length(0.9, costs, limit=16, balance=3.0) > 0
+
+
 def test_longer_drafts_bound_shorter_ones() -> None:
     """What 8 tokens cost, 2 cannot exceed."""
     costs = known()

@@ -6,6 +6,7 @@ else for a moment would spoil a mean.
 """
 
 from collections import deque
+from collections.abc import Mapping
 from statistics import median
 
 # Draft lengths that are tried, so that each is measured often.
@@ -80,10 +81,13 @@ class CheckCosts:
     def ratio(self, drafted: int) -> float:
         """How many plain steps a checking step costs, at least 1.
 
-        What longer drafts were measured at is a bound, for a shorter one costs no more.
+        What longer drafts were measured at is a bound, for a shorter one costs no more. A length
+        that was not measured is on the line between its neighbours that were.
         """
-        bounds = [self._estimate(length) for length in self._measured if length >= drafted]
-        return max(1.0, min(bounds) if bounds else self._assume(drafted))
+        measured = {length: self._estimate(length) for length in self._measured}
+        found = measured.get(drafted) or self._between(drafted, measured)
+        bounds = [ratio for length, ratio in measured.items() if length > drafted]
+        return max(1.0, min([found, *bounds]))
 
     @property
     def _measured(self) -> list[int]:
@@ -95,12 +99,16 @@ class CheckCosts:
         total = ASSUMED_WEIGHT * _assumed(drafted) + len(measured) * median(measured)
         return total / (ASSUMED_WEIGHT + len(measured))
 
-    def _assume(self, drafted: int) -> float:
-        """Beyond all that was measured, on the line through a plain step and the longest of it."""
-        longest = max(self._measured, default=None)
-        if not longest:
+    def _between(self, drafted: int, measured: Mapping[int, float]) -> float:
+        shorter = max((length for length in measured if length < drafted), default=0)
+        longer = min((length for length in measured if length > drafted), default=None)
+        low = measured.get(shorter, 1.0)
+        if longer is not None:
+            return low + (measured[longer] - low) * (drafted - shorter) / (longer - shorter)
+        if not shorter:
             return _assumed(drafted)
-        return max(_assumed(drafted), 1 + (self._estimate(longest) - 1) * drafted / longest)
+        # Beyond all that was measured, on the line through a plain step and the longest of it.
+        return max(_assumed(drafted), 1 + (low - 1) * drafted / shorter)
 
 
 def _assumed(drafted: int) -> float:
