@@ -17,7 +17,7 @@ pytestmark = pytest.mark.gguf
 
 from lmx.engines.llama.engine import LlamaEngine  # noqa: E402
 from lmx.engines.llama.library import ContextSize, LlamaContext, LlamaModel  # noqa: E402
-from lmx.engines.llama.states import LlamaStore  # noqa: E402
+from lmx.engines.llama.states import Kept, LlamaStore  # noqa: E402
 
 END_ID = 2
 BUDGET = 16 << 20
@@ -54,7 +54,9 @@ def open_engine(paths: dict[str, Path]) -> Iterator[Open]:
         context = LlamaContext(model, ContextSize(cells, sequences + 1, 64, threads=1))
         info = ModelInfo(256, sequences, kv_bytes_per_token=256, engine="llama")
         store = LlamaStore(budget, needs_snapshots=not model.can_rewind)
-        opened.append(LlamaEngine(model, context, info, end_ids=frozenset({END_ID}), store=store))
+        opened.append(
+            LlamaEngine(model, context, info, end_ids=frozenset({END_ID}), kept=Kept(store))
+        )
         return opened[-1]
 
     yield make
@@ -143,15 +145,15 @@ def test_recurrent_state_is_kept_at_boundaries(open_engine: Open) -> None:
 
 
 def test_an_answer_is_kept_when_there_is_nothing_else_to_do(open_engine: Open) -> None:
-    """One step after the end, prompt and answer are in the store, within its budget."""
+    """With the last step or at rest, prompt and answer go to the store, within its budget."""
     engine = open_engine(budget=50_000)
     ask(engine, prompt(1, 100))
-    engine.step()
+    assert not engine.rest()
     kept = engine.memory()
     # 109 tokens have been computed; the last one sampled has not.
     assert 109 * 256 <= kept.cached_bytes <= 50_000
     ask(engine, prompt(2, 100))
-    engine.step()
+    assert not engine.rest()
     assert engine.memory().cached_bytes <= 50_000
     assert kept.active_bytes == engine.memory().active_bytes
 

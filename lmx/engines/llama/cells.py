@@ -11,11 +11,15 @@ from lmx.engines.base import PrefixOutlook, PrefixUse
 from lmx.engines.llama.keeper import StateKeeper
 from lmx.engines.llama.library import LlamaContext
 from lmx.engines.llama.slots import MIN_SHARED_TOKENS, Slot, SlotTable
-from lmx.engines.llama.states import LlamaStore
+from lmx.engines.llama.states import NOTHING_KEPT, Kept
 from lmx.engines.llama.transfer import StateTransfer
 from lmx.engines.prefix.store import LEAST_TOKENS
 from lmx.engines.prefix.tree import TokenIds
 from lmx.protocol.values import Memory
+
+# What a worker that ends still takes out of the cache and writes; the daemon waits two seconds.
+CLOSE_TOKENS = 32_768
+CLOSE_S = 1.0
 
 
 class Cells:
@@ -24,19 +28,19 @@ class Cells:
     Args:
         context: Has one sequence more than the table, if the store is on and takes ranges.
         slots: The table.
-        store: What is kept of what leaves a slot.
+        kept: What is kept of what leaves a slot, and where.
         fixed_bytes: What weights and cache take; it does not change.
     """
 
     def __init__(
-        self, context: LlamaContext, slots: SlotTable, store: LlamaStore, *, fixed_bytes: int
+        self, context: LlamaContext, slots: SlotTable, kept: Kept, *, fixed_bytes: int
     ) -> None:
         self._context = context
         self._slots = slots
-        self._store = store
+        self._kept = kept
         self._fixed_bytes = fixed_bytes
         transfer = StateTransfer(context, spare=slots.count)
-        self._keeper = StateKeeper(transfer, store, window_tokens=slots.window_tokens)
+        self._keeper = StateKeeper(transfer, kept.store, window_tokens=slots.window_tokens)
 
     @property
     def free_count(self) -> int:
@@ -44,9 +48,9 @@ class Cells:
         return self._slots.free_count
 
     @property
-    def store(self) -> LlamaStore:
-        """What is kept of what left a slot."""
-        return self._store
+    def kept(self) -> Kept:
+        """Where what leaves a slot goes."""
+        return self._kept
 
     def take(self, prompt_ids: Sequence[int], salt: str, *, may_reuse: bool) -> Slot:
         """A slot for a prompt, with as much of it as some slot has."""
@@ -115,33 +119,45 @@ class Cells:
         """Offer all that a slot holds to the store, as far as it is not there."""
         self._keeper.save(slot)
 
-    def settle(self, most_tokens: int) -> None:
+    def settle(self, most_tokens: int) -> bool:
         """After a pass: see what it took, and offer what ended sequences left to the store.
 
         Args:
-            most_tokens: So many and no more, of those that ended last; they wait for this.
+            most_tokens: So many and no more, of those that ended last.
+
+        Returns:
+            Whether there may be more of it.
         """
         self._note_windows()
-        if not self._store.is_on:
-            return
+        if not self._kept.store.is_on:
+            return False
         for slot in self._slots.unsaved():
             if most_tokens <= 0:
-                return
+                return True
             before = slot.saved_tokens
             self._keeper.save_more(slot, most_tokens)
             most_tokens -= slot.saved_tokens - before
+        return False
+
+    def close(self) -> None:
+        """Write what there is time for, and let go of everything kept. Idempotent."""
+        if self._kept.disk is not None:
+            self.settle(CLOSE_TOKENS)
+            self._kept.disk.close(CLOSE_S)
+        self._kept.store.clear()
+        self._kept = NOTHING_KEPT
 
     def memory(self) -> Memory:
         """What was allocated at load, and what the store holds besides."""
-        fixed, kept = self._fixed_bytes, self._store.state.size_bytes
+        fixed, kept = self._fixed_bytes, self._kept.store.state.size_bytes
         return Memory(fixed, kept, fixed + kept)
 
     def foresee(self, token_ids: Sequence[int], prefix: PrefixUse) -> PrefixOutlook:
         """What of a prompt is there, wherever. From any thread."""
         in_slots = self._slots.foresee(token_ids, prefix)
-        if not self._store.is_on:
+        if not self._kept.store.is_on:
             return in_slots
-        kept = self._store.foresee(token_ids, prefix)
+        kept = self._kept.store.foresee(token_ids, prefix)
         if not in_slots.cached_tokens:
             return kept if kept.known_tokens >= in_slots.known_tokens else in_slots
         is_worth = kept.cached_tokens >= in_slots.cached_tokens + LEAST_TOKENS

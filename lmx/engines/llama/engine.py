@@ -7,6 +7,7 @@ tokens later; the oldest always goes on, so every sequence ends.
 """
 
 from collections.abc import Sequence
+from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ from lmx.engines.llama.prompts import PromptQueue
 from lmx.engines.llama.sequence import Beginning, LiveSequence, Part, make_sequence
 from lmx.engines.llama.slots import SlotTable
 from lmx.engines.llama.speculation import Speculation
-from lmx.engines.llama.states import LlamaStore
+from lmx.engines.llama.states import NOTHING_KEPT, Kept
 from lmx.engines.prefix.tree import make_key
 from lmx.errors import InvalidRequest, OutOfMemory
 from lmx.protocol.values import Memory, ModelInfo
@@ -38,12 +39,13 @@ from lmx.protocol.values import Memory, ModelInfo
 BUSY_SHARE = 2
 # Logits of a whole prompt, for its log-probabilities, are vocabulary-sized rows: in small pieces.
 SCORED_CHUNK_TOKENS = 64
+# Prompts of fewer tokens do not tell how long computing takes; it is held against reading.
+MEASURED_TOKENS = 32
 # No token has this id: nothing was foretold after the last token of a draft.
 NO_DRAFT = -1
-# What ended answers leave goes to the prefix store in pieces, so that no step waits long: a
-# millisecond or two while others decode, and what a new request can bear to find running.
-BUSY_SAVE_BYTES, IDLE_SAVE_BYTES = 8 << 20, 256 << 20
-NO_STORE = LlamaStore(0)
+# What ended answers leave goes to the prefix store in pieces: of a millisecond or two while others
+# decode, and of some ten when there is nothing else to do.
+BUSY_SAVE_BYTES, REST_SAVE_BYTES = 8 << 20, 32 << 20
 
 
 class LlamaEngine:
@@ -55,7 +57,7 @@ class LlamaEngine:
         info: What the daemon is told.
         end_ids: Ids that end a generation.
         speculation: Drafts for a sequence that runs alone; `None` for none.
-        store: What is kept of what leaves the cache. With one that is on and takes ranges, the
+        kept: Where what leaves the cache goes. With a store that is on and takes ranges, the
             context has one sequence more than `info` says.
 
     Attributes:
@@ -70,7 +72,7 @@ class LlamaEngine:
         *,
         end_ids: frozenset[int],
         speculation: Speculation | None = None,
-        store: LlamaStore = NO_STORE,
+        kept: Kept = NOTHING_KEPT,
     ) -> None:
         self._model = model
         self._context = context
@@ -80,7 +82,7 @@ class LlamaEngine:
         slots = SlotTable(info.max_sequences, can_rewind=rewinds, window_tokens=model.window_tokens)
         cell_count = context.size.cells
         fixed_bytes = model.weight_bytes + cell_count * info.kv_bytes_per_token
-        self._cells = Cells(context, slots, store, fixed_bytes=fixed_bytes)
+        self._cells = Cells(context, slots, kept, fixed_bytes=fixed_bytes)
         self._live: dict[int, LiveSequence] = {}  # in order of arrival
         self._prompts = PromptQueue(
             self._live, self._cells, cell_count=cell_count, can_rewind=rewinds
@@ -125,6 +127,8 @@ class LlamaEngine:
         beginning = Beginning(
             make_key(prompt_ids), prefix.boundaries, may_reuse=not wants_prompt_logprobs
         )
+        if self._cells.kept.disk is not None:
+            self._cells.kept.disk.wake()
         leader = self._admit(choices[0], prompt_ids, prefix.salt, beginning=beginning)
         if wants_prompt_logprobs:
             leader.prompt_logprobs = [None]
@@ -156,7 +160,6 @@ class LlamaEngine:
             OutOfMemory: The device has no room. The engine's state is lost: close it.
         """
         if not self._live:
-            self._settle(IDLE_SAVE_BYTES)
             return []
         parts = self._run_pass(shares)
         logits = self._context.logits(self._batch.outputs) if self._batch.outputs else None
@@ -177,8 +180,11 @@ class LlamaEngine:
         self._context.synchronise()
 
     def rest(self) -> bool:
-        """There is nothing that waits."""
-        return False
+        """Keep some of what ended answers left, then write some of what is kept to disk."""
+        if self._settle(REST_SAVE_BYTES):
+            return True
+        disk = self._cells.kept.disk
+        return disk is not None and disk.rest()
 
     def interrupt(self, sequence_id: int) -> None:
         """End the running pass if it computes a prompt nobody else waits for. From any thread."""
@@ -206,9 +212,9 @@ class LlamaEngine:
     def shrink(self, prefix_cache_bytes: int | None = None) -> None:
         """Empty or cut the store. The cache was allocated at load and goes with the worker."""
         if prefix_cache_bytes is None:
-            self._cells.store.clear()
+            self._cells.kept.store.clear()
         else:
-            self._cells.store.set_budget(prefix_cache_bytes)
+            self._cells.kept.store.set_budget(prefix_cache_bytes)
 
     def memory(self) -> Memory:
         """What was allocated at load, and what the store holds besides."""
@@ -217,7 +223,7 @@ class LlamaEngine:
     def close(self) -> None:
         """Free context and model. Idempotent."""
         self._live.clear()
-        self._cells.store.clear()
+        self._cells.close()
         self._context.close()
         self._model.close()
 
@@ -245,8 +251,8 @@ class LlamaEngine:
         self._live[choice.sequence_id] = sequence
         return sequence
 
-    def _settle(self, size_bytes: int) -> None:
-        self._cells.settle(size_bytes // max(1, self._info.kv_bytes_per_token))
+    def _settle(self, size_bytes: int) -> bool:
+        return self._cells.settle(size_bytes // max(1, self._info.kv_bytes_per_token))
 
     def _followers(self, leader: LiveSequence) -> list[LiveSequence]:
         return [sequence for sequence in self._live.values() if sequence.leader is leader]
@@ -265,7 +271,7 @@ class LlamaEngine:
             )
             # Whoever interrupted before this line was not heard; after it, the pass ends early.
             is_unwanted = self._interrupts.is_pass_unwanted
-            code = ABORTED if is_unwanted else self._context.decode(self._batch)
+            code = ABORTED if is_unwanted else self._decode(parts)
             self._interrupts.end()
             if code == NO_FREE_CELLS:
                 self._make_room()
@@ -277,12 +283,21 @@ class LlamaEngine:
                 return []
             return parts
 
+    def _decode(self, parts: list[Part]) -> int:
+        began_s = perf_counter()
+        code = self._context.decode(self._batch)
+        tokens = sum(part.computed for part in parts if part.computed > 1)
+        disk = self._cells.kept.disk
+        if code == 0 and tokens >= MEASURED_TOKENS and disk is not None:
+            self._context.synchronise()
+            disk.note_computed(tokens, perf_counter() - began_s)
+        return code
+
     def _plan(self, shares: Sequence[PrefillShare] | None) -> list[Part]:
         """Fill the batch: decode rows first, so that nobody who runs ever waits for a prompt."""
         self._batch.clear()
-        decoding = [sequence for sequence in self._prompts.able() if sequence.missing == 1]
-        for sequence in decoding:
-            self._prompts.begin(sequence)
+        able = [sequence for sequence in self._prompts.able() if sequence.missing == 1]
+        decoding = [sequence for sequence in able if self._prompts.begin(sequence)]
         drafts = self._speculation.propose(list(self._live.values()))
         parts = [self._append(sequence, 1, drafts) for sequence in decoding]
         prompts = {sequence.sequence_id: sequence for sequence in self._prompts.ready()}
@@ -291,13 +306,11 @@ class LlamaEngine:
             shares = [PrefillShare(name, room) for name in prompts]
         for name, tokens in shares:
             limit = min(tokens, self._batch.room)
-            if name in prompts and limit:
+            if name in prompts and limit and self._prompts.begin(prompts[name]):
                 parts.append(self._append_prompt(prompts[name], limit))
         return parts
 
     def _append_prompt(self, sequence: LiveSequence, limit: int) -> Part:
-        """As much of a prompt as may be computed, after what need not be."""
-        self._prompts.begin(sequence)
         if sequence.prompt_logprobs is not None:
             limit = min(limit, SCORED_CHUNK_TOKENS)
         return self._append(sequence, min(limit, self._prompts.limit(sequence)))

@@ -16,10 +16,11 @@ from lmx.catalog.memory_plan import (
 from lmx.engines.base import Choice, LoadedEngine
 from lmx.engines.grammar import LlgGrammarCompiler
 from lmx.engines.llama.batch import RowBatch
+from lmx.engines.llama.disk import open_disk
 from lmx.engines.llama.engine import LlamaEngine
 from lmx.engines.llama.library import ContextSize, LlamaContext, LlamaModel, has_gpu, max_sequences
 from lmx.engines.llama.speculation import Speculation
-from lmx.engines.llama.states import LlamaStore
+from lmx.engines.llama.states import Kept, LlamaStore
 from lmx.engines.llama.threads import choose_threads
 from lmx.engines.llama.tokenizer import end_ids, grammar_vocabulary, load_tokenizer
 from lmx.errors import CorruptModel, UnsupportedModel
@@ -83,7 +84,7 @@ def load_engine(load: Load) -> LoadedEngine:
         info,
         end_ids=ends,
         speculation=Speculation(is_on=load.speculation),
-        store=store,
+        kept=Kept(store, open_disk(load, store, info.device)),
     )
     if load.draft and load.speculation:
         notes.append(NO_DRAFT)

@@ -6,14 +6,18 @@ that computes the same. Neither waits for the other: see `Beginning.is_waiting`.
 
 from collections.abc import Mapping
 from itertools import takewhile
+from time import perf_counter
 
 from lmx.engines.llama.cells import Cells
 from lmx.engines.llama.sequence import Beginning, LiveSequence
+from lmx.engines.llama.slots import Slot
 from lmx.engines.prefix.tree import make_key
 
 # A sequence that was put off comes back only when there is room for it and this many tokens more
 # for everybody who runs, or it would be preempted again at once.
 HEADROOM_TOKENS = 32
+# Of each step while a prompt is read from disk: others decode, and a client may give up.
+READ_S = 0.03
 
 
 class PromptQueue:
@@ -39,7 +43,7 @@ class PromptQueue:
         self._cell_count = cell_count
         self._can_rewind = can_rewind
         # What can be gone on from is only where a pass ended.
-        self._keeps_ends = cells.store.is_on and cells.store.needs_snapshots
+        self._keeps_ends = cells.kept.store.is_on and cells.kept.store.needs_snapshots
 
     def able(self) -> list[LiveSequence]:
         """All sequences but those whose prompt another choice computes."""
@@ -62,7 +66,7 @@ class PromptQueue:
         beginning = sequence.beginning
         if beginning.is_over or not beginning.may_reuse:
             return sequence.missing
-        usable = self._cells.store.usable_tokens(beginning.ids, sequence.slot.salt)
+        usable = self._cells.kept.store.usable_tokens(beginning.ids, sequence.slot.salt)
         return max(1, min(sequence.missing, len(sequence.token_ids) - usable))
 
     def look_ahead(self, sequence: LiveSequence) -> None:
@@ -77,16 +81,23 @@ class PromptQueue:
             if other.leader is None and other.beginning.ahead is sequence:
                 self.look_ahead(other)
 
-    def begin(self, sequence: LiveSequence) -> None:
-        """Before a prompt's first pass: take what is there by now."""
+    def begin(self, sequence: LiveSequence) -> bool:
+        """Before a prompt's first pass: take what is there by now.
+
+        Returns:
+            Whether it can go on; not while it is being read from disk, a moment in every step.
+        """
         beginning = sequence.beginning
         if beginning.is_over:
-            return
-        beginning.is_over = True
+            return True
         if beginning.may_reuse:
+            if not self._recall(sequence.slot, beginning):
+                return False
             self._cells.resume(sequence.slot, beginning.ids)
+        beginning.is_over = True
         if beginning.skipped_tokens is None:
             beginning.skipped_tokens = len(sequence.slot.resident)
+        return True
 
     def limit(self, sequence: LiveSequence) -> int:
         """Tokens up to where its next pass has to end, to be of use to others."""
@@ -111,7 +122,21 @@ class PromptQueue:
             make_key(sequence.token_ids),
             may_reuse=sequence.prompt_logprobs is None,
             skipped_tokens=before.skipped_tokens,
+            is_looked_up=before.is_looked_up,
         )
+
+    def _recall(self, slot: Slot, beginning: Beginning) -> bool:
+        """Read on from disk, if that pays; whether there is nothing more to read."""
+        disk = self._cells.kept.disk
+        if disk is None:
+            return True
+        if not beginning.is_looked_up:
+            beginning.is_looked_up = True
+            held = len(slot.resident)
+            beginning.recall = disk.look_up(beginning.ids, slot.salt, beyond=held)
+        if beginning.recall is not None and beginning.recall.read(perf_counter() + READ_S):
+            beginning.recall = None
+        return beginning.recall is None
 
     def _has_cells_for(self, sequence: LiveSequence, able: list[LiveSequence]) -> bool:
         """Whether a prompt may begin."""

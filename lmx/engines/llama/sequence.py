@@ -14,6 +14,7 @@ from lmx.engines.base import (
 )
 from lmx.engines.llama.sampler import RowSampler
 from lmx.engines.llama.slots import Slot, common_length
+from lmx.engines.llama.states import LlamaRecall
 from lmx.engines.prefix.tree import TokenIds
 from lmx.protocol.values import Sampling
 
@@ -97,6 +98,8 @@ class Beginning:
         skipped_tokens: Of the prompt, that were; `None` before that is known.
         ahead: Who computes the same just now, so that it is better waited for.
         ahead_tokens: How much of it.
+        is_looked_up: The disk was asked for it.
+        recall: What is being read of it from there.
         is_over: Its first pass is made, or being made.
     """
 
@@ -106,6 +109,8 @@ class Beginning:
     skipped_tokens: int | None = None
     ahead: LiveSequence | None = None
     ahead_tokens: int = 0
+    is_looked_up: bool = False
+    recall: LlamaRecall | None = None
     is_over: bool = False
 
     @property

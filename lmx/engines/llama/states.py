@@ -9,6 +9,7 @@ from typing import NamedTuple, Self
 
 from lmx.engines.llama.transfer import StateBytes
 from lmx.engines.prefix.store import PrefixStore
+from lmx.engines.prefix.tier import DiskTier, Recall
 
 # Long enough that the library's cost per call does not show, short enough to be split.
 BLOCK_TOKENS = 128
@@ -77,6 +78,23 @@ class StateSnapshot:
 
 
 LlamaStore = PrefixStore[StateSegment, StateSnapshot]
+LlamaTier = DiskTier[StateSegment, StateSnapshot]
+LlamaRecall = Recall[StateSegment, StateSnapshot]
+
+
+class Kept(NamedTuple):
+    """Where what leaves the cache goes.
+
+    Attributes:
+        store: In memory.
+        disk: Below it, beyond the model's life; `None` if nothing is kept there.
+    """
+
+    store: LlamaStore
+    disk: LlamaTier | None = None
+
+
+NOTHING_KEPT = Kept(LlamaStore(0))
 
 
 def choose_block_tokens(window_tokens: int) -> int:

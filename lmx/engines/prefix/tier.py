@@ -83,15 +83,21 @@ class DiskTier(Generic[S, P]):
         known = self._seconds_per_token
         self._seconds_per_token = measured if known is None else blend(known, measured)
 
-    def look_up(self, ids: TokenIds, salt: str) -> "Recall[S, P] | None":
-        """What is on disk of a prompt beyond what is in memory, if reading it pays."""
+    def look_up(self, ids: TokenIds, salt: str, *, beyond: int = 0) -> "Recall[S, P] | None":
+        """What is on disk of a prompt beyond what is in memory, if reading it pays.
+
+        Args:
+            ids: The prompt.
+            salt: Whose it is.
+            beyond: Tokens that need not be read, wherever they are.
+        """
         has_marks = self._store.needs_snapshots
         # The last token is computed in any case: a snapshot behind it would be of no use.
         wanted = ids[:-1] if has_marks else ids
         handles = self._cache.find(
             wanted, salt.encode(), needs_snapshot=has_marks, can_cut=not has_marks
         )
-        have = self._store.usable_tokens(ids, salt)
+        have = max(beyond, self._store.usable_tokens(ids, salt))
         missing = [handle for handle in handles if handle.used_end > have]
         gain = min(missing[-1].used_end, len(ids) - 1) - have if missing else 0
         if gain < LEAST_TOKENS:
