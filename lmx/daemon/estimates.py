@@ -40,8 +40,8 @@ LEAST_CONTEXT_TOKENS = 4096
 # that grows with the machine is noticed only when it is in somebody's way. A token of an 8B model
 # takes 128 KiB, so that this is some 60,000 tokens of it.
 PREFIX_CACHE_BYTES = 8 * 10**9
-# Engines whose caches are outside of the memory that is reserved for running requests.
-KEEPERS = frozenset({"mlx"})
+# Engines that keep prompts outside of the memory that is reserved for running requests.
+KEEPERS = frozenset({"mlx", "llama"})
 NVIDIA_DEVICE = Path("/dev/nvidia0")
 
 

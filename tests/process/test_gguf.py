@@ -1,12 +1,15 @@
-"""GGUF files that no worker should see: the model fails with the reason, the daemon goes on."""
+"""GGUF files in a real daemon: damaged ones fail their model alone, prompts outlive the worker."""
 
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 from tests.chat_client import ChatClient, wait_until, worker_processes
-from tests.daemon_process import open_daemon
+from tests.daemon_process import Daemon, open_daemon
 from tests.tiny_gguf import TinyLlama
 
 LIMIT_S = 30
@@ -50,3 +53,40 @@ async def test_the_backend_setting_reaches_every_model(tmp_path: Path) -> None:
         (failure,) = daemon.events("model failed")
         assert "model-not-found" == failure["code"]
         assert f"as GGUF file, but as {model}" in failure["reason"]
+
+
+async def ask_long(daemon: Daemon) -> tuple[str, int, str]:
+    """Text, skipped tokens and the header of an answer to a prompt of some 200 tokens."""
+    async with ChatClient(daemon) as client:
+        answer = await client.ask("hello world " * 30, max_tokens=8, temperature=0)
+    assert 200 == answer.status_code
+    body: dict[str, Any] = answer.json()
+    cached: int = body["usage"]["prompt_tokens_details"]["cached_tokens"]
+    text: str = body["choices"][0]["message"]["content"]
+    return text, cached, answer.headers["x-lmx-cache"]
+
+
+async def test_prompts_outlive_worker_and_daemon(tmp_path: Path) -> None:
+    """Killed, replaced, or stopped and started again: all but the last token is skipped."""
+    path = TinyLlama().write(tmp_path / "tiny.gguf")
+    home = tmp_path / "home"
+    records = home / "cache" / "prefix"
+    with trio.fail_after(LIMIT_S):
+        async with open_daemon(home, str(path)) as daemon:
+            await daemon.wait_ready()
+            text, cached, header = await ask_long(daemon)
+            assert (0, True) == (cached, header.startswith("miss; cached=0"))
+            await wait_until(lambda: any(records.rglob("*.kv")))
+            os.kill(daemon.events("model loads")[0]["pid"], signal.SIGKILL)
+            await wait_until(lambda: len(daemon.events("model loads")) > 1)
+            await daemon.wait_ready()
+            again, cached, _ = await ask_long(daemon)
+            assert text == again
+            assert cached > 100
+            assert 0 == await daemon.stop()
+        async with open_daemon(home, str(path)) as daemon:
+            await daemon.wait_ready()
+            assert (text, cached) == (await ask_long(daemon))[:2]
+            assert (text, cached) == (await ask_long(daemon))[:2]
+            assert (await ask_long(daemon))[2].startswith("hit")
+            assert 0 == await daemon.stop()
