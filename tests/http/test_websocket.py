@@ -88,6 +88,7 @@ async def test_a_socket_says_what_a_stream_of_events_says(
     """Text, reasoning, calls, scores, reasons and usage, message by message and resumable alike."""
     model, fields = CASES[case]
     options = {"stream": True, "stream_options": {"include_usage": True}}
+    chat(daemon, model, **options, **fields)  # both find the prompt in the prefix cache
     streamed = chat(daemon, model, **options, **fields).body
     async with open_socket(daemon) as client:
         messages = await client.answer(model, stream=True, resumable=resumable, **fields)
