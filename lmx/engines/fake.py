@@ -62,7 +62,7 @@ from lmx.engines.prefix.store import PrefixStore
 from lmx.engines.prefix.tree import make_key
 from lmx.errors import OutOfMemory, UnsupportedModel
 from lmx.protocol.messages import Load
-from lmx.protocol.values import Memory, ModelInfo
+from lmx.protocol.values import Kept, Memory, ModelInfo
 
 KV_BYTES_PER_TOKEN = 1024
 ASKED = "asked"
@@ -284,7 +284,8 @@ class FakeEngine:
         """Weights plus a fixed price per token, live or kept."""
         live_tokens = sum(len(r.prompt.token_ids) + r.given for r in self._live.values())
         active = self._info.weight_bytes + live_tokens * KV_BYTES_PER_TOKEN
-        return Memory(active, self._kept.state.size_bytes, max(active, self._peak_bytes))
+        kept = Kept(*self._kept.state)
+        return Memory(active, kept.size_bytes, max(active, self._peak_bytes), kept)
 
     def close(self) -> None:
         """Drop every sequence."""

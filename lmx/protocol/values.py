@@ -119,12 +119,27 @@ class Timings(Struct, frozen=True, array_like=True):
     decode_s: float = 0.0
 
 
+class Kept(Struct, frozen=True, array_like=True):
+    """What is kept of prompts and answers for later ones.
+
+    Attributes:
+        size_bytes: All of it, which counts as cached memory.
+        entry_count: Pieces.
+        evicted_count: Pieces dropped so far for want of room or under pressure.
+    """
+
+    size_bytes: int = 0
+    entry_count: int = 0
+    evicted_count: int = 0
+
+
 class Memory(Struct, frozen=True, array_like=True):
-    """Bytes as the device library counts them."""
+    """Bytes as the device library counts them, and what is kept of prompts."""
 
     active_bytes: int = 0
     cached_bytes: int = 0
     peak_bytes: int = 0
+    kept: Kept = Kept()
 
 
 class Pacing(Struct, frozen=True, array_like=True):

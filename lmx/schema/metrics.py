@@ -254,6 +254,24 @@ GAP_TARGET = metric(
     "Longest gap between tokens that running answers were to have beside that step.",
     "model",
 )
+KEPT_BYTES = metric(
+    "lmx_prefix_cache_bytes",
+    "gauge",
+    "Memory that holds prompts and answers for later ones, as last told.",
+    "model",
+)
+KEPT_ENTRIES = metric(
+    "lmx_prefix_cache_entries",
+    "gauge",
+    "Pieces that it holds, as last told.",
+    "model",
+)
+KEPT_EVICTIONS = metric(
+    "lmx_prefix_cache_evictions_total",
+    "counter",
+    "Pieces that its worker has dropped for want of room or under pressure, as last told.",
+    "model",
+)
 LEASE_WAIT = metric(
     "lmx_lease_wait_seconds",
     "histogram",
@@ -303,6 +321,9 @@ METRICS: tuple[Metric, ...] = (
     MODEL_MEMORY,
     PIECE_TOKENS,
     GAP_TARGET,
+    KEPT_BYTES,
+    KEPT_ENTRIES,
+    KEPT_EVICTIONS,
     MODEL_SPEED,
     ERROR_RATE,
     QUEUE_WAIT,

@@ -131,6 +131,10 @@ class Scrape:
         yield m.PIECE_TOKENS, [Sample((name,), pace.piece_tokens) for name, pace in paces]
         targets = [(name, pace.gap_target_s) for name, pace in paces]
         yield m.GAP_TARGET, [Sample((name,), gap_s) for name, gap_s in targets if gap_s is not None]
+        kept = [(name, vitals.memory.kept) for name, vitals in told if vitals]
+        yield m.KEPT_BYTES, [Sample((name,), one.size_bytes) for name, one in kept]
+        yield m.KEPT_ENTRIES, [Sample((name,), one.entry_count) for name, one in kept]
+        yield m.KEPT_EVICTIONS, [Sample((name,), one.evicted_count) for name, one in kept]
 
 
 def _of_vllm(models: dict[str, ModelMeasures]) -> Iterator[Family]:

@@ -24,7 +24,7 @@ from lmx.engines.base import (
 )
 from lmx.errors import OutOfMemory
 from lmx.protocol.messages import Delta, Finished, RequestEvent, Vitals
-from lmx.protocol.values import FinishReason, Timings, Usage
+from lmx.protocol.values import FinishReason, Kept, Timings, Usage
 from lmx.worker.constraints import ReasoningConstraint
 from lmx.worker.logprobs import describe_prompt, describe_token
 from lmx.worker.output import SequenceOutput
@@ -145,6 +145,7 @@ class Scheduler:
         self._running: dict[int, _Running] = {}
         self._told_at_s = self._vital_at_s = clock()
         self._has_removed = False
+        self._told_kept = Kept()
 
     @property
     def has_work(self) -> bool:
@@ -207,7 +208,9 @@ class Scheduler:
             self._account(result, events, now_s)
         told: list[RequestEvent | Vitals] = [*events]
         if self._is_vital(now_s, is_silent=not told):
-            told.append(Vitals(self._engine.memory(), self._planner.pacing))
+            memory = self._engine.memory()
+            told.append(Vitals(memory, self._planner.pacing))
+            self._told_kept = memory.kept
             self._planner.has_news = False
             self._vital_at_s = now_s
         if told:
@@ -223,10 +226,16 @@ class Scheduler:
         self._engine.shrink(prefix_cache_bytes)
 
     def _is_vital(self, now_s: float, *, is_silent: bool) -> bool:
-        """Whether to tell how it goes: nothing else is told, or prompts were computed beside."""
+        """Whether to tell how it goes.
+
+        Nothing else is told, prompts were computed beside, or all have ended and something is kept.
+        """
         if is_silent:
             return now_s - self._told_at_s >= VITALS_PERIOD_S
-        return self._planner.has_news and now_s - self._vital_at_s >= VITALS_PERIOD_S
+        has_news = self._planner.has_news
+        if not self._running:
+            has_news |= self._engine.memory().kept != self._told_kept
+        return has_news and now_s - self._vital_at_s >= VITALS_PERIOD_S
 
     def _fill_slots(self) -> list[RequestEvent]:
         events: list[RequestEvent] = []

@@ -8,7 +8,7 @@ import pytest
 from tests.daemon_process import Daemon
 from tests.http.answers import COMPLETION_PATH, chat, post
 from tests.http.shared import shared_daemon
-from tests.http.wire import Connection, stream_chunks
+from tests.http.wire import Connection, stream_chunks, wait_until
 from tests.scrapes import Scraped
 
 HEADER = "x-lmx-cache"
@@ -99,8 +99,24 @@ def test_what_is_skipped_is_counted(daemon: Daemon) -> None:
     assert before + cached(usage) == hits(daemon)
 
 
+def test_what_is_kept_is_shown(daemon: Daemon) -> None:
+    """Its bytes and pieces, told when nobody is left and some time has passed."""
+
+    def is_shown() -> bool:
+        complete(daemon, f"six: {LONG}")
+        found = [read(daemon, f"lmx_prefix_cache_{name}") for name in ("bytes", "entries")]
+        return found[0] >= 1024 * len(LONG) and found[1] >= 1
+
+    assert wait_until(is_shown)
+
+
 def hits(daemon: Daemon) -> int:
     """Tokens skipped so far, by the metrics."""
+    return int(read(daemon, "vllm:prefix_cache_hits_total", label="model_name"))
+
+
+def read(daemon: Daemon, name: str, *, label: str = "model") -> float:
+    """A metric of the model that keeps prefixes."""
     with Connection(daemon) as connection:
         scraped = Scraped(connection.ask("GET", "/metrics").body.decode())
-    return int(scraped.value("vllm:prefix_cache_hits_total", model_name="keeps"))
+    return scraped.value(name, **{label: "keeps"})

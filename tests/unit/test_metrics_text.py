@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from lmx.protocol.messages import Vitals
-from lmx.protocol.values import Memory, Pacing
+from lmx.protocol.values import Kept, Memory, Pacing
 from lmx.schema.metrics import METRICS, Buckets, Metric, Sample, encode_scrape
 from lmx.web.admin_views import ready_models
 from lmx.web.scrape import Scrape
@@ -58,7 +58,7 @@ async def test_a_scrape_shows_what_happened(autojump_clock: object) -> None:
         await house.load("a")
         await house.ask("a")
         for _, ready in ready_models(house.loader):
-            ready.worker.link.vitals = Vitals(Memory(10), Pacing(96, 0.15))
+            ready.worker.link.vitals = Vitals(Memory(10, kept=Kept(700, 8, 9)), Pacing(96, 0.15))
         found = parse(Scrape(house.telemetry, house.dispatch, house.loader).encode())
         model, served = (("model", "a"),), (("model_name", "a"),)
         expected: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {
@@ -70,6 +70,9 @@ async def test_a_scrape_shows_what_happened(autojump_clock: object) -> None:
             ("lmx_model_memory_bytes", model): 10,
             ("lmx_prefill_piece_tokens", model): 96,
             ("lmx_gap_target_seconds", model): 0.15,
+            ("lmx_prefix_cache_bytes", model): 700,
+            ("lmx_prefix_cache_entries", model): 8,
+            ("lmx_prefix_cache_evictions_total", model): 9,
             ("lmx_model_readiness_state", model): 1,
             ("lmx_model_state", (("model", "a"), ("state", "ready"))): 1,
             ("lmx_model_state", (("model", "a"), ("state", "loading"))): 0,

@@ -33,7 +33,7 @@ from lmx.engines.mlx.sequence import LivePrompt, LiveSequence, PromptLogprobs, m
 from lmx.engines.mlx.speculation import Speculation, settle
 from lmx.engines.prefix.tree import make_key
 from lmx.errors import InvalidRequest
-from lmx.protocol.values import Memory, ModelInfo
+from lmx.protocol.values import Kept, Memory, ModelInfo
 
 
 class Savings(NamedTuple):
@@ -189,11 +189,12 @@ class MlxEngine:
 
     def memory(self) -> Memory:
         """Bytes as MLX counts them, process-wide; what is kept for others counts as cached."""
-        kept_bytes = self._keeper.store.state.size_bytes
+        kept = Kept(*self._keeper.store.state)
         return Memory(
-            max(0, mx.get_active_memory() - kept_bytes),
-            mx.get_cache_memory() + kept_bytes,
+            max(0, mx.get_active_memory() - kept.size_bytes),
+            mx.get_cache_memory() + kept.size_bytes,
             mx.get_peak_memory(),
+            kept,
         )
 
     def close(self) -> None:
