@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import count
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -10,7 +11,7 @@ from mlx_lm.models.cache import RotatingKVCache
 from mlx_lm.utils import load_model
 
 from lmx.engines.base import Choice, StepResult
-from lmx.engines.mlx.caches import CacheRows
+from lmx.engines.mlx.caches import CacheRows, quantise
 from lmx.engines.mlx.engine import MlxEngine, Savings
 from lmx.engines.mlx.prefill import PrefillLimits
 from lmx.engines.mlx.speculation import Speculation
@@ -216,6 +217,17 @@ def test_cancelling_a_check(model: Any, after: int) -> None:
     engine.remove(1)
     results = run(engine, 2)
     assert answer(model, SAMPLINGS["cool"], is_on=False).tokens == [r.token_id for r in results]
+
+
+@pytest.mark.parametrize("name", ["greedy among few", "cool", "warm"])
+def test_quantised_caches_take_drafts(tmp_path: Path, name: str) -> None:
+    """Values of 8 bits are cut back like floats."""
+    wide, _ = load_model(build_tiny_llama(tmp_path, head_dim=32))
+    quantise(wide)
+    plain = answer(wide, SAMPLINGS[name], is_on=False)
+    drafted = answer(wide, SAMPLINGS[name], is_on=True)
+    assert plain.tokens == drafted.tokens
+    assert drafted.drafted > 0
 
 
 def test_only_caches_that_can_be_cut_take_drafts(model: Any) -> None:

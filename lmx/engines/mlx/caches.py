@@ -18,7 +18,12 @@ from mlx_lm.models.cache import (
     make_prompt_cache,
 )
 
-from lmx.engines.mlx.quantised import GROUP_SIZES, TOKENS_AXIS, QuantisedCache
+from lmx.engines.mlx.quantised import (
+    GROUP_SIZES,
+    TOKENS_AXIS,
+    BatchQuantisedCache,
+    QuantisedCache,
+)
 from lmx.errors import UnsupportedModel
 
 NOT_QUANTISED = "models.kv_bits is set for this model, but {}"
@@ -194,7 +199,7 @@ def kv_bytes_per_token(model: Any) -> int:
 
 
 def _rewindable(layer: Any) -> int:
-    if type(layer) is KVCache or type(layer) is BatchKVCache:
+    if type(layer) in {KVCache, BatchKVCache, QuantisedCache, BatchQuantisedCache}:
         return sys.maxsize
     if type(layer) is RotatingKVCache:  # once it wraps, what it overwrites is gone
         return max(0, int(layer.max_size) - int(layer.offset))
