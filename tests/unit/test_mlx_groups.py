@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lmx.engines.mlx.costs import PassShape, StepCosts
+from lmx.engines.mlx.costs import PassShape, StepCosts, StepMeter
 from lmx.engines.mlx.groups import DecodeGroups
 from lmx.engines.mlx.prefill import Ready
 from lmx.engines.mlx.sampler import Row
@@ -333,3 +333,20 @@ def test_every_row_is_in_one_group() -> None:
             continue
         assert numbers == sorted(row for group in shape.groups for row in group)
         assert shape.width is None or 0 < shape.width < count_of_rows
+
+
+def test_a_late_host_does_not_mix_up_what_passes_cost() -> None:
+    """Both passes of a step are found done at once: their sum is shared as they are known."""
+    costs, clock = StepCosts(), count()
+    for rows in (1, 7):
+        for tokens in (rows * 100, rows * 3000):
+            for _ in range(10):
+                costs.note(PassShape(rows, tokens), cpu(rows, tokens))
+    meter = StepMeter(costs, lambda: float(next(clock)))
+    shapes = [PassShape(1, 3000), PassShape(7, 700)]
+    expected = [costs.predict(shape) for shape in shapes]
+    for step in range(60):
+        end = (1 + step) * sum(expected)
+        meter.note(shapes, [end, end])
+    assert expected == pytest.approx([costs.predict(shape) for shape in shapes], rel=0.05)
+    assert 8 / sum(expected) == pytest.approx(meter.rate)

@@ -8,6 +8,7 @@ is not known counts as 0, so that nothing is decided on a guess.
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from math import fsum
 from statistics import median
 from time import perf_counter
 from typing import NamedTuple
@@ -179,10 +180,22 @@ class StepMeter:
             return
         self._recent.append([end - start for start, end in zip(starts, ends, strict=True)])
         if len(self._recent) == STEPS_PER_NOTE:
-            for shape, seconds in zip(shapes, zip(*self._recent, strict=True), strict=True):
-                self._costs.note(shape, median(seconds))
-            self._step_s.append(median(map(sum, self._recent)))
+            self._step_s.append(median(list(map(fsum, self._recent))))
+            for shape, seconds in zip(shapes, self._shares(shapes), strict=True):
+                self._costs.note(shape, seconds)
             self._recent = []
+
+    def _shares(self, shapes: Sequence[PassShape]) -> list[float]:
+        """What each pass of the recent steps took.
+
+        A host that is late finds several passes done at once. So between sizes that are known a
+        step is divided as they are predicted to share it.
+        """
+        predicted = [self._costs.predict(shape) for shape in shapes]
+        total = fsum(predicted)
+        if total and all(self._costs.knows(shape.rows) for shape in shapes):
+            return [self._step_s[-1] * seconds / total for seconds in predicted]
+        return [median(seconds) for seconds in zip(*self._recent, strict=True)]
 
 
 def _cautious_slope(evidence: Sequence[_Evidence]) -> float:
