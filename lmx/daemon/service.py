@@ -133,12 +133,17 @@ class Service:
             await trio.sleep(LOOK_S)
 
     def _is_worn(self) -> bool:
-        """Whether it has generated or grown so much that a fresh worker is better."""
+        """Whether it has generated or grown so much that a fresh worker is better.
+
+        What is kept of prompts is no growth: it was granted, and goes when it is asked back.
+        """
         limits = self._settings.worker
         bytes_now = self._footprint(self._ready.worker.pid)
         if self._first_footprint is None:
             self._first_footprint = bytes_now
-        growth = (bytes_now or 0) - (self._first_footprint or 0)
+        memory = self._ready.worker.link.memory
+        kept_bytes = 0 if memory is None else memory.kept.size_bytes
+        growth = (bytes_now or 0) - (self._first_footprint or 0) - kept_bytes
         is_old = 0 < limits.recycle_tokens <= self._ready.generated_tokens
         is_grown = 0 < limits.recycle_growth_gb * 1e9 < growth
         return (is_old or is_grown) and trio.current_time() >= self._renewable_at_s

@@ -9,6 +9,8 @@ from lmx.config import ModelSettings, Settings, WorkerSettings
 from lmx.daemon.model import Leaving
 from lmx.daemon.supervisor import RENEWAL_PAUSE_S
 from lmx.errors import WorkerBroken
+from lmx.protocol.messages import Vitals
+from lmx.protocol.values import Kept, Memory
 from tests.fakes import USAGE
 from tests.lifecycle import FICKLE, FOREVER, HOME, PROMPTLY, STEADY, House, Life, open_house
 
@@ -257,7 +259,12 @@ async def test_growth_counts_from_the_first_reading(autojump_clock: MockClock) -
         await trio.sleep(10)
         await house.ask("a")
         assert 1 == len(house.loader.attempts)
-        house.footprints[pid] = 51 * GB + 1
+        # What is kept of prompts was granted.
+        house.worker("a").link.vitals = Vitals(Memory(kept=Kept(2 * GB)))
+        house.footprints[pid] = 53 * GB
+        await trio.sleep(10)
+        assert 1 == len(house.loader.attempts)
+        house.footprints[pid] = 53 * GB + 1
         await trio.sleep(10)
         assert 2 == len(house.loader.attempts)
         house.check("a")
