@@ -20,7 +20,7 @@ Header = tuple[bytes, bytes]
 
 # How long a refused client may go on sending its body before it gets its answer all the same.
 DROP_LIMIT_S = 10.0
-EXPOSED: Header = (b"access-control-expose-headers", b"x-request-id, retry-after")
+EXPOSED: Header = (b"access-control-expose-headers", b"x-request-id, retry-after, x-lmx-cache")
 VARY: Header = (b"vary", b"Origin")
 ALLOWED_HEADERS = (
     b"Content-Type, Authorization, X-Admin-Key, X-Api-Key, X-Client-ID, X-Opta-Bridge-ID, "

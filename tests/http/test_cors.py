@@ -111,7 +111,7 @@ def test_answers_may_be_read(
     """Whatever the answer is and whoever makes it, errors included."""
     reply = ask(daemon, method, path, body, key=KEY, origin={"origin": LOCAL})
     assert status == reply.status
-    assert (LOCAL, "Origin", "x-request-id, retry-after") == (
+    assert (LOCAL, "Origin", "x-request-id, retry-after, x-lmx-cache") == (
         reply.headers["access-control-allow-origin"],
         reply.headers["vary"],
         reply.headers["access-control-expose-headers"],
