@@ -217,3 +217,15 @@ def test_without_memory_there_is_no_disk(load: Callable[..., LoadedEngine], tmp_
     ask(engine, LONG)
     end(engine)
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_directory_that_cannot_be_made_is_told(
+    load: Callable[..., LoadedEngine], tmp_path: Path
+) -> None:
+    """The model loads, answers, and says why nothing is on disk."""
+    (tmp_path / "cache").write_text("a file")
+    loaded = load()
+    assert any("cache" in note for note in loaded.notes)
+    cold = ask(loaded.engine, LONG)
+    assert (cold[0], len(LONG) - 1) == ask(loaded.engine, LONG)
+    end(loaded.engine)

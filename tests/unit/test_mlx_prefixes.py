@@ -197,7 +197,7 @@ def test_prompts_that_come_together_compute_what_they_share_once(
 def test_a_prompt_that_is_overtaken_goes_on_where_the_other_is(models: dict[str, Any]) -> None:
     """Turns may alternate between prompts of one beginning: it is computed once all the same."""
     model = models["plain"]
-    engine = engine_of(model, chunk=512)
+    engine = engine_of(model, chunk=256)
     prompts = [[*(LONG * 3)[:400], 150 + index] for index in range(2)]
     for index, prompt in enumerate(prompts):
         engine.add([Choice(index, Sampling(6, temperature=0.0))], prompt)

@@ -19,6 +19,9 @@ from lmx.protocol.messages import Load
 
 # Of the arrays that are kept, beside what the libraries' versions say.
 LAYOUT = 1
+# What waits to be written is looked at, not copied: it is memory beyond what the store has only if
+# it was evicted since. 2048 tokens, a pass on a GPU, are 256 MiB of an 8B model.
+QUEUE_BYTES = 2 * 10**9
 
 
 def open_disk(model: Any, store: MlxStore, load: Load) -> MlxTier | None:
@@ -37,7 +40,8 @@ def open_disk(model: Any, store: MlxStore, load: Load) -> MlxTier | None:
         dtype=f"{kept_types(model)} {load.kv_bits or 'full'} on {device_name()}",
         library=" ".join([*libraries, f"layout {LAYOUT}"]),
     )
-    settings = DiskSettings(cap_bytes=load.prefix_disk.cap_bytes)
+    cap_bytes = load.prefix_disk.cap_bytes
+    settings = DiskSettings(cap_bytes=cap_bytes, queue_bytes=min(cap_bytes, QUEUE_BYTES))
     cache = DiskCache.open(Path(load.prefix_disk.path), namespace, settings=settings)
     return MlxTier(store, cache, MlxPacker(leaves_of(CacheRows.single(model).layers)))
 

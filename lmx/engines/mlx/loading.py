@@ -73,17 +73,16 @@ def load_engine(load: Load, blas: Blas) -> LoadedEngine:
     if load.draft and load.speculation:
         draft, note = load_draft(load.draft, tokenizer, vocabulary_size, is_fast=blas.is_fast)
         notes += [note] if note else []
+    disk = open_disk(model, store, load)
+    if disk is not None and disk.problem:
+        notes.append(disk.problem)
     engine = MlxEngine(
         model,
         info,
         end_ids=ends,
         limits=limits,
         vocabulary_size=vocabulary_size,
-        savings=Savings(
-            store,
-            Speculation(is_on=load.speculation, model=draft),
-            open_disk(model, store, load),
-        ),
+        savings=Savings(store, Speculation(is_on=load.speculation, model=draft), disk),
     )
     _warm_up(engine)
     grammars = LlgGrammarCompiler(

@@ -28,7 +28,8 @@ from lmx.engines.prefix.tree import common_length
 # Log-probabilities need every position's logits in float32: 256 of a vocabulary of 150,000 are
 # 150 MiB.
 LOGPROBS_CHUNK_TOKENS = 256
-# A prompt under way is kept in pieces of at least so many tokens, whatever a pass may have.
+# A prompt under way is kept in pieces of at least so many tokens, or of a whole pass where that has
+# more, whatever a pass may have just now: going on from many small ones takes longer.
 PIECE_TOKENS = 256
 # Where only ends of passes can be gone on from: so many of a prompt besides its boundaries, and no
 # two closer than so many tokens.
@@ -285,7 +286,8 @@ class Prefill:
         partial.caches, partial.done_tokens = caches, end
         partial.computed_tokens += end - done
         self._chunk = end - done, perf_counter()
-        is_piece = end - partial.kept_tokens >= PIECE_TOKENS or not partial.left_tokens
+        piece_tokens = max(PIECE_TOKENS, self._limits.chunk_tokens)
+        is_piece = end - partial.kept_tokens >= piece_tokens or not partial.left_tokens
         if is_piece if stop is None else end == stop:
             self._keep(partial, caches)
         return None if partial.left_tokens else self._finish(partial)

@@ -77,6 +77,11 @@ class DiskTier(Generic[S, P]):
         self._seconds_per_byte = SECONDS_PER_BYTE
         self._seconds_per_token: float | None = None
 
+    @property
+    def problem(self) -> str | None:
+        """Why files cannot be used, as a sentence; `None` if nothing has failed."""
+        return self._cache.statistics().problem
+
     def note_computed(self, tokens: int, seconds: float) -> None:
         """So many tokens of a prompt took so long."""
         measured = seconds / tokens
