@@ -21,6 +21,7 @@ from lmx.engines.llama.states import Kept, LlamaStore  # noqa: E402
 
 END_ID = 2
 BUDGET = 16 << 20
+TIE = 1e-3
 MINE, YOURS = PrefixUse("mine"), PrefixUse("yours")
 Open = Callable[..., LlamaEngine]
 Request = tuple[list[int], Sampling]
@@ -242,7 +243,8 @@ def test_answers_do_not_show_what_was_reused(open_engine: Open, kind: str, seed:
     """Whoever comes, leaves or is preempted, with cells and store too small: answers as alone."""
     rng = random.Random(seed)  # noqa: S311  # for a schedule
     requests = {i: make_request(rng, i) for i in range(24)}
-    expected = cold(open_engine, requests, kind)
+    fresh = open_engine(kind, budget=0)
+    expected = {i: scored(fresh, i, request) for i, request in requests.items()}
     engine = open_engine(kind, cells=512, sequences=3, budget=150_000)
     found: dict[int, list[StepResult]] = {}
     gone: set[int] = set()
@@ -261,16 +263,39 @@ def test_answers_do_not_show_what_was_reused(open_engine: Open, kind: str, seed:
         collect(found, engine.step())
         assert engine.memory().cached_bytes <= 150_000
     assert engine.free_slots == 3
-    for number, results in found.items():
-        answer = tokens(results)
-        assert expected[number][: len(answer)] == answer
-        assert number in gone or len(expected[number]) == len(answer)
+    assert all(len(expected[i]) == len(found[i]) for i in found if i not in gone)
+    assert sum(count_equal(expected[i], results) for i, results in found.items()) > 200
 
 
 def make_request(rng: random.Random, number: int) -> Request:
     """A prompt that begins like one of three, up to some point, and an answer of some length."""
     ids = prompt(rng.randrange(3), rng.choice([64, 100, 100, 130, 170]))
     ids += prompt(30 + number, rng.randrange(1, 30))
-    temperature = rng.choice([0.0, 0.9])
-    sampling = Sampling(rng.randrange(1, 50), temperature=temperature, seed=number, ignore_eos=True)
+    sampling = Sampling(
+        rng.randrange(1, 50), temperature=0.0, seed=number, ignore_eos=True, top_logprobs=2
+    )
     return ids, sampling
+
+
+def scored(engine: LlamaEngine, number: int, request: Request) -> list[StepResult]:
+    """The answer to a prompt that shares nothing with others."""
+    ids, sampling = request
+    engine.add([Choice(1, sampling)], ids, prefix=PrefixUse(str(number)))
+    return step_times(engine, MAX_STEPS)
+
+
+def count_equal(expected: list[StepResult], results: list[StepResult]) -> int:
+    """How many tokens and their log-probabilities agree, up to where two tokens were as likely.
+
+    Half-precision keys and values, added up in another order, move a log-probability by some
+    hundred-thousandths; another prefix would move it by some hundredths.
+    """
+    for position, (one, two) in enumerate(zip(expected, results, strict=False)):
+        assert one.logprobs is not None
+        assert two.logprobs is not None
+        (_, best), (_, second) = one.logprobs.top
+        if one.token_id != two.token_id:
+            assert best - second < TIE
+            return position
+        assert abs(one.logprobs.logprob - two.logprobs.logprob) < TIE
+    return len(results)

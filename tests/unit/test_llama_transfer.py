@@ -13,39 +13,13 @@ import pytest
 pytest.importorskip("llama_cpp", exc_type=ImportError)
 pytestmark = pytest.mark.gguf
 
-from lmx.engines.llama.batch import RowBatch  # noqa: E402
-from lmx.engines.llama.library import ContextSize, LlamaContext, LlamaModel  # noqa: E402
 from lmx.engines.llama.states import choose_block_tokens  # noqa: E402
-from lmx.engines.llama.transfer import StateTransfer  # noqa: E402
-from lmx.protocol.values import GgufOptions  # noqa: E402
+from tests.llama_contexts import SPARE, Opened  # noqa: E402
 from tests.tiny_gguf import TOKENS, TinyLlama  # noqa: E402
 from tests.tiny_state_gguf import WINDOW_TOKENS, write_recurrent, write_windowed  # noqa: E402
 
 IDS = [3 + 7 * i % (len(TOKENS) - 3) for i in range(60)]
-SPARE = 2
 Write = Callable[[Path], object]
-
-
-class Opened:
-    """A context of two sequences and a spare one, and what takes state out of it."""
-
-    def __init__(self, path: Path, cells: int = 256) -> None:
-        self.model = LlamaModel(str(path), GgufOptions())
-        self.context = LlamaContext(self.model, ContextSize(cells, 3, 64, threads=1))
-        self.transfer = StateTransfer(self.context, SPARE)
-
-    def decode(self, slot: int, ids: list[int], position: int) -> list[float]:
-        """Logits after the last of these tokens."""
-        batch = RowBatch(64)
-        batch.append(slot, ids, position, wanted_from=len(ids) - 1)
-        assert 0 == self.context.decode(batch)
-        logits: list[float] = self.context.logits(batch.outputs)[0].tolist()
-        return logits
-
-    def close(self) -> None:
-        """Free everything."""
-        self.context.close()
-        self.model.close()
 
 
 @pytest.fixture

@@ -6,19 +6,24 @@ only, but for `foresee`.
 """
 
 from collections.abc import Sequence
+from time import perf_counter
 
 from lmx.engines.base import PrefixOutlook, PrefixUse
 from lmx.engines.llama.keeper import StateKeeper
 from lmx.engines.llama.library import LlamaContext
 from lmx.engines.llama.slots import MIN_SHARED_TOKENS, Slot, SlotTable
-from lmx.engines.llama.states import NOTHING_KEPT, Kept
+from lmx.engines.llama.states import BLOCK_TOKENS, NOTHING_KEPT, Kept
 from lmx.engines.llama.transfer import StateTransfer
 from lmx.engines.prefix.store import LEAST_TOKENS
 from lmx.engines.prefix.tree import TokenIds
 from lmx.protocol.values import Memory
 
-# What a worker that ends still takes out of the cache and writes; the daemon waits two seconds.
-CLOSE_TOKENS = 32_768
+# Of the time that others decode, for keeping what ended answers left.
+SAVE_SHARE = 0.03
+# What is copied out of the cache at once, at some gigabytes a second: when there is nothing else to
+# do, when a slot is needed and others decode, and when the worker ends.
+REST_BYTES, DISPLACED_BYTES, CLOSE_BYTES = 32 << 20, 256 << 20, 1 << 30
+# For what a worker that ends still writes; the daemon waits two seconds for it.
 CLOSE_S = 1.0
 
 
@@ -29,23 +34,32 @@ class Cells:
         context: Has one sequence more than the table, if the store is on and takes ranges.
         slots: The table.
         kept: What is kept of what leaves a slot, and where.
-        fixed_bytes: What weights and cache take; it does not change.
+        weight_bytes: What the weights take.
+        bytes_per_token: What a token takes in the cache.
     """
 
     def __init__(
-        self, context: LlamaContext, slots: SlotTable, kept: Kept, *, fixed_bytes: int
+        self,
+        context: LlamaContext,
+        slots: SlotTable,
+        kept: Kept,
+        *,
+        weight_bytes: int,
+        bytes_per_token: int,
     ) -> None:
         self._context = context
         self._slots = slots
         self._kept = kept
-        self._fixed_bytes = fixed_bytes
+        self._fixed_bytes = weight_bytes + context.size.cells * bytes_per_token
+        self._bytes_per_token = max(1, bytes_per_token)
+        self._saves_again_s = 0.0
         transfer = StateTransfer(context, spare=slots.count)
         self._keeper = StateKeeper(transfer, kept.store, window_tokens=slots.window_tokens)
 
     @property
-    def free_count(self) -> int:
-        """Slots that `take` can give."""
-        return self._slots.free_count
+    def slots(self) -> SlotTable:
+        """Who has which; they keep their tokens when they are given back."""
+        return self._slots
 
     @property
     def kept(self) -> Kept:
@@ -62,10 +76,6 @@ class Cells:
         if source is not None:
             self._begin_with(slot, source, length)
         return slot
-
-    def give_back(self, slot: Slot) -> None:
-        """A sequence has ended; its tokens stay."""
-        self._slots.give_back(slot)
 
     def copy(self, source: Slot, target: Slot) -> None:
         """Let an empty slot have all that another one has, recurrent state too."""
@@ -94,7 +104,7 @@ class Cells:
         What a pass that did not end left in the cache goes, too.
         """
         if length < len(slot.resident):
-            self.save(slot)
+            self._keeper.save(slot, self._tokens(DISPLACED_BYTES))
         is_cut = length > 0 and self._context.cut(slot.number, length)
         if is_cut and self._context.length(slot.number) == length:
             slot.truncate(length)
@@ -104,7 +114,7 @@ class Cells:
 
     def empty(self, slot: Slot, salt: str) -> None:
         """Give a slot's cells back, and the slot to somebody else."""
-        self.save(slot)
+        self._keeper.save(slot, self._tokens(DISPLACED_BYTES))
         self._context.cut(slot.number, 0)
         slot.refill(salt)
 
@@ -117,32 +127,34 @@ class Cells:
 
     def save(self, slot: Slot) -> None:
         """Offer all that a slot holds to the store, as far as it is not there."""
-        self._keeper.save(slot)
+        self._keeper.save(slot, len(slot.resident))
 
-    def settle(self, most_tokens: int) -> bool:
-        """After a pass: see what it took, and offer what ended sequences left to the store.
+    def settle(self) -> None:
+        """After a pass: see what it took, and keep a block of what ended sequences left.
 
-        Args:
-            most_tokens: So many and no more, of those that ended last.
-
-        Returns:
-            Whether there may be more of it.
+        That takes `SAVE_SHARE` of the time, whatever a copy takes.
         """
         self._note_windows()
-        if not self._kept.store.is_on:
-            return False
-        for slot in self._slots.unsaved():
-            if most_tokens <= 0:
-                return True
-            before = slot.saved_tokens
-            self._keeper.save_more(slot, most_tokens)
-            most_tokens -= slot.saved_tokens - before
-        return False
+        now_s = perf_counter()
+        if now_s >= self._saves_again_s:
+            self._save_idle(BLOCK_TOKENS)
+            took_s = perf_counter() - now_s
+            self._saves_again_s = now_s + took_s / SAVE_SHARE
+
+    def rest(self) -> bool:
+        """Keep some of what ended sequences left, then write some of that to disk.
+
+        Returns:
+            Whether there is more to do soon.
+        """
+        if self._save_idle(self._tokens(REST_BYTES)):
+            return True
+        return self._kept.disk is not None and self._kept.disk.rest()
 
     def close(self) -> None:
         """Write what there is time for, and let go of everything kept. Idempotent."""
         if self._kept.disk is not None:
-            self.settle(CLOSE_TOKENS)
+            self._save_idle(self._tokens(CLOSE_BYTES))
             self._kept.disk.close(CLOSE_S)
         self._kept.store.clear()
         self._kept = NOTHING_KEPT
@@ -163,6 +175,22 @@ class Cells:
         is_worth = kept.cached_tokens >= in_slots.cached_tokens + LEAST_TOKENS
         return kept if is_worth else in_slots
 
+    def _tokens(self, size_bytes: int) -> int:
+        """How many tokens' state is so large; a block's at least."""
+        return max(BLOCK_TOKENS, size_bytes // self._bytes_per_token)
+
+    def _save_idle(self, most_tokens: int) -> bool:
+        """Keep so much of what ended sequences left, the last first; whether there is more."""
+        if not self._kept.store.is_on:
+            return False
+        for slot in self._slots.unsaved():
+            if most_tokens <= 0:
+                return True
+            before = slot.saved_tokens
+            self._keeper.save_more(slot, max(BLOCK_TOKENS, most_tokens))
+            most_tokens -= slot.saved_tokens - before
+        return bool(self._slots.unsaved())
+
     def _begin_with(self, slot: Slot, source: Slot, length: int) -> None:
         self._context.share(source.number, slot.number, length)
         slot.refill(slot.salt, source.resident[:length])
@@ -173,5 +201,4 @@ class Cells:
 
     def _note_windows(self) -> None:
         """A pass, and what is restored, may take cells behind sliding windows."""
-        if self._slots.window_tokens:
-            self._keeper.note_windows(list(self._slots))
+        self._keeper.note_windows(list(self._slots))

@@ -43,9 +43,6 @@ SCORED_CHUNK_TOKENS = 64
 MEASURED_TOKENS = 32
 # No token has this id: nothing was foretold after the last token of a draft.
 NO_DRAFT = -1
-# What ended answers leave goes to the prefix store in pieces: of a millisecond or two while others
-# decode, and of some ten when there is nothing else to do.
-BUSY_SAVE_BYTES, REST_SAVE_BYTES = 8 << 20, 32 << 20
 
 
 class LlamaEngine:
@@ -80,12 +77,16 @@ class LlamaEngine:
         self._end_ids = end_ids
         rewinds = model.can_rewind
         slots = SlotTable(info.max_sequences, can_rewind=rewinds, window_tokens=model.window_tokens)
-        cell_count = context.size.cells
-        fixed_bytes = model.weight_bytes + cell_count * info.kv_bytes_per_token
-        self._cells = Cells(context, slots, kept, fixed_bytes=fixed_bytes)
+        self._cells = Cells(
+            context,
+            slots,
+            kept,
+            weight_bytes=model.weight_bytes,
+            bytes_per_token=info.kv_bytes_per_token,
+        )
         self._live: dict[int, LiveSequence] = {}  # in order of arrival
         self._prompts = PromptQueue(
-            self._live, self._cells, cell_count=cell_count, can_rewind=rewinds
+            self._live, self._cells, cell_count=context.size.cells, can_rewind=rewinds
         )
         self._batch = RowBatch(context.size.batch_tokens)
         words = (model.vocabulary_size + 31) // 32
@@ -102,7 +103,7 @@ class LlamaEngine:
     @property
     def free_slots(self) -> int:
         """How many more sequences `add` takes now."""
-        return self._cells.free_count
+        return self._cells.slots.free_count
 
     def add(
         self,
@@ -172,7 +173,7 @@ class LlamaEngine:
         lone = parts[0].sequence if len(parts) == 1 and parts[0].computed == 1 else None
         drafted = len(parts[0].drafts) if parts else 0
         self._speculation.note_read(lone, drafted=drafted, tokens=len(results))
-        self._settle(BUSY_SAVE_BYTES)
+        self._cells.settle()
         return results
 
     def quiesce(self) -> None:
@@ -181,10 +182,7 @@ class LlamaEngine:
 
     def rest(self) -> bool:
         """Keep some of what ended answers left, then write some of what is kept to disk."""
-        if self._settle(REST_SAVE_BYTES):
-            return True
-        disk = self._cells.kept.disk
-        return disk is not None and disk.rest()
+        return self._cells.rest()
 
     def interrupt(self, sequence_id: int) -> None:
         """End the running pass if it computes a prompt nobody else waits for. From any thread."""
@@ -206,7 +204,7 @@ class LlamaEngine:
             heir.inherit(sequence)
             for follower in followers[1:]:
                 follower.leader = heir
-        self._cells.give_back(sequence.slot)
+        self._cells.slots.give_back(sequence.slot)
         self._prompts.note_removed(sequence)
 
     def shrink(self, prefix_cache_bytes: int | None = None) -> None:
@@ -250,9 +248,6 @@ class LlamaEngine:
         self._speculation.watch(sequence, may_speculate=may_speculate)
         self._live[choice.sequence_id] = sequence
         return sequence
-
-    def _settle(self, size_bytes: int) -> bool:
-        return self._cells.settle(size_bytes // max(1, self._info.kv_bytes_per_token))
 
     def _followers(self, leader: LiveSequence) -> list[LiveSequence]:
         return [sequence for sequence in self._live.values() if sequence.leader is leader]

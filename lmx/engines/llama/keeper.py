@@ -41,18 +41,27 @@ class StateKeeper:
         self._window_tokens = window_tokens
         self._block_tokens = choose_block_tokens(window_tokens)
 
-    def save(self, slot: Slot) -> None:
-        """Offer all that a slot holds to the store, as far as it is not there."""
+    def save(self, slot: Slot, most_tokens: int) -> None:
+        """Offer what a slot holds to the store, as far as it is not there.
+
+        Args:
+            slot: Is about to lose it.
+            most_tokens: Copied of it, from the first missing one on.
+        """
+        if not self._store.is_on:
+            return
+        self.note_windows([slot])  # what is restored for others takes cells behind windows, too
         slot.saved_tokens = 0
-        while self._store.is_on and slot.saved_tokens < len(slot.resident):
+        while slot.saved_tokens < len(slot.resident) and most_tokens > 0:
             self.save_more(slot, SAVED_TOKENS)
+            most_tokens -= SAVED_TOKENS
 
     def save_more(self, slot: Slot, most_tokens: int) -> None:
         """Offer the next part of a slot's tokens; `saved_tokens` grows, whatever becomes of it.
 
         Args:
             slot: Has tokens that were not offered.
-            most_tokens: At least 1. A snapshot is always whole.
+            most_tokens: At least a block's; it is made to end with one. A snapshot is always whole.
         """
         ids = make_key(slot.resident)
         done, slot.saved_tokens = slot.saved_tokens, len(ids)
@@ -66,7 +75,7 @@ class StateKeeper:
             snapshot = StateSnapshot(self._transfer.take(slot.number))
             self._store.keep(ids, slot.salt, segment=rest, snapshot=snapshot)
         elif slot.first <= start:
-            end = min(len(ids), start + most_tokens)
+            end = min(len(ids), (start + most_tokens) // BLOCK_TOKENS * BLOCK_TOKENS)
             segment = self._cut_segment(slot, start, end)
             if self._store.keep(ids[:end], slot.salt, segment=segment):
                 slot.saved_tokens = end
@@ -87,7 +96,7 @@ class StateKeeper:
 
     def note_windows(self, slots: Sequence[Slot]) -> None:
         """See what layers with sliding windows still have of each slot."""
-        for slot in slots:
+        for slot in slots if self._window_tokens else ():
             if slot.resident:
                 slot.first = self._transfer.first(slot.number)
 

@@ -116,6 +116,7 @@ class PromptQueue:
 
     def put_off(self, sequence: LiveSequence) -> None:
         """Take a sequence's cells; it comes back to what it had when there is room again."""
+        self._cells.save(sequence.slot)  # all of it: computing it again takes longer
         self._cells.empty(sequence.slot, sequence.slot.salt)
         before = sequence.beginning
         sequence.beginning = Beginning(
