@@ -13,6 +13,7 @@ from mlx_lm.utils import load_model
 from lmx.engines.base import Choice, StepResult
 from lmx.engines.mlx.caches import CacheRows, quantise
 from lmx.engines.mlx.engine import MlxEngine, Savings
+from lmx.engines.mlx.keeper import MlxStore, make_store
 from lmx.engines.mlx.prefill import PrefillLimits
 from lmx.engines.mlx.speculation import Speculation
 from lmx.protocol.values import ModelInfo, Sampling
@@ -78,7 +79,9 @@ def every_read_a_second() -> Callable[[], float]:
     return map(float, count()).__next__
 
 
-def make_engine(model: Any, *, is_on: bool = True, ends: Sequence[int] = ()) -> MlxEngine:
+def make_engine(
+    model: Any, *, is_on: bool = True, ends: Sequence[int] = (), store: MlxStore | None = None
+) -> MlxEngine:
     """An engine whose drafts cost nothing, so that every promising one is checked."""
     speculation = Speculation(clock=every_read_a_second(), is_on=is_on)
     return MlxEngine(
@@ -87,7 +90,7 @@ def make_engine(model: Any, *, is_on: bool = True, ends: Sequence[int] = ()) -> 
         end_ids=frozenset(ends),
         limits=LIMITS,
         vocabulary_size=VOCABULARY,
-        savings=Savings(speculation=speculation),
+        savings=Savings(store, speculation),
     )
 
 
@@ -228,6 +231,35 @@ def test_quantised_caches_take_drafts(tmp_path: Path, name: str) -> None:
     drafted = answer(wide, SAMPLINGS[name], is_on=True)
     assert plain.tokens == drafted.tokens
     assert drafted.drafted > 0
+
+
+@pytest.mark.parametrize("is_left", [False, True], ids=["alone", "left alone"])
+@pytest.mark.parametrize("after", [*range(12, 26), 400])
+def test_what_is_kept_of_a_drafted_answer_is_right(
+    model: Any, after: int, *, is_left: bool
+) -> None:
+    """The next turn goes on from it as if cold, whether it ended or was cancelled in a check."""
+    engine = make_engine(model, store=make_store(model, 1 << 24))
+    engine.add([Choice(0, SAMPLINGS["greedy"])], OTHER)
+    run(engine, 0)
+    # All but the same token over and over, so that checks take and refuse tokens.
+    few = Sampling(100, temperature=0.5, seed=3, logit_bias={20: 60.0, 21: 48.0})
+    engine.add([Choice(1, few)], PERIODIC)
+    if is_left:  # in caches that were made for two
+        engine.add([Choice(3, Sampling(2, temperature=0.0))], PERIODIC[3:])
+    results: list[StepResult] = []
+    for _ in range(after):
+        results += [r for r in engine.step() if r.sequence_id == 1]
+    engine.remove(1)
+    engine.step()
+    said = [r.token_id for r in results]
+    following = [*PERIODIC, *said, 30, 31, 32]
+    engine.add([Choice(2, SAMPLINGS["cool"])], following)
+    found = run(engine, 2)
+    assert sum(r.drafted_tokens for r in results) > 0
+    assert found[0].cached_tokens >= len(PERIODIC) + len(said) - 1
+    expected = run_plain(model, following, SAMPLINGS["cool"], TOKENS)
+    assert expected == [r.token_id for r in found]
 
 
 def test_only_caches_that_can_be_cut_take_drafts(model: Any) -> None:
