@@ -8,10 +8,11 @@ from mlx_lm.generate import generate_step
 from mlx_lm.models.cache import ChunkedKVCache, KVCache, RotatingKVCache
 
 from lmx.engines.base import Choice, PrefillShare, PrefixUse, StepResult
-from lmx.engines.mlx.caches import can_pad
+from lmx.engines.mlx.caches import CacheRows, can_pad
 from lmx.engines.mlx.engine import MlxEngine, Savings
-from lmx.engines.mlx.keeper import make_store
+from lmx.engines.mlx.keeper import PrefixKeeper, make_store
 from lmx.engines.mlx.prefill import PrefillLimits
+from lmx.engines.prefix.tree import make_key
 from lmx.protocol.values import ModelInfo, Sampling
 from tests.random_models import COMMON, KINDS, random_model
 
@@ -238,6 +239,24 @@ def test_the_budget_holds(models: dict[str, Any], kind: str) -> None:
         assert engine.memory().cached_bytes - mx.get_cache_memory() <= budget_bytes
     assert "evicted" == engine.foresee(LONG, MINE).reason
     assert expected_of(model, LONG) == ask(engine, LONG)[0]
+
+
+def test_large_pieces_are_cut(models: dict[str, Any]) -> None:
+    """What would be too much to read at once is kept in several pieces, and found as one."""
+    model = models["plain"]
+    caches = CacheRows.single(model)
+    prompt = LONG * 2
+    mx.eval(model(mx.array([prompt]), cache=caches.layers))
+    store = make_store(model, BUDGET_BYTES)
+    keeper = PrefixKeeper(model, store, piece_bytes=100 * 256)
+    keeper.keep(make_key(prompt), "", caches, row=0, length=len(prompt))
+    assert 3 == store.state.entry_count
+    found = store.find(make_key([*prompt, 5]), "")
+    assert found is not None
+    assert [100, 100, 100] == [count for _, count in found.pieces]
+    keys = [segment.leaves[0][0] for segment, _ in found.pieces]
+    whole = caches.layers[0].keys_and_values()[0]
+    assert mx.array_equal(whole, mx.concatenate(keys, axis=2)).item()
 
 
 def test_shrinking_forgets_everything(models: dict[str, Any]) -> None:

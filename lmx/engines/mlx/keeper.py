@@ -20,6 +20,7 @@ from lmx.engines.mlx.leaves import (
     cut,
     fill,
     leaves_of,
+    token_bytes,
 )
 from lmx.engines.prefix.store import PrefixStore
 from lmx.engines.prefix.tier import DiskTier, Recall
@@ -32,6 +33,9 @@ MlxRecall = Recall[KvSegment, RowState]
 READ_S = 0.03
 # For what a worker that ends still writes; the daemon waits two seconds for it.
 CLOSE_S = 1.0
+# What is kept in one piece, where it can be cut, is read from disk in one piece: running streams
+# wait for its bytes and their digest.
+PIECE_BYTES = 64 << 20
 
 
 def make_store(model: Any, budget_bytes: int) -> MlxStore:
@@ -49,9 +53,18 @@ class PrefixKeeper:
         model: An mlx-lm model.
         store: What is kept.
         disk: What is kept beyond the model's life.
+        piece_bytes: Most that is kept in one piece, where it can be cut.
     """
 
-    def __init__(self, model: Any, store: MlxStore, disk: MlxTier | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        store: MlxStore,
+        disk: MlxTier | None = None,
+        *,
+        piece_bytes: int = PIECE_BYTES,
+    ) -> None:
+        self._piece_bytes = piece_bytes
         self._model = model
         self._store = store
         self._disk = disk
@@ -122,6 +135,19 @@ class PrefixKeeper:
         if wanted is None:
             return
         leaves = leaves_of(caches.layers)
+        ends = [len(ids)]
+        if not self._store.needs_snapshots:
+            step = max(1, self._piece_bytes // max(1, token_bytes(leaves)))
+            ends = [*range(wanted.start + step, len(ids), step), len(ids)]
+        for end in ends:
+            self._keep_piece(ids[:end], salt, leaves, row=row, length=length)
+
+    def _keep_piece(
+        self, ids: TokenIds, salt: str, leaves: list[Any], *, row: int, length: int
+    ) -> None:
+        wanted = self._store.wanted(ids, salt)
+        if wanted is None:
+            return
         state = None
         if wanted.snapshot:
             state = copy_state(leaves, row, length=length) if length == len(ids) else None

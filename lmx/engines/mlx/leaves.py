@@ -136,6 +136,12 @@ def cut(leaves: Sequence[Any], row: int, *, length: int, start: int, end: int) -
     )
 
 
+def token_bytes(leaves: Sequence[Any]) -> int:
+    """What one token of one row takes in the leaves that can be cut."""
+    parts = [part for leaf in leaves if can_cut(leaf) for part in _token_arrays(leaf)]
+    return sum(part.shape[1] * part.shape[3] * part.itemsize for part in parts)
+
+
 def copy_state(leaves: Sequence[Any], row: int, *, length: int) -> RowState | None:
     """What leaves that cannot be cut hold of a row after its `length` tokens; lazy.
 
