@@ -135,6 +135,16 @@ def test_damaged_files_are_misses(load: Load) -> None:
     assert tokens(first) == tokens(again)
 
 
+def test_a_disk_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+    """The model serves, and the log says why its prompts are not kept beyond its life."""
+    load = load_of(write_plain, tmp_path)
+    (tmp_path / "cache").write_text("a file where a directory should be")
+    loaded = load_engine(load)
+    loaded.engine.close()
+    assert any("prefix cache on disk" in note for note in loaded.notes)
+    assert 10 == len(live(load, prompt(1, 100)))
+
+
 def test_another_model_of_the_same_name_is_foreign(tmp_path: Path) -> None:
     """Other weights find nothing of what these left."""
     load = load_of(write_plain, tmp_path)

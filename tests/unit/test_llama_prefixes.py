@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.gguf
 
 from lmx.engines.llama.engine import LlamaEngine  # noqa: E402
 from lmx.engines.llama.library import ContextSize, LlamaContext, LlamaModel  # noqa: E402
-from lmx.engines.llama.states import Kept, LlamaStore  # noqa: E402
+from lmx.engines.llama.states import LlamaStore, Tiers  # noqa: E402
 
 END_ID = 2
 BUDGET = 16 << 20
@@ -56,7 +57,7 @@ def open_engine(paths: dict[str, Path]) -> Iterator[Open]:
         info = ModelInfo(256, sequences, kv_bytes_per_token=256, engine="llama")
         store = LlamaStore(budget, needs_snapshots=not model.can_rewind)
         opened.append(
-            LlamaEngine(model, context, info, end_ids=frozenset({END_ID}), kept=Kept(store))
+            LlamaEngine(model, context, info, end_ids=frozenset({END_ID}), kept=Tiers(store))
         )
         return opened[-1]
 
@@ -153,6 +154,7 @@ def test_an_answer_is_kept_when_there_is_nothing_else_to_do(open_engine: Open) -
     kept = engine.memory()
     # 109 tokens have been computed; the last one sampled has not.
     assert 109 * 256 <= kept.cached_bytes <= 50_000
+    assert (kept.cached_bytes, 0) == (kept.kept.size_bytes, kept.kept.evicted_count)
     ask(engine, prompt(2, 100))
     assert not engine.rest()
     assert engine.memory().cached_bytes <= 50_000
@@ -184,6 +186,29 @@ def test_salts_are_apart_in_slots_and_store(open_engine: Open) -> None:
     assert 0 == results[2]
     displace(engine)
     assert (0, "no-entry") == engine.foresee(ids, PrefixUse("theirs"))[:2]
+
+
+def test_another_thread_never_sees_what_is_not_its_own(open_engine: Open) -> None:
+    """While slots go from one tenant to another and back, nobody foresees the other one's."""
+    engine = open_engine(sequences=2)
+    mine = prompt(1, 120)
+    seen: set[int] = set()
+    is_over = Event()
+
+    def spy() -> None:
+        while not is_over.is_set():
+            seen.add(engine.foresee(mine, YOURS).known_tokens)
+
+    thread = Thread(target=spy)
+    thread.start()
+    for number in range(12):
+        ask(engine, [*mine, 5 + number], MINE)
+        for other in range(2):
+            ask(engine, prompt(60 + 2 * number + other, 40), YOURS)
+    is_over.set()
+    thread.join()
+    assert engine.foresee(mine, MINE).known_tokens == 120
+    assert max(seen) < 16
 
 
 def collect_cached(results: list[StepResult]) -> dict[int, int]:

@@ -12,11 +12,11 @@ from lmx.engines.base import PrefixOutlook, PrefixUse
 from lmx.engines.llama.keeper import StateKeeper
 from lmx.engines.llama.library import LlamaContext
 from lmx.engines.llama.slots import MIN_SHARED_TOKENS, Slot, SlotTable
-from lmx.engines.llama.states import BLOCK_TOKENS, NOTHING_KEPT, Kept
+from lmx.engines.llama.states import BLOCK_TOKENS, NOTHING_KEPT, Tiers
 from lmx.engines.llama.transfer import StateTransfer
 from lmx.engines.prefix.store import LEAST_TOKENS
 from lmx.engines.prefix.tree import TokenIds
-from lmx.protocol.values import Memory
+from lmx.protocol.values import Kept, Memory
 
 # Of the time that others decode, for keeping what ended answers left.
 SAVE_SHARE = 0.03
@@ -42,7 +42,7 @@ class Cells:
         self,
         context: LlamaContext,
         slots: SlotTable,
-        kept: Kept,
+        kept: Tiers,
         *,
         weight_bytes: int,
         bytes_per_token: int,
@@ -62,7 +62,7 @@ class Cells:
         return self._slots
 
     @property
-    def kept(self) -> Kept:
+    def kept(self) -> Tiers:
         """Where what leaves a slot goes."""
         return self._kept
 
@@ -161,8 +161,8 @@ class Cells:
 
     def memory(self) -> Memory:
         """What was allocated at load, and what the store holds besides."""
-        fixed, kept = self._fixed_bytes, self._kept.store.state.size_bytes
-        return Memory(fixed, kept, fixed + kept)
+        fixed_bytes, kept = self._fixed_bytes, Kept(*self._kept.store.state)
+        return Memory(fixed_bytes, kept.size_bytes, fixed_bytes + kept.size_bytes, kept)
 
     def foresee(self, token_ids: Sequence[int], prefix: PrefixUse) -> PrefixOutlook:
         """What of a prompt is there, wherever. From any thread."""

@@ -17,6 +17,9 @@ from lmx.protocol.messages import Load
 
 # Of names and blocks, beside what the library's version says.
 LAYOUT = 1
+# What waits to be written is memory beyond the store's only if it was evicted since. Whole states
+# of hybrid models, and what a slot of a large model has to give up at once, have to fit.
+QUEUE_BYTES = 10**9
 # How the parts of a split file are called, but for their number.
 SPLIT = re.compile(r"-\d{5}-of-(\d{5})\.gguf$", re.IGNORECASE)
 
@@ -36,7 +39,8 @@ def open_disk(load: Load, store: LlamaStore, device: str) -> LlamaTier | None:
         dtype=f"{load.kv_bits or 16} bits on {device}",
         library=f"llama-cpp-python {version('llama-cpp-python')} layout {LAYOUT}",
     )
-    settings = DiskSettings(cap_bytes=load.prefix_disk.cap_bytes)
+    cap_bytes = load.prefix_disk.cap_bytes
+    settings = DiskSettings(cap_bytes=cap_bytes, queue_bytes=min(cap_bytes, QUEUE_BYTES))
     cache = DiskCache.open(Path(load.prefix_disk.path), namespace, settings=settings)
     return LlamaTier(store, cache, StatePacker())
 

@@ -30,7 +30,7 @@ from lmx.engines.llama.prompts import PromptQueue
 from lmx.engines.llama.sequence import Beginning, LiveSequence, Part, make_sequence
 from lmx.engines.llama.slots import SlotTable
 from lmx.engines.llama.speculation import Speculation
-from lmx.engines.llama.states import NOTHING_KEPT, Kept
+from lmx.engines.llama.states import NOTHING_KEPT, Tiers
 from lmx.engines.prefix.tree import make_key
 from lmx.errors import InvalidRequest, OutOfMemory
 from lmx.protocol.values import Memory, ModelInfo
@@ -69,7 +69,7 @@ class LlamaEngine:
         *,
         end_ids: frozenset[int],
         speculation: Speculation | None = None,
-        kept: Kept = NOTHING_KEPT,
+        kept: Tiers = NOTHING_KEPT,
     ) -> None:
         self._model = model
         self._context = context

@@ -20,7 +20,7 @@ from lmx.engines.llama.disk import open_disk
 from lmx.engines.llama.engine import LlamaEngine
 from lmx.engines.llama.library import ContextSize, LlamaContext, LlamaModel, has_gpu, max_sequences
 from lmx.engines.llama.speculation import Speculation
-from lmx.engines.llama.states import Kept, LlamaStore
+from lmx.engines.llama.states import LlamaStore, LlamaTier, Tiers
 from lmx.engines.llama.threads import choose_threads
 from lmx.engines.llama.tokenizer import end_ids, grammar_vocabulary, load_tokenizer
 from lmx.errors import CorruptModel, UnsupportedModel
@@ -76,6 +76,7 @@ def load_engine(load: Load) -> LoadedEngine:
         device="gpu" if has_gpu() and load.gguf.gpu_layers else "cpu",
         engine="llama",
     )
+    disk = open_disk(load, store, info.device)
     batch_tokens = max(LLAMA_BATCH_TOKENS, sequences + spare)
     size = ContextSize(cells, sequences + spare, batch_tokens, threads, load.kv_bits)
     engine = LlamaEngine(
@@ -84,10 +85,9 @@ def load_engine(load: Load) -> LoadedEngine:
         info,
         end_ids=ends,
         speculation=Speculation(is_on=load.speculation),
-        kept=Kept(store, open_disk(load, store, info.device)),
+        kept=Tiers(store, disk),
     )
-    if load.draft and load.speculation:
-        notes.append(NO_DRAFT)
+    notes += _remarks(load, disk)
     _warm_up(engine)
     grammars = LlgGrammarCompiler(
         partial(grammar_vocabulary, model, tokenizer, ends),
@@ -95,6 +95,13 @@ def load_engine(load: Load) -> LoadedEngine:
         end_ids=ends,
     )
     return LoadedEngine(engine, tokenizer, grammars, notes)
+
+
+def _remarks(load: Load, disk: LlamaTier | None) -> list[str]:
+    """What was asked for and is not done."""
+    has_draft = bool(load.draft and load.speculation)
+    problem = None if disk is None else disk.problem
+    return [NO_DRAFT] * has_draft + ([problem] if problem else [])
 
 
 def _measure(model: LlamaModel, threads: int, kv_bits: int | None) -> int:

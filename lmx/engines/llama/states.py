@@ -82,7 +82,7 @@ LlamaTier = DiskTier[StateSegment, StateSnapshot]
 LlamaRecall = Recall[StateSegment, StateSnapshot]
 
 
-class Kept(NamedTuple):
+class Tiers(NamedTuple):
     """Where what leaves the cache goes.
 
     Attributes:
@@ -94,7 +94,7 @@ class Kept(NamedTuple):
     disk: LlamaTier | None = None
 
 
-NOTHING_KEPT = Kept(LlamaStore(0))
+NOTHING_KEPT = Tiers(LlamaStore(0))
 
 
 def choose_block_tokens(window_tokens: int) -> int:
