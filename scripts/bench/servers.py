@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -22,6 +23,10 @@ from scripts.bench.gguf import Setup
 # `python -m scripts.bench...` finds this package from here.
 ROOT = Path(__file__).parent.parent.parent
 START_TIMEOUT_S = 180.0
+
+
+class ServerDied(RuntimeError):
+    """A server ended, or did not answer in time."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ def lmx_server(
     command = [sys.executable, "-m", "lmx", "serve", "--host", "127.0.0.1", "--port", str(port)]
     environment = {**os.environ, **(settings or {}), "LMX_HOME": str(home)}
     with _running([*command, "--log-level", "warning", *arguments], environment) as process:
-        _wait_http(port, "/readyz")
+        _wait_http(process, port, "/readyz")
         yield Server(port, process)
 
 
@@ -63,7 +68,7 @@ def mlx_lm_server(model: Path) -> Iterator[Server]:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     arguments = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "ERROR"]
     with _running([*command, *arguments], environment) as process:
-        _wait_http(port, "/health")
+        _wait_http(process, port, "/health")
         yield Server(port, process)
 
 
@@ -73,7 +78,7 @@ def xllamacpp_server(setup: Setup, folder: Path) -> Iterator[Server]:
     port = free_port()
     command = [sys.executable, "-m", "scripts.bench.peer_llama", setup.as_argument()]
     with _running([*command, str(folder.absolute()), str(port)], dict(os.environ)) as process:
-        _wait_http(port, "/health")
+        _wait_http(process, port, "/health")
         yield Server(port, process)
 
 
@@ -141,30 +146,38 @@ def free_port() -> int:
 
 @contextmanager
 def _running(command: list[str], environment: dict[str, str]) -> Iterator[psutil.Process]:
-    process = psutil.Popen(
-        command,
-        env=environment,
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
+    """A server, stopped at the end; what it said is shown if it did not come up."""
+    with tempfile.TemporaryFile("w+") as said:
+        process = psutil.Popen(
+            command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=said
+        )
         try:
-            process.wait(timeout=15)
-        except psutil.TimeoutExpired:
-            process.kill()
-            process.wait()
+            yield process
+        except ServerDied:
+            said.seek(0)
+            sys.stderr.write(said.read())
+            raise
+        finally:
+            _stop(process)
 
 
-def _wait_http(port: int, path: str) -> None:
+def _stop(process: psutil.Process) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=15)
+    except psutil.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _wait_http(process: psutil.Process, port: int, path: str) -> None:
     deadline_s = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline_s:
+        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+            raise ServerDied("a server of the benchmark ended instead of coming up")
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5):
                 return
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.2)
-    raise TimeoutError(f"no answer on port {port} within {START_TIMEOUT_S:g} s")
+    raise ServerDied(f"no answer on port {port} within {START_TIMEOUT_S:g} s")
