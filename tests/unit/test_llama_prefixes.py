@@ -7,7 +7,7 @@ from threading import Event, Thread
 
 import pytest
 
-from lmx.engines.base import Choice, PrefixUse, StepResult
+from lmx.engines.base import Choice, PrefillShare, PrefixUse, StepResult
 from lmx.protocol.values import GgufOptions, ModelInfo, Sampling
 from tests.conformance.driving import MAX_STEPS, collect, greedy, step_times
 from tests.tiny_gguf import TOKENS, TinyLlama
@@ -227,7 +227,7 @@ def test_one_computes_what_all_share(open_engine: Open, budget: int) -> None:
     engine = open_engine(budget=budget)
     for number, (ids, sampling) in requests.items():
         engine.add([Choice(number, sampling)], ids, prefix=MINE)
-    assert [0] == list(engine.prefilling())
+    assert [0, 1, 2, 3] == list(engine.prefilling())
     results = step_times(engine, MAX_STEPS)
     assert {0: 0, 1: 150, 2: 150, 3: 150} == collect_cached(results)
     assert expected == {i: tokens(found) for i, found in collect({}, results).items()}
@@ -240,9 +240,27 @@ def test_nobody_waits_for_one_that_is_gone(open_engine: Open) -> None:
         engine.add([Choice(number, greedy(4))], [*prompt(1, 150), 9 + number], prefix=MINE)
     engine.step()
     engine.remove(0)
-    assert [1] == list(engine.prefilling())
+    assert [1, 2] == list(engine.prefilling())
     cached = collect_cached(step_times(engine, MAX_STEPS))
     assert {1: 64, 2: 150} == cached
+
+
+def test_who_waits_for_another_passes_its_urgency_on(open_engine: Open) -> None:
+    """Only the last one is named, and the first one goes on as far as that one needs it."""
+    engine = open_engine()
+    for number in range(3):
+        ids = [*prompt(1, 150), *prompt(7 + number, 90)]
+        engine.add([Choice(number, greedy(4))], ids, prefix=MINE)
+    before = engine.prefilling()
+    results: list[StepResult] = []
+    while not results:
+        results = engine.step([PrefillShare(2, 64)])
+        after = engine.prefilling()
+        assert after.get(2, 0) < before[2]
+        before = after
+    assert (2, 150) == (results[0].sequence_id, results[0].cached_tokens)
+    assert [0, 1] == sorted(before)
+    assert 0 < before[0] <= 90
 
 
 def test_a_preempted_answer_is_not_computed_again(open_engine: Open) -> None:

@@ -299,10 +299,15 @@ class LlamaEngine:
         if shares is None:
             room = self._batch.capacity // BUSY_SHARE if parts else self._batch.capacity
             shares = [PrefillShare(name, room) for name in prompts]
+        chosen: set[int] = set()
         for name, tokens in shares:
             limit = min(tokens, self._batch.room)
-            if name in prompts and limit and self._prompts.begin(prompts[name]):
-                parts.append(self._append_prompt(prompts[name], limit))
+            if name not in prompts or not limit:
+                continue
+            sequence = self._prompts.in_front(prompts[name])
+            if sequence.sequence_id not in chosen and self._prompts.begin(sequence):
+                chosen.add(sequence.sequence_id)
+                parts.append(self._append_prompt(sequence, limit))
         return parts
 
     def _append_prompt(self, sequence: LiveSequence, limit: int) -> Part:

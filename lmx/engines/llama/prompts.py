@@ -50,16 +50,28 @@ class PromptQueue:
         return [sequence for sequence in self._live.values() if sequence.leader is None]
 
     def ready(self) -> list[LiveSequence]:
-        """Those that lack more than a decode row and have cells to go on.
+        """Those that lack more than a decode row and have cells to go on, or somebody ahead.
 
         In order of arrival: a prompt that has to wait for cells is not overtaken by one that needs
         fewer.
         """
         able = self.able()
-        prompts = [s for s in able if s.missing > 1 and not s.is_waiting]
-        begun = [sequence for sequence in prompts if sequence.slot.resident]
-        fresh = [sequence for sequence in prompts if not sequence.slot.resident]
-        return begun + list(takewhile(lambda s: self._has_cells_for(s, able), fresh))
+        prompts = [sequence for sequence in able if sequence.missing > 1]
+        going = [sequence for sequence in prompts if not sequence.is_waiting]
+        begun = [sequence for sequence in going if sequence.slot.resident]
+        fresh = [sequence for sequence in going if not sequence.slot.resident]
+        found = begun + list(takewhile(lambda s: self._has_cells_for(s, able), fresh))
+        waiting = [sequence for sequence in prompts if sequence.is_waiting]
+        return found + [sequence for sequence in waiting if self.in_front(sequence) in found]
+
+    def in_front(self, sequence: LiveSequence) -> LiveSequence:
+        """Whose pass brings a sequence on: its own, or that of the one it waits for.
+
+        So that whoever waits for a less urgent one makes that one as urgent.
+        """
+        while sequence.is_waiting and sequence.beginning.ahead is not None:
+            sequence = sequence.beginning.ahead
+        return sequence
 
     def missing(self, sequence: LiveSequence) -> int:
         """Tokens that passes will have to compute, as things stand; at least 1."""
@@ -67,6 +79,9 @@ class PromptQueue:
         if beginning.is_over or not beginning.may_reuse:
             return sequence.missing
         usable = self._cells.kept.store.usable_tokens(beginning.ids, sequence.slot.salt)
+        if beginning.ahead is not None:
+            held = len(beginning.ahead.slot.resident)
+            usable = max(usable, min(held, beginning.ahead_tokens))
         return max(1, min(sequence.missing, len(sequence.token_ids) - usable))
 
     def look_ahead(self, sequence: LiveSequence) -> None:
