@@ -1,7 +1,9 @@
 """What a GGUF model computed outlives it on disk, and a file that is not right is a miss."""
 
+import random
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,8 @@ from lmx.engines.base import Choice, Engine, LoadedEngine, PrefixUse, StepResult
 from lmx.protocol.messages import Load
 from lmx.protocol.values import PrefixDisk, Sampling
 from tests.conformance.driving import MAX_STEPS, greedy, step_times
-from tests.tiny_gguf import TOKENS, TinyLlama
+from tests.llama_answers import count_equal, drive, make_request, prompt, scored, tokens
+from tests.tiny_gguf import TinyLlama
 from tests.tiny_state_gguf import write_recurrent, write_windowed
 
 pytest.importorskip("llama_cpp", exc_type=ImportError)
@@ -54,9 +57,7 @@ def load_of(write: Callable[[Path], Path], directory: Path) -> Load:
 
 def live(load: Load, *prompts: list[int], sampling: Sampling | None = None) -> list[StepResult]:
     """One life of an engine: each prompt after the other; the results of the last one."""
-    loaded = load_engine(load)
-    assert isinstance(loaded, LoadedEngine)
-    engine, results = loaded.engine, list[StepResult]()
+    engine, results = open_engine(load), list[StepResult]()
     for ids in prompts:
         results = ask(engine, ids, sampling)
         while engine.rest():
@@ -65,20 +66,17 @@ def live(load: Load, *prompts: list[int], sampling: Sampling | None = None) -> l
     return results
 
 
+def open_engine(load: Load) -> Engine:
+    """One that answers prompts."""
+    loaded = load_engine(load)
+    assert isinstance(loaded, LoadedEngine)
+    return loaded.engine
+
+
 def ask(engine: Engine, ids: list[int], sampling: Sampling | None = None) -> list[StepResult]:
     """All results of a lone prompt."""
     engine.add([Choice(1, sampling or greedy(10))], ids, prefix=MINE)
     return step_times(engine, MAX_STEPS)
-
-
-def prompt(seed: int, length: int) -> list[int]:
-    """Ids without a pattern, none of them special."""
-    return [3 + (seed * 97 + i * i * 7 + i * 31) % (len(TOKENS) - 3) for i in range(length)]
-
-
-def tokens(results: list[StepResult]) -> list[int]:
-    """Only the ids."""
-    return [result.token_id for result in results]
 
 
 def test_the_next_life_goes_on(load: Load) -> None:
@@ -117,6 +115,35 @@ def test_any_part_of_a_record_is_of_use(tmp_path: Path, kind: str) -> None:
     results = live(load, ids)
     assert 147 == results[0].cached_tokens
     assert tokens(cold) == tokens(results)
+
+
+def test_answers_do_not_show_what_was_read(load: Load) -> None:
+    """Three lives, with memory for little, in which requests come and go: all answer as alone."""
+    load = replace(load, max_sequences=3, context_tokens=256, prefix_cache_bytes=100_000)
+    for seed in range(3):
+        rng = random.Random(seed)  # noqa: S311  # for a schedule
+        requests = {i: make_request(rng, i) for i in range(20)}
+        fresh = open_engine(replace(load, prefix_cache_bytes=0, prefix_disk=None))
+        expected = {i: scored(fresh, i, request) for i, request in requests.items()}
+        fresh.close()
+        engine = open_engine(load)
+        found, gone = drive(engine, requests, rng, between=partial(rest_sometimes, engine, rng))
+        assert all(len(expected[i]) == len(found[i]) for i in found if i not in gone)
+        assert sum(count_equal(expected[i], results) for i, results in found.items()) > 150
+        engine.close()
+    engine = open_engine(load)
+    skipped = []
+    for salt in ("", "other"):
+        engine.add([Choice(1, greedy(1))], requests[0][0], prefix=PrefixUse(salt))
+        skipped.append(step_times(engine, MAX_STEPS)[0].cached_tokens)
+    engine.close()
+    assert max(skipped) >= 64
+
+
+def rest_sometimes(engine: Engine, rng: random.Random) -> None:
+    """As the worker does between requests."""
+    if rng.random() < 0.1:
+        engine.rest()
 
 
 def test_damaged_files_are_misses(load: Load) -> None:

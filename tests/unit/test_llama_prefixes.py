@@ -10,7 +10,8 @@ import pytest
 from lmx.engines.base import Choice, PrefillShare, PrefixUse, StepResult
 from lmx.protocol.values import GgufOptions, ModelInfo, Sampling
 from tests.conformance.driving import MAX_STEPS, collect, greedy, step_times
-from tests.tiny_gguf import TOKENS, TinyLlama
+from tests.llama_answers import Request, count_equal, drive, make_request, prompt, scored, tokens
+from tests.tiny_gguf import TinyLlama
 from tests.tiny_state_gguf import write_recurrent, write_windowed
 
 pytest.importorskip("llama_cpp", exc_type=ImportError)
@@ -22,10 +23,8 @@ from lmx.engines.llama.states import LlamaStore, Tiers  # noqa: E402
 
 END_ID = 2
 BUDGET = 16 << 20
-TIE = 1e-3
 MINE, YOURS = PrefixUse("mine"), PrefixUse("yours")
 Open = Callable[..., LlamaEngine]
-Request = tuple[list[int], Sampling]
 
 
 def write_plain(path: Path) -> Path:
@@ -66,11 +65,6 @@ def open_engine(paths: dict[str, Path]) -> Iterator[Open]:
         engine.close()
 
 
-def prompt(seed: int, length: int) -> list[int]:
-    """Ids without a pattern, none of them special."""
-    return [3 + (seed * 97 + i * i * 7 + i * 31) % (len(TOKENS) - 3) for i in range(length)]
-
-
 def ask(engine: LlamaEngine, ids: list[int], prefix: PrefixUse = MINE) -> list[StepResult]:
     """All results of a lone prompt."""
     engine.add([Choice(1, greedy(10))], ids, prefix=prefix)
@@ -85,11 +79,6 @@ def cold(open_engine: Open, requests: dict[int, Request], kind: str) -> dict[int
         engine.add([Choice(number, sampling)], ids, prefix=PrefixUse(str(number)))
         found[number] = tokens(step_times(engine, MAX_STEPS))
     return found
-
-
-def tokens(results: list[StepResult]) -> list[int]:
-    """Only the ids."""
-    return [result.token_id for result in results]
 
 
 def displace(engine: LlamaEngine) -> None:
@@ -289,56 +278,11 @@ def test_answers_do_not_show_what_was_reused(open_engine: Open, kind: str, seed:
     fresh = open_engine(kind, budget=0)
     expected = {i: scored(fresh, i, request) for i, request in requests.items()}
     engine = open_engine(kind, cells=512, sequences=3, budget=150_000)
-    found: dict[int, list[StepResult]] = {}
-    gone: set[int] = set()
-    waiting = list(requests)
-    for _ in range(MAX_STEPS):
-        if not waiting and engine.free_slots == 3:
-            break
-        if waiting and engine.free_slots and rng.random() < 0.5:
-            number = waiting.pop(0)
-            ids, sampling = requests[number]
-            use = PrefixUse(rng.choice(["", "other"]), boundaries=(64, 100))
-            engine.add([Choice(number, sampling)], ids, prefix=use)
-        if rng.random() < 0.02:
-            gone.add(number)
-            engine.remove(number)
-        collect(found, engine.step())
+
+    def check_memory() -> None:
         assert engine.memory().cached_bytes <= 150_000
+
+    found, gone = drive(engine, requests, rng, between=check_memory)
     assert engine.free_slots == 3
     assert all(len(expected[i]) == len(found[i]) for i in found if i not in gone)
     assert sum(count_equal(expected[i], results) for i, results in found.items()) > 200
-
-
-def make_request(rng: random.Random, number: int) -> Request:
-    """A prompt that begins like one of three, up to some point, and an answer of some length."""
-    ids = prompt(rng.randrange(3), rng.choice([64, 100, 100, 130, 170]))
-    ids += prompt(30 + number, rng.randrange(1, 30))
-    sampling = Sampling(
-        rng.randrange(1, 50), temperature=0.0, seed=number, ignore_eos=True, top_logprobs=2
-    )
-    return ids, sampling
-
-
-def scored(engine: LlamaEngine, number: int, request: Request) -> list[StepResult]:
-    """The answer to a prompt that shares nothing with others."""
-    ids, sampling = request
-    engine.add([Choice(1, sampling)], ids, prefix=PrefixUse(str(number)))
-    return step_times(engine, MAX_STEPS)
-
-
-def count_equal(expected: list[StepResult], results: list[StepResult]) -> int:
-    """How many tokens and their log-probabilities agree, up to where two tokens were as likely.
-
-    Half-precision keys and values, added up in another order, move a log-probability by some
-    hundred-thousandths; another prefix would move it by some hundredths.
-    """
-    for position, (one, two) in enumerate(zip(expected, results, strict=False)):
-        assert one.logprobs is not None
-        assert two.logprobs is not None
-        (_, best), (_, second) = one.logprobs.top
-        if one.token_id != two.token_id:
-            assert best - second < TIE
-            return position
-        assert abs(one.logprobs.logprob - two.logprobs.logprob) < TIE
-    return len(results)
