@@ -13,6 +13,7 @@ from lmx.engines.fake import FakeEngine, FakeSettings
 from lmx.engines.fake_tokens import FakeTokenizer
 from lmx.protocol.messages import Delta, Finished, Vitals
 from lmx.protocol.values import ModelInfo, Sampling
+from lmx.worker.pacing import PaceSettings
 from lmx.worker.scheduler import Ready, Scheduler
 
 
@@ -171,7 +172,7 @@ class VirtualWorker:
             FakeTokenizer(),
             visible=frozenset(),
             clock=self.clock,
-            gap_target_s=gap_target_s,
+            pace=PaceSettings(gap_target_s),
         )
         self.seen: list[Seen] = []
         self.vitals: list[tuple[float, Vitals]] = []

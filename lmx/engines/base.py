@@ -385,9 +385,11 @@ class LoadedEngine(NamedTuple):
     Attributes:
         grammars: Compiles constraints for this vocabulary.
         notes: Sentences worth a line in the daemon's log.
+        pass_sample: Prompt tokens of a pass and the seconds it took, where that was measured.
     """
 
     engine: Engine
     tokenizer: Tokenizer
     grammars: GrammarCompiler
     notes: list[str]
+    pass_sample: tuple[int, float] | None = None

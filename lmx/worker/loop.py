@@ -38,6 +38,7 @@ from lmx.worker.channel import Channel
 from lmx.worker.intake import Intake, Served, Work
 from lmx.worker.intervals import VARIABLE, IntervalLog
 from lmx.worker.lease import WorkerLease
+from lmx.worker.pacing import PaceSettings
 from lmx.worker.scheduler import Ready, Scheduler
 from lmx.worker.vector_intake import VectorsServed
 from lmx.worker.vectors import VectorJob, VectorScheduler
@@ -117,13 +118,14 @@ def _serve(
         return VectorScheduler(loaded.engine, clock=time.monotonic)
     served = Served(loaded, load.dialect)
     intake.serve(served)
+    gap_target_s = None if load.gap_target_ms is None else load.gap_target_ms / 1000
     return Scheduler(
         loaded.engine,
         loaded.tokenizer,
         visible=served.dialect.visible,
         clock=time.monotonic,
         cache_tokens=_cache_tokens(load, loaded.engine.info),
-        gap_target_s=None if load.gap_target_ms is None else load.gap_target_ms / 1000,
+        pace=PaceSettings(gap_target_s, loaded.pass_sample),
     )
 
 

@@ -42,6 +42,22 @@ DEEPER_FACTOR = 1.25
 DEPTH_BAND_TOKENS = 4096
 
 
+class PaceSettings(NamedTuple):
+    """What is known of an engine beforehand.
+
+    Attributes:
+        gap_target_s: Longest gap between two tokens of a running stream; `None` for the device's
+            usual one.
+        sample: Prompt tokens of a pass and the seconds it took, if that was measured.
+    """
+
+    gap_target_s: float | None = None
+    sample: tuple[int, float] | None = None
+
+
+USUAL_PACE = PaceSettings()
+
+
 class Piece(NamedTuple):
     """What one step computed of prompts.
 
@@ -76,19 +92,25 @@ class Pace:
     Args:
         device: Where it computes, as `ModelInfo` says.
         piece_tokens: Most tokens of a piece.
-        gap_target_s: Longest gap between two tokens of a running stream; `None` for the device's
-            usual one.
+        settings: What is known of it.
     """
 
-    def __init__(self, *, device: str, piece_tokens: int, gap_target_s: float | None) -> None:
+    def __init__(
+        self, *, device: str, piece_tokens: int, settings: PaceSettings = USUAL_PACE
+    ) -> None:
         self._is_gpu = device == "gpu"
         self._most = piece_tokens
-        self._target_s = gap_target_s
+        self._target_s = settings.gap_target_s
         self._decode_s: dict[int, float] = {}  # a step without prompts, by its streams
         self._costs: dict[int, dict[int, float]] = {}  # seconds per token by size, by depth
         self._steps: deque[_Step] = deque(maxlen=ALIKE_STEPS)
         self._ended_s: float | None = None
         self._listened = 0
+        self._unknown_decode_s = 0.0
+        if settings.sample is not None:
+            tokens, took_s = settings.sample
+            self._set_cost(0, tokens.bit_length(), took_s / tokens)
+            self._unknown_decode_s = took_s  # a step that reads all weights takes no longer
 
     def gap_s(self, stream_count: int) -> float | None:
         """The gap that so many running streams are to have at most; `None` while unknown."""
@@ -115,7 +137,7 @@ class Pace:
         gap_s = self.gap_s(stream_count)
         if gap_s is None:
             return self._listen()
-        room_s = MARGIN * gap_s - (self._decode_time_s(stream_count) or 0.0)
+        room_s = MARGIN * gap_s - (self._decode_time_s(stream_count) or self._unknown_decode_s)
         tokens = self._fit(room_s, depth_tokens)
         if tokens is None:
             return self._least(LEAST_TOKENS)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 
 from lmx.engines.base import Engine, PrefillShare
 from lmx.protocol.values import Pacing
-from lmx.worker.pacing import Pace, Piece
+from lmx.worker.pacing import Pace, PaceSettings, Piece
 from lmx.worker.turns import Turn, Turns
 
 
@@ -17,20 +17,20 @@ class Planner:
 
     Args:
         engine: Asked for what it has to prefill, and told nothing.
-        gap_target_s: See `Pace`.
+        pace: What is known of the engine's speed.
 
     Attributes:
         pacing: Of the last step that computed prompts.
         has_news: It was not told yet; for whoever tells it to say.
     """
 
-    def __init__(self, engine: Engine, *, gap_target_s: float | None) -> None:
+    def __init__(self, engine: Engine, *, pace: PaceSettings) -> None:
         self._engine = engine
         self._turns = Turns()
         self._pace = Pace(
             device=engine.info.device,
             piece_tokens=engine.chunk_tokens,
-            gap_target_s=gap_target_s,
+            settings=pace,
         )
         self._turn_of: dict[int, Turn] = {}
         self._live: dict[Turn, int] = {}  # sequences of each, at least 1

@@ -28,6 +28,7 @@ from lmx.protocol.values import FinishReason, Kept, Timings, Usage
 from lmx.worker.constraints import ReasoningConstraint
 from lmx.worker.logprobs import describe_prompt, describe_token
 from lmx.worker.output import SequenceOutput
+from lmx.worker.pacing import USUAL_PACE, PaceSettings
 from lmx.worker.planner import Planner
 from lmx.worker.turns import Turn
 
@@ -122,7 +123,7 @@ class Scheduler:
         clock: Seconds, monotonic.
         cache_tokens: Tokens that running requests may hold together; `None` for no limit but the
             engine's own.
-        gap_target_s: Longest gap between two tokens of a running stream; see `lmx.worker.pacing`.
+        pace: How long a running stream may wait for a token, and how fast the engine is.
     """
 
     def __init__(
@@ -133,14 +134,14 @@ class Scheduler:
         visible: frozenset[str],
         clock: Callable[[], float],
         cache_tokens: int | None = None,
-        gap_target_s: float | None = None,
+        pace: PaceSettings = USUAL_PACE,
     ) -> None:
         self._cache_tokens = cache_tokens
         self._engine = engine
         self._tokenizer = tokenizer
         self._visible = visible
         self._clock = clock
-        self._planner = Planner(engine, gap_target_s=gap_target_s)
+        self._planner = Planner(engine, pace=pace)
         self._waiting: dict[Turn, Ready] = {}  # in order of arrival
         self._running: dict[int, _Running] = {}
         self._told_at_s = self._vital_at_s = clock()

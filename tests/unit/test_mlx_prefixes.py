@@ -195,6 +195,28 @@ def test_prompts_that_come_together_compute_what_they_share_once(
     assert skipped[0] >= 32
 
 
+@pytest.mark.parametrize("kind", ["plain", "sliding"])
+def test_prompts_that_begin_with_what_is_kept_share_a_pass(
+    models: dict[str, Any], kind: str
+) -> None:
+    """What each of them adds is computed together, whatever of theirs was there."""
+    model = models[kind]
+    engine = engine_of(model)
+    beginnings = {2: LONG[:90], 3: LONG[:90], 4: LONG[:70], 5: []}
+    for beginning in (LONG[:90], LONG[:70]):
+        ask(engine, beginning)
+    prompts = {i: [*begun, *range(10 * i, 10 * i + 2 + i)] for i, begun in beginnings.items()}
+    for number, prompt in prompts.items():
+        engine.add([Choice(number, Sampling(TOKENS, temperature=0.0))], prompt, prefix=MINE)
+    engine.step()
+    assert {} == engine.prefilling()
+    found = drain(engine)
+    for number, prompt in prompts.items():
+        tokens = [result.token_id for result in found[number]]
+        assert expected_of(model, prompt) == tokens
+        assert len(beginnings[number]) == found[number][0].cached_tokens
+
+
 def test_a_prompt_that_is_overtaken_goes_on_where_the_other_is(models: dict[str, Any]) -> None:
     """Turns may alternate between prompts of one beginning: it is computed once all the same."""
     model = models["plain"]

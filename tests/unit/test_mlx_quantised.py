@@ -134,7 +134,9 @@ def test_a_model_that_quantises_can_do_what_others_can(model: Any) -> None:
     """It batches and pads; rows are replicated, and taken out, in the same classes."""
     assert can_batch(model)
     assert can_pad(model)
-    assert isinstance(CacheRows.batched(model, 2).layers[0], BatchQuantisedCache)
+    assert isinstance(
+        CacheRows.merged([CacheRows.single(model)] * 2).layers[0], BatchQuantisedCache
+    )
     rows = CacheRows([filled(3, 1)], is_batched=False)
     rows.replicate([0, 0, 0])
     assert same(filled(3, 1), rows.some([1]).layers[0])

@@ -1,5 +1,6 @@
 """Pieces of prompts are as large as measured time allows, and never dangerously so before."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ from lmx.worker.pacing import (
     MOST_WORTHWHILE_TOKENS,
     PAUSE_S,
     Pace,
+    PaceSettings,
     Piece,
 )
 
@@ -78,7 +80,7 @@ class Device:
 
 def make_pace(device: str = "gpu", gap_target_s: float | None = None, most: int = MOST) -> Pace:
     """A pace that knows nothing yet."""
-    return Pace(device=device, piece_tokens=most, gap_target_s=gap_target_s)
+    return Pace(device=device, piece_tokens=most, settings=PaceSettings(gap_target_s))
 
 
 def test_with_nobody_decoding_pieces_are_whole() -> None:
@@ -101,6 +103,20 @@ def test_the_first_pieces_beside_a_stream_are_the_smallest() -> None:
     device = Device(make_pace())
     device.decode()
     assert [LEAST_TOKENS] * 3 == device.prefill(3)
+
+
+@pytest.mark.parametrize("token_s", [1e-5, 1e-4, 1e-3])
+def test_a_sample_takes_the_place_of_a_guess(token_s: float) -> None:
+    """With what one pass took at load the first pieces use the gap, and keep it."""
+    fixed_s, sample_tokens = 0.01, 128
+    sample = sample_tokens, fixed_s + sample_tokens * token_s
+    pace = Pace(device="gpu", piece_tokens=MOST, settings=PaceSettings(sample=sample))
+    device = Device(pace, decode_s=0.01, fixed_s=fixed_s, token_s=token_s)
+    first = device.prefill(1)[0]
+    took_s = 0.01 + fixed_s + first * token_s
+    assert LEAST_TOKENS < first or sample[1] > GPU_GAP_S / 2
+    assert took_s <= GPU_GAP_S
+    assert first == MOST or took_s > 0.01 + fixed_s
 
 
 @given(

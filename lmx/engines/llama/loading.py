@@ -13,7 +13,7 @@ from lmx.catalog.memory_plan import (
     choose_cells,
     choose_context,
 )
-from lmx.engines.base import Choice, LoadedEngine
+from lmx.engines.base import LoadedEngine
 from lmx.engines.grammar import LlgGrammarCompiler
 from lmx.engines.llama.batch import RowBatch
 from lmx.engines.llama.disk import open_disk
@@ -23,12 +23,12 @@ from lmx.engines.llama.speculation import Speculation
 from lmx.engines.llama.states import LlamaStore, LlamaTier, Tiers
 from lmx.engines.llama.threads import choose_threads
 from lmx.engines.llama.tokenizer import end_ids, grammar_vocabulary, load_tokenizer
+from lmx.engines.warmup import sample_pass, warm_up
 from lmx.errors import CorruptModel, UnsupportedModel
 from lmx.protocol.messages import Load
 from lmx.protocol.values import ModelInfo, Sampling
 
 PROBE_TOKENS = 32
-WARM_UP_ID = -1
 NOT_QUANTISED = "models.kv_bits is set for this model, but {}"
 # By way of which ranges of tokens come out of the cache and back.
 SPARE_SEQUENCES = 1
@@ -88,13 +88,13 @@ def load_engine(load: Load) -> LoadedEngine:
         kept=Tiers(store, disk),
     )
     notes += _remarks(load, disk)
-    _warm_up(engine)
+    warm_up(engine, [Sampling(max_tokens=1, seed=0)])
     grammars = LlgGrammarCompiler(
         partial(grammar_vocabulary, model, tokenizer, ends),
         vocabulary_size=model.vocabulary_size,
         end_ids=ends,
     )
-    return LoadedEngine(engine, tokenizer, grammars, notes)
+    return LoadedEngine(engine, tokenizer, grammars, notes, pass_sample=sample_pass(engine))
 
 
 def _remarks(load: Load, disk: LlamaTier | None) -> list[str]:
@@ -130,10 +130,3 @@ def measure_bytes_per_token(model: LlamaModel, threads: int, kv_bits: int | None
         return -(-(sizes[1] - sizes[0]) // PROBE_TOKENS)
     finally:
         context.close()
-
-
-def _warm_up(engine: LlamaEngine) -> None:
-    """Touch weights and work space, so the first request is not slow."""
-    engine.add([Choice(WARM_UP_ID, Sampling(max_tokens=1, seed=0))], [0, 0])
-    while engine.free_slots < engine.info.max_sequences:
-        engine.step()

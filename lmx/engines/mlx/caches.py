@@ -7,6 +7,7 @@ mlx-lm's cache classes move between versions, so every use of them is in this fi
 
 import copy
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -47,12 +48,10 @@ class CacheRows:
         return cls(make_prompt_cache(model), is_batched=False)
 
     @classmethod
-    def batched(cls, model: Any, row_count: int) -> "CacheRows":
-        """Empty caches for several rows."""
-        rows = [make_prompt_cache(model) for _ in range(row_count)]
-        return cls(
-            [layer[0].merge(list(layer)) for layer in zip(*rows, strict=True)], is_batched=True
-        )
+    def merged(cls, rows: Sequence["CacheRows"]) -> "CacheRows":
+        """Several lone rows as one group of them, in this order; they stay as they are."""
+        layers = zip(*(row.layers for row in rows), strict=True)
+        return cls([layer[0].merge(list(layer)) for layer in layers], is_batched=True)
 
     def pad_right(self, lengths: list[int]) -> None:
         """Announce that the next forward pass has rows of these lengths, padded on the right."""

@@ -14,7 +14,7 @@ from mlx_lm.utils import load_model
 
 from lmx.catalog.memory_plan import DEFAULT_CONTEXT_TOKENS, MLX_PREFILL_TOKENS
 from lmx.catalog.mlx_config import SANE_CONTEXT_TOKENS, own_context_tokens
-from lmx.engines.base import Choice, LoadedEngine
+from lmx.engines.base import LoadedEngine
 from lmx.engines.grammar import LlgGrammarCompiler
 from lmx.engines.mlx.blas import Blas
 from lmx.engines.mlx.caches import CacheRows, can_batch, can_pad, kv_bytes_per_token, quantise
@@ -27,13 +27,16 @@ from lmx.engines.mlx.keeper import make_store
 from lmx.engines.mlx.prefill import PrefillLimits
 from lmx.engines.mlx.speculation import Speculation
 from lmx.engines.mlx.tokenizer import MlxTokenizer, load_tokenizer
+from lmx.engines.warmup import sample_pass, warm_up
 from lmx.errors import CorruptModel, UnsupportedModel
 from lmx.protocol.messages import Load
 from lmx.protocol.values import ModelInfo, Sampling
 
-GPU_PREFILL = PrefillLimits(chunk_tokens=MLX_PREFILL_TOKENS["gpu"], max_rows=8)
-CPU_PREFILL = PrefillLimits(chunk_tokens=MLX_PREFILL_TOKENS["cpu"], max_rows=8)
-WARM_UP_ID = -1
+# A pass reads all weights; a GPU multiplies a few hundred tokens by them in that time, a CPU a few.
+GPU_PREFILL = PrefillLimits(MLX_PREFILL_TOKENS["gpu"], max_rows=8, pass_tokens=512)
+CPU_PREFILL = PrefillLimits(MLX_PREFILL_TOKENS["cpu"], max_rows=8, pass_tokens=32)
+# Both ways of sampling have kernels of their own.
+WARM_UP = [Sampling(max_tokens=1, temperature=1.0, top_p=top_p, seed=0) for top_p in (1.0, 0.9)]
 NO_DRAFT = "{name} cannot draft for this model, which goes without: {reason}."
 NO_PREFIXES = (
     "This model's caches cannot be taken apart; every prompt is computed from its beginning."
@@ -84,11 +87,13 @@ def load_engine(load: Load, blas: Blas) -> LoadedEngine:
         vocabulary_size=vocabulary_size,
         savings=Savings(store, Speculation(is_on=load.speculation, model=draft), disk),
     )
-    _warm_up(engine)
+    warm_up(engine, WARM_UP)
     grammars = LlgGrammarCompiler(
         tokenizer.vocabulary_json, vocabulary_size=vocabulary_size, end_ids=ends
     )
-    return LoadedEngine(engine, tokenizer, grammars, [*blas.notes, *notes])
+    return LoadedEngine(
+        engine, tokenizer, grammars, [*blas.notes, *notes], pass_sample=sample_pass(engine)
+    )
 
 
 def load_draft(
@@ -229,12 +234,3 @@ def count_logits(model: Any) -> int:
     """The size of the vocabulary, from the shape of a pass that is never computed."""
     logits: mx.array = model(mx.array([[0]]), cache=CacheRows.single(model).layers)
     return logits.shape[-1]
-
-
-def _warm_up(engine: MlxEngine) -> None:
-    """Compile the kernels of prefill, decode and sampling, so the first request is not slow."""
-    for top_p in (1.0, 0.9):
-        sampling = Sampling(max_tokens=1, temperature=1.0, top_p=top_p, seed=0)
-        engine.add([Choice(WARM_UP_ID, sampling)], [0, 0])
-        while engine.free_slots < engine.info.max_sequences:
-            engine.step()

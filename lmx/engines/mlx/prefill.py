@@ -8,9 +8,10 @@ because plain caches need no mask and cancelling takes effect between chunks.
 
 What a prompt shares with one computed before it is taken from the prefix store, at its first pass
 and at any later one at which much more is there: of prompts that come together one computes what
-they share, whichever it is, and no prompt waits for another.
+they share, whichever it is, if that saves more than a pass costs.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -34,8 +35,6 @@ PIECE_TOKENS = 256
 # Where only ends of passes can be gone on from: so many of a prompt besides its boundaries, and no
 # two closer than so many tokens.
 MAX_STOPS, STOP_TOKENS = 8, 1024
-# Prompts that share more than this are computed one after the other rather than together.
-SHARED_TOKENS = 32
 
 
 class PrefillLimits(NamedTuple):
@@ -44,10 +43,12 @@ class PrefillLimits(NamedTuple):
     Attributes:
         chunk_tokens: Most tokens of a pass, padding included.
         max_rows: Most prompts in a pass.
+        pass_tokens: So many tokens more in a pass cost as much as another pass.
     """
 
     chunk_tokens: int
     max_rows: int
+    pass_tokens: int = 32
 
 
 class Ready(NamedTuple):
@@ -196,26 +197,33 @@ class Prefill:
             nothing is to be done.
         """
         self._chunk = None
-        chosen = self._choose(shares)
         ready: list[Ready] = []
-        while chosen:
-            first = chosen[0][0]
-            self._look_up(first)
-            if first.recall is not None and not self._keeper.recall(first.recall):
-                return ready  # reading goes on, a moment in every step
-            first.recall = None
-            self._resume(first)
-            if first.left_tokens:
+        group: list[Partial] = []
+        first_tokens = 0
+        for partial, tokens in self._choose(shares):
+            if not self._is_recalled(partial, may_read=not group):
+                if not group:
+                    return ready  # reading goes on, a moment in every step
+                continue
+            if self._has_sooner(partial, group):
+                continue
+            self._resume(partial)
+            if not partial.left_tokens:
+                ready.append(self._finish(partial))
+                continue
+            is_whole = tokens >= partial.left_tokens and partial.prompt.logprobs is None
+            if is_whole or not group:
+                first_tokens = first_tokens or tokens
+                group.append(partial)
+            if not is_whole or len(group) == self._limits.max_rows:
                 break
-            del chosen[0]
-            ready.append(self._finish(first))
-        if not chosen:
+        if not group:
             return ready
-        group = self._group(chosen)
-        if len(group) == 1:
-            found = self._submit_chunk(*chosen[0])
-            return ready if found is None else [*ready, found]
-        return [*ready, self._submit_group(group)]
+        group = group[: self._fitting(group)]
+        if len(group) > 1:
+            return [*ready, self._submit_group(group)]
+        found = self._submit_chunk(group[0], first_tokens)
+        return ready if found is None else [*ready, found]
 
     def _choose(self, shares: Sequence[PrefillShare] | None) -> list[tuple[Partial, int]]:
         """Prompts with the tokens each may have, at most a pass's."""
@@ -232,12 +240,15 @@ class Prefill:
             left -= self._keeper.usable_tokens(prompt.ids, prompt.prefix.salt)
         return max(1, left)
 
-    def _look_up(self, partial: Partial) -> None:
-        """Ask the disk for it, once."""
+    def _is_recalled(self, partial: Partial, *, may_read: bool) -> bool:
+        """The disk was asked for it, once, and what it has of it was read."""
         prompt = partial.prompt
         if not partial.is_looked_up and prompt.logprobs is None:
             partial.recall = self._keeper.look_up(prompt.ids, prompt.prefix.salt)
         partial.is_looked_up = True
+        if partial.recall is None or (may_read and self._keeper.recall(partial.recall)):
+            partial.recall = None
+        return partial.recall is None
 
     def _resume(self, partial: Partial) -> None:
         """Take what is there by now instead of computing it."""
@@ -250,27 +261,30 @@ class Prefill:
             partial.caches, partial.done_tokens = found
             partial.kept_tokens = partial.done_tokens
 
-    def _group(self, chosen: list[tuple[Partial, int]]) -> list[Partial]:
-        """The first prompt, and those behind it that can be computed whole in a pass with it."""
-        group: list[Partial] = []
-        for partial, tokens in chosen:
-            if not _may_share(partial, tokens):
-                break
-            if group:
-                self._look_up(partial)
-            if partial.recall is None and not self._has_sooner(partial, group):
-                group.append(partial)
-        lengths = [partial.left_tokens for partial in group]
-        return group[: plan_group(lengths, self._limits)] if group else [chosen[0][0]]
+    def _fitting(self, group: Sequence[Partial]) -> int:
+        """How many from the head of a group are computed in one pass; see `plan_group`.
+
+        They go into one rectangle of what they had before, too.
+        """
+        unbounded = self._limits._replace(chunk_tokens=sys.maxsize)
+        totals = [partial.done_tokens + partial.left_tokens for partial in group]
+        return min(
+            plan_group([partial.left_tokens for partial in group], self._limits),
+            plan_group(totals, unbounded),
+        )
 
     def _has_sooner(self, partial: Partial, group: Sequence[Partial]) -> bool:
-        """Much of this prompt is there, or will be once the group is computed."""
-        if not group or not self._keeper.store.is_on:
+        """Much of this prompt will be there once the group is computed: it waits for that.
+
+        Computing it again for each costs more than a pass.
+        """
+        if not group or not self._keeper.store.is_on or partial.prompt.logprobs is not None:
             return False
         ids, salt = partial.prompt.ids, partial.prompt.prefix.salt
         others = [other.prompt.ids for other in group if other.prompt.prefix.salt == salt]
         shared = max((common_length(other, ids, 0) for other in others), default=0)
-        return shared > SHARED_TOKENS or self._keeper.usable_tokens(ids, salt) > 0
+        gain = shared - max(partial.done_tokens, self._keeper.usable_tokens(ids, salt))
+        return gain * len(group) > self._limits.pass_tokens
 
     def _submit_chunk(self, partial: Partial, tokens: int) -> Ready | None:
         prompt = partial.prompt
@@ -292,34 +306,40 @@ class Prefill:
             self._keep(partial, caches)
         return None if partial.left_tokens else self._finish(partial)
 
-    def _keep(self, partial: Partial, caches: CacheRows) -> None:
+    def _keep(self, partial: Partial, caches: CacheRows, row: int = 0) -> None:
         """Let others have what is computed of a prompt."""
         prompt, done = partial.prompt, partial.done_tokens
         if prompt.logprobs is None:
             partial.kept_tokens = done
-            self._keeper.keep(prompt.ids[:done], prompt.prefix.salt, caches, row=0, length=done)
+            self._keeper.keep(prompt.ids[:done], prompt.prefix.salt, caches, row=row, length=done)
 
     def _finish(self, partial: Partial) -> Ready:
+        self._leave(partial)
+        return Ready.of([partial.prompt], partial.caches or CacheRows.single(self._model))
+
+    def _leave(self, partial: Partial) -> None:
+        """It is computed."""
         prompt = partial.prompt
         self._partials.remove(partial)
         prompt.skipped_tokens = len(prompt.token_ids) - 1 - partial.computed_tokens
-        return Ready.of([prompt], partial.caches or CacheRows.single(self._model))
 
     def _submit_group(self, group: list[Partial]) -> Ready:
-        self._partials = [partial for partial in self._partials if partial not in group]
-        prompts = [partial.prompt.token_ids[:-1] for partial in group]
-        lengths = [len(prompt) for prompt in prompts]
+        lengths = [partial.left_tokens for partial in group]
         longest = max(lengths)
-        caches = CacheRows.batched(self._model, len(group))
-        if longest:
-            padded = [prompt + [0] * (longest - len(prompt)) for prompt in prompts]
-            caches.pad_right(lengths)
-            self._forward(mx.array(padded), caches)  # (B, longest) int32
-            caches.finalize()
-            for row, partial in enumerate(group):
-                prompt, done = partial.prompt, lengths[row]
-                salt = prompt.prefix.salt
-                self._keeper.keep(prompt.ids[:done], salt, caches, row=row, length=done)
+        padded = [
+            [*partial.prompt.token_ids[partial.done_tokens : -1], *[0] * (longest - length)]
+            for partial, length in zip(group, lengths, strict=True)
+        ]
+        rows = [partial.caches or CacheRows.single(self._model) for partial in group]
+        caches = CacheRows.merged(rows)
+        caches.pad_right(lengths)
+        self._forward(mx.array(padded), caches)  # (B, longest) int32
+        caches.finalize()
+        for row, partial in enumerate(group):
+            partial.done_tokens += lengths[row]
+            partial.computed_tokens += lengths[row]
+            self._keep(partial, caches, row)
+            self._leave(partial)
         return Ready.of([partial.prompt for partial in group], caches)
 
     def _forward(self, token_ids: mx.array, caches: CacheRows) -> mx.array:
@@ -327,15 +347,6 @@ class Prefill:
         logits: mx.array = self._model(token_ids, cache=caches.layers)  # (B, T, V)
         mx.async_eval(caches.states())
         return logits
-
-
-def _may_share(partial: Partial, tokens: int) -> bool:
-    """It can be computed whole in a pass with others.
-
-    A prompt whose own log-probabilities are wanted goes alone.
-    """
-    is_whole = partial.caches is None and tokens >= partial.left_tokens
-    return is_whole and partial.prompt.logprobs is None
 
 
 def _gather(prompt: LivePrompt, logits: mx.array, done_tokens: int) -> None:

@@ -1,0 +1,44 @@
+"""What an engine does once before its first request. Knows the contract, no library.
+
+The first answer compiles kernels and touches weights, so that no client waits for that. Where a GPU
+computes, a timed pass says how much of a prompt running streams can bear beside them: GPUs differ
+a hundredfold, and the first guess is made before anything else was measured.
+"""
+
+from collections.abc import Sequence
+from time import perf_counter
+
+from lmx.engines.base import Choice, Engine
+from lmx.protocol.values import Sampling
+
+WARM_UP_ID = -1
+# Enough that reading the weights is not all of it; on slow GPUs half a second with a large model.
+SAMPLE_TOKENS = 128
+
+
+def warm_up(engine: Engine, samplings: Sequence[Sampling]) -> None:
+    """Answer a prompt of two tokens once for each of these settings."""
+    for sampling in samplings:
+        engine.add([Choice(WARM_UP_ID, sampling)], [0, 0])
+        while engine.free_slots < engine.info.max_sequences:
+            engine.step()
+
+
+def sample_pass(engine: Engine) -> tuple[int, float] | None:
+    """Tokens of one pass and the seconds it took; `None` on a CPU, where it may take long."""
+    tokens = min(SAMPLE_TOKENS, engine.chunk_tokens, engine.info.context_tokens - 2)
+    if engine.info.device != "gpu" or tokens < 1:
+        return None
+    took_s = 0.0
+    for token_id in (0, 1):  # the first pass of this size compiles
+        # Its last token is not part of a pass.
+        engine.add([Choice(WARM_UP_ID, Sampling(max_tokens=1, seed=0))], [token_id] * (tokens + 1))
+        engine.quiesce()
+        began_s = perf_counter()
+        engine.step()
+        engine.quiesce()
+        took_s = perf_counter() - began_s
+        engine.remove(WARM_UP_ID)
+        engine.step()
+    engine.shrink()
+    return tokens, took_s
