@@ -19,6 +19,7 @@ from tests.random_models import COMMON, KINDS, random_model
 TOKENS = 20
 SLOTS = 6
 BUDGET_BYTES = 64 << 20
+NEW = 5
 LONG = [(7 * i * i + 3 * i) % 199 + 1 for i in range(150)]
 MINE, YOURS = PrefixUse("mine", (40, 90)), PrefixUse("yours", (40, 90))
 
@@ -202,7 +203,7 @@ def test_prompts_that_begin_with_what_is_kept_share_a_pass(
     """What each of them adds is computed together, whatever of theirs was there."""
     model = models[kind]
     engine = engine_of(model)
-    beginnings = {2: LONG[:90], 3: LONG[:90], 4: LONG[:70], 5: []}
+    beginnings = {2: LONG[:90], 3: LONG[:90], 4: LONG[:70], NEW: []}
     for beginning in (LONG[:90], LONG[:70]):
         ask(engine, beginning)
     prompts = {i: [*begun, *range(10 * i, 10 * i + 2 + i)] for i, begun in beginnings.items()}
@@ -214,7 +215,9 @@ def test_prompts_that_begin_with_what_is_kept_share_a_pass(
     for number, prompt in prompts.items():
         tokens = [result.token_id for result in found[number]]
         assert expected_of(model, prompt) == tokens
-        assert len(beginnings[number]) == found[number][0].cached_tokens
+        # A window can be gone on from where a prompt's last pass ended, before its last token.
+        known = len(beginnings[number]) - (kind == "sliding" and number != NEW)
+        assert known == found[number][0].cached_tokens
 
 
 def test_a_prompt_that_is_overtaken_goes_on_where_the_other_is(models: dict[str, Any]) -> None:
