@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 if __package__ in {None, ""}:
     sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -59,6 +59,8 @@ DAEMON_COLUMNS = (
     "ITL p50 / p99 ms",
     "RSS MB",
 )
+# Of each answer in such a round.
+WARM_UP_TOKENS = 16
 
 
 @dataclass
@@ -82,6 +84,15 @@ class Row:
             "ttft_ms": [percentile(self.ttft_ms, share) for share in (0.5, 0.99)],
             "itl_ms": [percentile(self.itl_ms, share) for share in (0.5, 0.99)],
         }
+
+
+class Sides(NamedTuple):
+    """What is compared, on which model."""
+
+    bare: PipedEngine
+    lmx: Server
+    peer: Server | None
+    model: Path
 
 
 def model_cells(results: Results) -> list[list[str]]:
@@ -114,9 +125,15 @@ def measure_model(options: argparse.Namespace, model: Path) -> Results:
         lmx = stack.enter_context(lmx_server(home, [str(model)]))
         peer = None if options.no_peer else stack.enter_context(mlx_lm_server(model))
         _warm_up(bare, lmx, peer, model)
-        for _ in range(options.repeats):
+        sides = Sides(bare, lmx, peer, model)
+        for number in range(options.warm_ups):
+            for streams in options.streams:
+                texts = prompts(streams, run=f"{number} of warming up {streams}")
+                _measure_row(Row(streams), texts, WARM_UP_TOKENS, sides)
+        for number in range(options.repeats):
             for row in rows:
-                _measure_row(row, tokens, bare=bare, lmx=lmx, peer=peer, model=model)
+                texts = prompts(row.streams, run=f"{number} of {row.streams}")
+                _measure_row(row, texts, tokens, sides)
         rss_mb = lmx.rss_mb()
     results = [row.result() for row in rows]
     print_table(MODEL_COLUMNS, model_cells(results))
@@ -138,19 +155,17 @@ def _name(server: Server, lmx: Server, model: Path) -> str:
     return "auto" if server is lmx else str(model)
 
 
-def _measure_row(
-    row: Row, tokens: int, *, bare: PipedEngine, lmx: Server, peer: Server | None, model: Path
-) -> None:
-    texts = prompts(row.streams, run=1 + len(row.bare))
-    answer = bare.run(texts, tokens)
+def _measure_row(row: Row, texts: list[str], tokens: int, sides: Sides) -> None:
+    answer = sides.bare.run(texts, tokens)
     row.bare.append(answer["tokens"] / answer["seconds"])
-    result = run_streams(lmx.port, [chat_body(t, model="auto", max_tokens=tokens) for t in texts])
+    bodies = [chat_body(text, model="auto", max_tokens=tokens) for text in texts]
+    result = run_streams(sides.lmx.port, bodies)
     row.lmx.append(result.tokens / result.seconds)
     row.ttft_ms += result.ttft_ms()
     row.itl_ms += result.itl_ms()
-    if peer is not None:
-        bodies = [chat_body(t, model=str(model), max_tokens=tokens) for t in texts]
-        theirs = run_streams(peer.port, bodies)
+    if sides.peer is not None:
+        bodies = [chat_body(text, model=str(sides.model), max_tokens=tokens) for text in texts]
+        theirs = run_streams(sides.peer.port, bodies)
         row.peer.append(theirs.tokens / theirs.seconds)
 
 
@@ -210,6 +225,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="MLX directory; by default the demo model")
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--warm-ups", type=int, default=0, help="unmeasured rounds: CUDA compiles for new shapes"
+    )
     parser.add_argument("--streams", type=int, nargs="+", default=STREAMS)
     parser.add_argument("--no-peer", action="store_true")
     parser.add_argument("--only", choices=["model", "daemon"])

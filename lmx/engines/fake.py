@@ -9,7 +9,7 @@ constraint.
 | key | default | meaning |
 |---|---|---|
 | step_ms | 0 | duration of one decode step |
-| prefill_ms | 0 | duration of one prefill chunk of `chunk` tokens; 0 makes prefill free |
+| prefill_ms | 0 | duration of `chunk` prompt tokens, of fewer in proportion; 0 makes prefill free |
 | chunk | 512 | prompt tokens per prefill chunk |
 | load_ms | 0 | duration of the load |
 | tokens | 64 | reply length, if `text` is not given |

@@ -88,7 +88,7 @@ bench() {
 
 serve() { # title, model
     bench 240 "$1" bench_serving.py --home "$place/home" --model "$place/$2" --only model \
-        --streams 1 8 32 --tokens "${TOKENS:-256}" --repeats "${REPEATS:-3}"
+        --streams 1 8 32 --warm-ups "${WARM_UPS:-4}" --tokens "${TOKENS:-256}" --repeats "${REPEATS:-3}"
 }
 
 run_part() {

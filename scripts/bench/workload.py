@@ -24,7 +24,7 @@ TEMPLATE_TOKENS = 40
 TOOLS = ("read_file", "list_folder", "search_text", "run_command", "write_file", "fetch_page")
 
 
-def prompts(count: int, *, run: int = 0) -> list[str]:
+def prompts(count: int, *, run: int | str = 0) -> list[str]:
     """Distinct prompts of about the same length, new in every run, so that no cache knows them."""
     return [
         f"{run}.{i}: write a long and detailed story about {SUBJECTS[i % len(SUBJECTS)]} and "

@@ -28,7 +28,8 @@ EVENT_BYTES = 200
 SMALLEST_BUFFER = 4096
 LONG = f"fake:long?tokens={LONG_TOKENS}&context=65536"
 # The prompt of "hi" is one chunk.
-PREFILL = f"fake:prefill?prefill_ms={PREFILL_S * 1000}&text=ready"
+PROMPT_TOKENS = len("user: hi\nassistant:")
+PREFILL = f"fake:prefill?prefill_ms={PREFILL_S * 1000}&chunk={PROMPT_TOKENS}&text=ready"
 SETTINGS = {
     "LMX_SERVER__WRITE_TIMEOUT_S": str(WRITE_TIMEOUT_S),
     "LMX_SERVER__HEARTBEAT_S": str(HEARTBEAT_S),
