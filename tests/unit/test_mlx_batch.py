@@ -87,6 +87,20 @@ def test_together(engine: MlxEngine, reference: Reference) -> None:
     assert dict(enumerate(reference.tokens)) == by_sequence(list(steps(engine)))
 
 
+def test_together_in_padded_passes(reference: Reference) -> None:
+    """Groups that are padded beyond their longest prompt give nobody another token."""
+    limits = PrefillLimits(chunk_tokens=256, max_rows=8, grain_tokens=16)
+    engine = MlxEngine(
+        reference.model, INFO, end_ids=frozenset(), limits=limits, vocabulary_size=VOCABULARY
+    )
+    for index in range(len(PROMPTS)):
+        add(engine, index)
+    found: dict[int, list[int]] = {}
+    for index, token in steps(engine):
+        found.setdefault(index, []).append(token)
+    assert dict(enumerate(reference.tokens)) == found
+
+
 @pytest.mark.parametrize("gap", [1, 2, 5])
 def test_staggered(engine: MlxEngine, reference: Reference, gap: int) -> None:
     """Joining a running batch changes nothing."""

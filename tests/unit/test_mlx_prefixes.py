@@ -30,9 +30,11 @@ def models() -> dict[str, Any]:
     return {kind: random_model(kind) for kind in KINDS}
 
 
-def engine_of(model: Any, *, budget_bytes: int = BUDGET_BYTES, chunk: int = 32) -> MlxEngine:
+def engine_of(
+    model: Any, *, budget_bytes: int = BUDGET_BYTES, chunk: int = 32, grain: int = 1
+) -> MlxEngine:
     """An engine that keeps what it computes, without end tokens."""
-    limits = PrefillLimits(chunk_tokens=chunk, max_rows=8 if can_pad(model) else 1)
+    limits = PrefillLimits(chunk, max_rows=8 if can_pad(model) else 1, grain_tokens=grain)
     return MlxEngine(
         model,
         ModelInfo(context_tokens=512, max_sequences=SLOTS),
@@ -196,13 +198,14 @@ def test_prompts_that_come_together_compute_what_they_share_once(
     assert skipped[0] >= 32
 
 
+@pytest.mark.parametrize("grain", [1, 16])
 @pytest.mark.parametrize("kind", ["plain", "sliding"])
 def test_prompts_that_begin_with_what_is_kept_share_a_pass(
-    models: dict[str, Any], kind: str
+    models: dict[str, Any], kind: str, grain: int
 ) -> None:
     """What each of them adds is computed together, whatever of theirs was there."""
     model = models[kind]
-    engine = engine_of(model)
+    engine = engine_of(model, grain=grain)
     beginnings = {2: LONG[:90], 3: LONG[:90], 4: LONG[:70], NEW: []}
     for beginning in (LONG[:90], LONG[:70]):
         ask(engine, beginning)

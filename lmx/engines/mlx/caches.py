@@ -53,10 +53,14 @@ class CacheRows:
         layers = zip(*(row.layers for row in rows), strict=True)
         return cls([layer[0].merge(list(layer)) for layer in layers], is_batched=True)
 
-    def pad_right(self, lengths: list[int]) -> None:
-        """Announce that the next forward pass has rows of these lengths, padded on the right."""
-        longest = max(lengths)
-        padding = [longest - length for length in lengths]
+    def pad_right(self, lengths: list[int], width: int) -> None:
+        """Announce that the next forward pass has rows of these lengths, padded on the right.
+
+        Args:
+            lengths: Tokens of each row.
+            width: What they are padded to, at least the longest.
+        """
+        padding = [width - length for length in lengths]
         if max(padding):
             for layer in self.layers:
                 layer.prepare(lengths=lengths, right_padding=padding)

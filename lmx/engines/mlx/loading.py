@@ -33,7 +33,7 @@ from lmx.protocol.messages import Load
 from lmx.protocol.values import ModelInfo, Sampling
 
 # A pass reads all weights; a GPU multiplies a few hundred tokens by them in that time, a CPU a few.
-GPU_PREFILL = PrefillLimits(MLX_PREFILL_TOKENS["gpu"], max_rows=8, pass_tokens=512)
+GPU_PREFILL = PrefillLimits(MLX_PREFILL_TOKENS["gpu"], max_rows=8, pass_tokens=512, grain_tokens=32)
 CPU_PREFILL = PrefillLimits(MLX_PREFILL_TOKENS["cpu"], max_rows=8, pass_tokens=32)
 # Both ways of sampling have kernels of their own.
 WARM_UP = [Sampling(max_tokens=1, temperature=1.0, top_p=top_p, seed=0) for top_p in (1.0, 0.9)]

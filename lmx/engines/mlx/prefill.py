@@ -44,11 +44,14 @@ class PrefillLimits(NamedTuple):
         chunk_tokens: Most tokens of a pass, padding included.
         max_rows: Most prompts in a pass.
         pass_tokens: So many tokens more in a pass cost as much as another pass.
+        grain_tokens: Groups are padded to multiples of it: CUDA's attention is planned anew, for
+            some 100 ms, for every length it has not seen.
     """
 
     chunk_tokens: int
     max_rows: int
     pass_tokens: int = 32
+    grain_tokens: int = 1
 
 
 class Ready(NamedTuple):
@@ -325,14 +328,15 @@ class Prefill:
 
     def _submit_group(self, group: list[Partial]) -> Ready:
         lengths = [partial.left_tokens for partial in group]
-        longest = max(lengths)
+        grain = self._limits.grain_tokens
+        longest = -(-max(lengths) // grain) * grain
         padded = [
             [*partial.prompt.token_ids[partial.done_tokens : -1], *[0] * (longest - length)]
             for partial, length in zip(group, lengths, strict=True)
         ]
         rows = [partial.caches or CacheRows.single(self._model) for partial in group]
         caches = CacheRows.merged(rows)
-        caches.pad_right(lengths)
+        caches.pad_right(lengths, longest)
         self._forward(mx.array(padded), caches)  # (B, longest) int32
         caches.finalize()
         for row, partial in enumerate(group):
