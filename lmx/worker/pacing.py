@@ -144,6 +144,36 @@ class Pace:
         is_near = tokens >= WORTHWHILE * LEAST_TOKENS
         return max(tokens, self._least(LEAST_TOKENS)) if is_near else self._worthwhile()
 
+    def choose_together(self, stream_count: int, depth_tokens: int) -> int:
+        """Tokens of several whole prompts that one step may compute beside streams.
+
+        Each of them adds a stream, and a batch that fills slowly wastes what it could decode: on a
+        CPU, where steps are dear, they go together at once, and the streams are given back what
+        that took from them, see `rests`. 0 where pieces keep the gap one by one.
+
+        Args:
+            stream_count: Sequences that decode beside.
+            depth_tokens: How far the first prompt is.
+        """
+        if self._is_gpu or self._target_s is not None or not stream_count:
+            return 0
+        return self._fit(IDLE_PIECE_S, depth_tokens) or 0
+
+    def rests(self, tokens: int, stream_count: int, depth_tokens: int) -> int:
+        """Steps without prompts after such a piece, so that the gap is kept on average.
+
+        Args:
+            tokens: Of the piece.
+            stream_count: Sequences that decoded beside.
+            depth_tokens: How far the first prompt was.
+        """
+        decode_s = self._decode_time_s(stream_count)
+        costs = self._costs.get(_depth_band(depth_tokens))
+        cost = self._cost_of(tokens.bit_length(), costs) if costs else None
+        if not decode_s or cost is None:
+            return 0
+        return int(cost * tokens / ((CPU_GAPS - 1) * decode_s))
+
     def observe(
         self, *, began_s: float, ended_s: float, stream_count: int, piece: Piece, delivered: bool
     ) -> None:

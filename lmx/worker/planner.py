@@ -5,11 +5,24 @@ a slot, and what a request is told, is the scheduler's.
 """
 
 from collections.abc import Collection, Iterable
+from typing import NamedTuple
 
 from lmx.engines.base import Engine, PrefillShare
 from lmx.protocol.values import Pacing
 from lmx.worker.pacing import Pace, PaceSettings, Piece
 from lmx.worker.turns import Turn, Turns
+
+
+class Beside(NamedTuple):
+    """What a step's piece is beside.
+
+    Attributes:
+        stream_count: Sequences that decode.
+        depth_tokens: How far the first prompt is.
+    """
+
+    stream_count: int
+    depth_tokens: int
 
 
 class Planner:
@@ -37,9 +50,9 @@ class Planner:
         # As the step under way was planned.
         self._pending: dict[int, int] = {}
         self._given: dict[int, int] = {}
-        self._stream_count = 0
-        self._depth_tokens = 0
+        self._beside = Beside(0, 0)
         self._stands_back = False
+        self._rests = 0  # steps without prompts that streams have coming
         self.pacing: Pacing | None = None
         self.has_news = False
 
@@ -78,20 +91,23 @@ class Planner:
     def plan(self, now_s: float) -> list[PrefillShare]:
         """What the next step may compute of which prompts."""
         self._pending, self._given = self._engine.prefilling(), {}
-        self._stream_count = len(self._turn_of)
+        self._beside = Beside(len(self._turn_of), 0)
         if not self._pending:
             return []
         names = self._names(self._pending)
         for turn, mine in names.items():
             self._turns.note_left(turn, sum(self._pending[name] for name in mine), computed=0)
-            self._stream_count -= self._live[turn]
+        streams = len(self._turn_of) - sum(self._live[turn] for turn in names)
+        self._beside = Beside(streams, 0)
         self._stands_back = not self._stands_back and self._is_first_token_due()
         if self._stands_back:
             return []
+        if self._rests and streams:
+            self._rests -= 1
+            return []
         order = self._turns.order(names, now_s)
-        self._depth_tokens = order[0].prompt_tokens - order[0].left_tokens
-        room = self._pace.choose(self._stream_count, self._depth_tokens)
-        shares = self._share([name for turn in order for name in names[turn]], room)
+        self._beside = Beside(streams, order[0].prompt_tokens - order[0].left_tokens)
+        shares = self._choose([name for turn in order for name in names[turn]])
         self._given = {share.sequence_id: share.tokens for share in shares}
         return shares
 
@@ -112,13 +128,14 @@ class Planner:
             self._turns.note_left(turn, left.get(name, 0), computed=max(0, gone))
             computed += max(0, gone)
         if computed:
-            gap_s = self._pace.gap_s(self._stream_count) if self._stream_count else None
+            streams = self._beside.stream_count
+            gap_s = self._pace.gap_s(streams) if streams else None
             self.pacing, self.has_news = Pacing(computed, gap_s), True
         self._pace.observe(
             began_s=began_s,
             ended_s=ended_s,
-            stream_count=self._stream_count,
-            piece=Piece(computed, self._depth_tokens if computed else 0),
+            stream_count=self._beside.stream_count,
+            piece=Piece(computed, self._beside.depth_tokens if computed else 0),
             delivered=delivered,
         )
 
@@ -128,6 +145,14 @@ class Planner:
         One step without pieces brings it; more in a row would let short prompts stop long ones.
         """
         return any(turn.is_behind and not turn.left_tokens for turn in self._live)
+
+    def _choose(self, names: list[int]) -> list[PrefillShare]:
+        """Several whole prompts at once where that pays, else what fits into the gap."""
+        shares = self._share(names, self._pace.choose_together(*self._beside))
+        if len(shares) < 2:  # noqa: PLR2004  # a lone prompt goes in pieces that keep the gap
+            return self._share(names, self._pace.choose(*self._beside))
+        self._rests = self._pace.rests(sum(share.tokens for share in shares), *self._beside)
+        return shares
 
     def _share(self, names: Iterable[int], room: int) -> list[PrefillShare]:
         """Whole prompts as long as they fit; a part of one by itself.

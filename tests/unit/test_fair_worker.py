@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmx.worker.pacing import GPU_GAP_S, LEAST_TOKENS
+from lmx.worker.pacing import GPU_GAP_S, IDLE_PIECE_S, LEAST_TOKENS
 from lmx.worker.scheduler import VITALS_PERIOD_S
 from lmx.worker.turns import ANSWER_WEIGHT, LEVEL_S
 from tests.virtual_worker import Asked, Machine, PipelinedEngine, VirtualWorker
@@ -60,6 +60,18 @@ def test_a_long_prompt_pays_little_for_a_stream(machine: Machine) -> None:
     (alone,) = VirtualWorker(machine).run(Asked(0.0, LONG, 5))
     _, beside = VirtualWorker(machine).run(Asked(0.0, 10, 1_000), Asked(1.0, LONG, 5))
     assert beside.ttft_s <= 1.15 * alone.ttft_s
+
+
+def test_short_prompts_that_come_together_are_computed_together() -> None:
+    """On a CPU several join a batch at once, and its streams keep their pace on average."""
+    before, count = [Asked(0.0, 10, 3_000), Asked(0.5, 200, 3_000)], 8
+    worker = VirtualWorker(CPU, slots=16)
+    stream, _, *others = worker.run(*before, *[Asked(1.0, 60, 3_000)] * count)
+    firsts = {round(other.token_times_s[0], 6) for other in others}
+    assert len(firsts) <= count // 2
+    assert max(stream.gaps_s) <= IDLE_PIECE_S + 2 * STEP_S
+    during = [at_s for at_s in stream.token_times_s if 1.0 <= at_s <= max(firsts) + 0.5]
+    assert (during[-1] - during[0]) / (len(during) - 1) <= 2.2 * STEP_S
 
 
 def test_the_target_trades_the_stream_for_the_prompt() -> None:
