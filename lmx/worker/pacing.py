@@ -14,8 +14,10 @@ from typing import NamedTuple
 # Gap between two tokens of a running stream, at most, where a GPU computes: what reading aloud
 # does not notice.
 GPU_GAP_S = 0.15
-# On a CPU, where a step may take that long by itself: so many times its gap without prompts.
+# On a CPU, where a step may take that long by itself: so many times its gap without prompts, but
+# at least what nobody sees, or a long prompt beside a small model would go in crumbs.
 CPU_GAPS = 2.0
+LEAST_CPU_GAP_S = 0.05
 # Twice the tokens at less than this share of the cost for each are worth it.
 WORTHWHILE = 0.75
 # Of the gap, what is planned with; the rest is for what varies.
@@ -119,7 +121,7 @@ class Pace:
         if self._is_gpu:
             return GPU_GAP_S
         decode_s = self._decode_time_s(stream_count)
-        return None if decode_s is None else CPU_GAPS * decode_s
+        return None if decode_s is None else max(CPU_GAPS * decode_s, LEAST_CPU_GAP_S)
 
     def choose(self, stream_count: int, depth_tokens: int) -> int:
         """Tokens of prompts that the next step may compute.
@@ -170,9 +172,10 @@ class Pace:
         decode_s = self._decode_time_s(stream_count)
         costs = self._costs.get(_depth_band(depth_tokens))
         cost = self._cost_of(tokens.bit_length(), costs) if costs else None
-        if not decode_s or cost is None:
+        gap_s = self.gap_s(stream_count)
+        if not decode_s or not gap_s or cost is None:
             return 0
-        return int(cost * tokens / ((CPU_GAPS - 1) * decode_s))
+        return int(cost * tokens / (gap_s - decode_s))
 
     def observe(
         self, *, began_s: float, ended_s: float, stream_count: int, piece: Piece, delivered: bool

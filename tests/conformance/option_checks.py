@@ -132,7 +132,7 @@ def check_prompt_logprobs(maker: Maker) -> None:
 def check_grammars(maker: Maker) -> None:
     """Constrained answers match, side by side with a free one that is as it is alone."""
     with opened_with_grammars(maker) as loaded:
-        engine, tokenizer, grammars, _ = loaded
+        engine, tokenizer, grammars, *_ = loaded
         ids = tokenizer.encode(TEXTS[0])
         free = run(engine, {0: (ids, Sampling(40, temperature=1.0, seed=5))})[0]
         sources = [

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmx.worker.pacing import GPU_GAP_S, IDLE_PIECE_S, LEAST_TOKENS
+from lmx.worker.pacing import GPU_GAP_S, IDLE_PIECE_S, LEAST_CPU_GAP_S, LEAST_TOKENS
 from lmx.worker.scheduler import VITALS_PERIOD_S
 from lmx.worker.turns import ANSWER_WEIGHT, LEVEL_S
 from tests.virtual_worker import Asked, Machine, PipelinedEngine, VirtualWorker
@@ -49,9 +49,11 @@ def test_pipelined_streams_keep_their_pace(tokens_per_s: float) -> None:
 
 
 def test_on_a_cpu_a_stream_has_half_the_time() -> None:
-    """Its gap is twice what it is alone, or what the smallest piece makes it."""
-    stream, _ = VirtualWorker(CPU).run(Asked(0.0, 10, 2_000), Asked(1.0, 5_000, 5))
-    assert max(stream.gaps_s) <= 2 * STEP_S + 1e-9
+    """Its gap is twice what it is alone, unless that is so short that nobody sees it."""
+    slow = Machine("cpu", step_ms=40.0, tokens_per_s=2_000.0, chunk=256)
+    for machine, longest_s in ((slow, 2 * 0.04), (CPU, LEAST_CPU_GAP_S)):
+        stream, _ = VirtualWorker(machine).run(Asked(0.0, 10, 2_000), Asked(1.0, 5_000, 5))
+        assert max(stream.gaps_s) <= longest_s + 1e-9
 
 
 @pytest.mark.parametrize("machine", [GPU, PIPED])
@@ -71,7 +73,7 @@ def test_short_prompts_that_come_together_are_computed_together() -> None:
     assert len(firsts) <= count // 2
     assert max(stream.gaps_s) <= IDLE_PIECE_S + 2 * STEP_S
     during = [at_s for at_s in stream.token_times_s if 1.0 <= at_s <= max(firsts) + 0.5]
-    assert (during[-1] - during[0]) / (len(during) - 1) <= 2.2 * STEP_S
+    assert (during[-1] - during[0]) / (len(during) - 1) <= 1.1 * LEAST_CPU_GAP_S
 
 
 def test_the_target_trades_the_stream_for_the_prompt() -> None:

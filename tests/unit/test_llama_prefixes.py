@@ -245,7 +245,7 @@ def test_who_waits_for_another_passes_its_urgency_on(open_engine: Open) -> None:
     while not results:
         results = engine.step([PrefillShare(2, 64)])
         after = engine.prefilling()
-        assert after.get(2, 0) < before[2]
+        assert after.get(2, 0) < before.get(2, 1)  # its last token is no part of a prompt
         before = after
     assert (2, 150) == (results[0].sequence_id, results[0].cached_tokens)
     assert [0, 1] == sorted(before)

@@ -115,11 +115,16 @@ class PromptQueue:
         return True
 
     def limit(self, sequence: LiveSequence) -> int:
-        """Tokens up to where its next pass has to end, to be of use to others."""
+        """Tokens up to where its next pass has to end, to be of use to others.
+
+        The last token is left for a row of its own: kernels round by the rows of a pass, and what
+        was there already must not show in the answer.
+        """
+        most = max(1, sequence.missing - 1)
         if not self._keeps_ends:
-            return sequence.missing
+            return most
         position = len(sequence.slot.resident)
-        return min(sequence.missing, sequence.beginning.next_stop(position) - position)
+        return min(most, sequence.beginning.next_stop(position) - position)
 
     def note_computed(self, sequence: LiveSequence, tokens: int) -> None:
         """A pass computed so much of a sequence: keep it if that is the only chance."""
