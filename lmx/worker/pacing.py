@@ -11,13 +11,11 @@ anything is known, pieces are the smallest. Knows seconds and tokens, no request
 from collections import deque
 from typing import NamedTuple
 
-# Gap between two tokens of a running stream, at most, where a GPU computes: what reading aloud
-# does not notice.
-GPU_GAP_S = 0.15
-# On a CPU, where a step may take that long by itself: so many times its gap without prompts, but
-# at least what nobody sees, or a long prompt beside a small model would go in crumbs.
+# Gap between two tokens of a running stream, at most: what reading aloud does not notice.
+GAP_S = 0.15
+# On a CPU, where a step may take that long by itself: so many times its gap without prompts, if
+# that is more. Beside a small model a long prompt would otherwise go in crumbs.
 CPU_GAPS = 2.0
-LEAST_CPU_GAP_S = 0.05
 # Twice the tokens at less than this share of the cost for each are worth it.
 WORTHWHILE = 0.75
 # Of the gap, what is planned with; the rest is for what varies.
@@ -119,9 +117,9 @@ class Pace:
         if self._target_s is not None:
             return self._target_s
         if self._is_gpu:
-            return GPU_GAP_S
+            return GAP_S
         decode_s = self._decode_time_s(stream_count)
-        return None if decode_s is None else max(CPU_GAPS * decode_s, LEAST_CPU_GAP_S)
+        return None if decode_s is None else max(CPU_GAPS * decode_s, GAP_S)
 
     def choose(self, stream_count: int, depth_tokens: int) -> int:
         """Tokens of prompts that the next step may compute.

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from lmx.config import ENVIRONMENT_PREFIX
 from scripts.bench.gguf import Setup
 from scripts.bench.servers import Server, lmx_server, mlx_lm_server, xllamacpp_server
 
@@ -82,8 +83,8 @@ def add_side_arguments(parser: argparse.ArgumentParser) -> None:
         "--setting",
         action="append",
         default=[],
-        metavar="KEY=VALUE",
-        help="an environment variable for LMX alone; may be repeated",
+        metavar="SECTION.KEY=VALUE",
+        help="a setting of LMX's, such as models.gap_target_ms=300; may be repeated",
     )
 
 
@@ -119,7 +120,7 @@ def open_sides(options: argparse.Namespace, *, context_tokens: int) -> Iterator[
     if options.gguf is None:
         settings = {} if options.context is None else {CONTEXT: str(options.context)}
         settings["LMX_MODELS__MAX_SEQUENCES"] = str(setup.sequences)
-    settings |= dict(_setting(text) for text in options.setting)
+    settings |= dict(parse_setting(text) for text in options.setting)
     with tempfile.TemporaryDirectory() as home:
         sides = [Side(LMX, "auto", lambda: lmx_server(Path(home), [str(path)], settings))]
         if not options.no_peer:
@@ -127,11 +128,14 @@ def open_sides(options: argparse.Namespace, *, context_tokens: int) -> Iterator[
         yield sides
 
 
-def _setting(text: str) -> tuple[str, str]:
+def parse_setting(text: str) -> tuple[str, str]:
+    """A setting as its environment variable; `models.gap_target_ms=300` is short for one."""
     key, equals, value = text.partition("=")
-    if not (key and equals):
-        raise SystemExit(f"--setting {text}: it must be KEY=VALUE")
-    return key, value
+    section, dot, name = key.partition(".")
+    variable = f"{ENVIRONMENT_PREFIX}{section}__{name}".upper() if dot else key
+    if not (equals and variable.startswith(ENVIRONMENT_PREFIX)):
+        raise SystemExit(f"--setting {text}: it must be SECTION.KEY=VALUE")
+    return variable, value
 
 
 def _peer(options: argparse.Namespace, path: Path, setup: Setup) -> list[Side]:

@@ -12,6 +12,7 @@ import pytest
 from scripts.bench.asking import read_answer
 from scripts.bench.load import Stream
 from scripts.bench.report import is_monotonic, median, percentile, ratio, save_results, verdict
+from scripts.bench.sides import parse_setting
 from scripts.bench.workload import (
     MIX,
     Session,
@@ -182,3 +183,13 @@ def test_a_load_is_scaled_by_its_prompts() -> None:
 def test_what_could_have_been_foretold(prompt: str, answer: str, expected: float) -> None:
     """A word counts if the four it ends were there before, in the prompt or the answer."""
     assert expected == copied_share(prompt, answer)
+
+
+def test_settings_are_variables() -> None:
+    """A section's key or a whole variable; anything else would change nothing and is refused."""
+    expected = ("LMX_MODELS__GAP_TARGET_MS", "300")
+    assert expected == parse_setting("models.gap_target_ms=300")
+    assert expected == parse_setting("LMX_MODELS__GAP_TARGET_MS=300")
+    for wrong in ("gap_target_ms=300", "models.gap_target_ms", "=3"):
+        with pytest.raises(SystemExit):
+            parse_setting(wrong)

@@ -6,9 +6,8 @@ from hypothesis import strategies as st
 
 from lmx.worker.pacing import (
     CPU_GAPS,
-    GPU_GAP_S,
+    GAP_S,
     IDLE_PIECE_S,
-    LEAST_CPU_GAP_S,
     LEAST_IDLE_TOKENS,
     LEAST_TOKENS,
     LISTEN_STEPS,
@@ -115,8 +114,8 @@ def test_a_sample_takes_the_place_of_a_guess(token_s: float) -> None:
     device = Device(pace, decode_s=0.01, fixed_s=fixed_s, token_s=token_s)
     first = device.prefill(1)[0]
     took_s = 0.01 + fixed_s + first * token_s
-    assert LEAST_TOKENS < first or sample[1] > GPU_GAP_S / 2
-    assert took_s <= GPU_GAP_S
+    assert LEAST_TOKENS < first or sample[1] > GAP_S / 2
+    assert took_s <= GAP_S
     assert first == MOST or took_s > 0.01 + fixed_s
 
 
@@ -143,7 +142,7 @@ def test_the_gap_is_kept_and_used(
     )
     device.decode()
     pieces = device.prefill(300)
-    limit_s = target_s or GPU_GAP_S
+    limit_s = target_s or GAP_S
     if decode_s + fixed_s + LEAST_TOKENS * token_s > MARGIN * limit_s:
         # Not even the least keeps it.
         limit_s = decode_s + fixed_s + MOST_WORTHWHILE_TOKENS * token_s
@@ -161,7 +160,7 @@ def test_on_a_cpu_the_gap_is_twice_what_it_is_alone(
     device = Device(make_pace("cpu", most=256), decode_s=decode_s, token_s=token_s, lag=lag)
     device.decode()
     device.prefill(40)
-    least_s = max(LEAST_CPU_GAP_S, decode_s + 2 * LEAST_TOKENS * token_s)
+    least_s = max(GAP_S, decode_s + 2 * LEAST_TOKENS * token_s)
     limit_s = max(CPU_GAPS * decode_s, least_s)
     assert max(device.gaps_s) <= limit_s + 1e-9
 
@@ -218,7 +217,7 @@ def test_a_device_that_slows_down_is_noticed() -> None:
     device.prefill(10)
     for number in range(20):
         device.step(device.pace.choose(1, 0) if number % 2 else 0)
-    assert max(device.gaps_s[-4:]) <= GPU_GAP_S
+    assert max(device.gaps_s[-4:]) <= GAP_S
     assert device.pace.choose(1, 0) < usual / 2
 
 
