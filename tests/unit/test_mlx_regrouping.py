@@ -4,10 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import mlx.core as mx
 import pytest
-from mlx.utils import tree_map_with_path
-from mlx_lm.models import lfm2, llama, mamba
 
 from lmx.engines.base import Choice
 from lmx.engines.mlx.batch import DecodeBatch, Launched
@@ -18,46 +15,8 @@ from lmx.engines.mlx.prefill import Prefill, PrefillLimits
 from lmx.engines.mlx.sequence import LivePrompt, LiveSequence, make_sequence
 from lmx.protocol.values import Sampling
 from tests.decode_device import Cost, Device
+from tests.random_models import KINDS, random_model
 
-VOCABULARY = 200
-COMMON: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "intermediate_size": 64,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-}
-LLAMA = {**COMMON, "model_type": "llama", "rms_norm_eps": 1e-5}
-SLIDING = {**LLAMA, "layer_types": ["full_attention", "sliding_attention"], "sliding_window": 16}
-HYBRID = {
-    **COMMON,
-    "model_type": "lfm2",
-    "norm_eps": 1e-5,
-    "conv_bias": False,
-    "conv_L_cache": 3,
-    "block_dim": 32,
-    "block_multiple_of": 16,
-    "block_ffn_dim_multiplier": 1.0,
-    "block_auto_adjust_ff_dim": False,
-    "layer_types": ["conv", "full_attention"],
-}
-STATE_SPACE = {
-    **COMMON,
-    "model_type": "mamba",
-    "state_size": 8,
-    "conv_kernel": 4,
-    "use_bias": False,
-    "use_conv_bias": True,
-    "time_step_rank": 4,
-}
-KINDS = {
-    "full": (llama, LLAMA),
-    "sliding": (llama, SLIDING),
-    "hybrid": (lfm2, HYBRID),
-    "state space": (mamba, STATE_SPACE),
-}
 PROMPTS = [[5, 9, 20, 31], list(range(1, 120)), [44], list(range(100, 75, -1)), [17, 4], [3] * 150]
 TOKENS, SHORT = 190, 90
 # With one row, two rows and so on, so that most sizes are known.
@@ -155,22 +114,6 @@ class Runner:
         return bool(self._launched or len(self._groups) or self._prefill.is_busy)
 
 
-def random_model(kind: str) -> Any:
-    """The same random weights every time."""
-    module, config = KINDS[kind]
-    model = module.Model(module.ModelArgs.from_dict(config))
-
-    def randomise(name: str, value: mx.array) -> mx.array:
-        if value.ndim == 1 or "A_log" in name:
-            return value
-        drawn: mx.array = mx.random.normal(value.shape, key=mx.random.key(sum(name.encode())))
-        return drawn * (3 / value.shape[-1] ** 0.5)
-
-    model.update(tree_map_with_path(randomise, model.parameters()))
-    mx.eval(model.parameters())
-    return model
-
-
 def choice(number: int, tokens: int = TOKENS) -> Choice:
     """Greedy, seeded, with penalties and constrained ones, of different lengths."""
     length = tokens - 7 * number
@@ -217,7 +160,7 @@ def test_moved_rows_equal_lone_ones(kind: str) -> None:
 
 def test_removed_rows_leave_the_others_as_they_are() -> None:
     """Rows that are moved, and whose neighbours vanish at any time, say the same."""
-    model = random_model("full")
+    model = random_model("plain")
     expected = {number: alone(model, number, SHORT) for number in range(len(PROMPTS))}
     for victim in (1, 3):
         runner = Runner(model, dear_padding)
