@@ -147,7 +147,7 @@ def test_sides_are_named_by_the_models_format(tmp_path: Path) -> None:
 def test_what_cannot_be_measured_is_said(arguments: tuple[str, str]) -> None:
     """Before anything is started."""
     with (
-        pytest.raises(SystemExit, match=r"does not exist|must be KEY=VALUE"),
+        pytest.raises(SystemExit, match=r"does not exist|must be SECTION.KEY=VALUE"),
         open_sides(side_options(*arguments), context_tokens=100),
     ):
         pass
