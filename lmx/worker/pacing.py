@@ -83,9 +83,6 @@ class _Step(NamedTuple):
     piece: Piece
 
 
-NOTHING = Piece()
-
-
 class Pace:
     """Chooses the size of pieces for one engine.
 
@@ -167,13 +164,12 @@ class Pace:
             stream_count: Sequences that decoded beside.
             depth_tokens: How far the first prompt was.
         """
-        decode_s = self._decode_time_s(stream_count)
-        costs = self._costs.get(_depth_band(depth_tokens))
-        cost = self._cost_of(tokens.bit_length(), costs) if costs else None
-        gap_s = self.gap_s(stream_count)
+        decode_s, gap_s = self._decode_time_s(stream_count), self.gap_s(stream_count)
+        costs, deeper = self._costs_at(depth_tokens)
+        cost = self._cost_of(tokens.bit_length(), costs)
         if not decode_s or not gap_s or cost is None:
             return 0
-        return int(cost * tokens / (gap_s - decode_s))
+        return int(deeper * cost * tokens / (gap_s - decode_s))
 
     def observe(
         self, *, began_s: float, ended_s: float, stream_count: int, piece: Piece, delivered: bool
@@ -242,6 +238,14 @@ class Pace:
             costs[other] = min(known, cost) if other > size else max(known, cost)
         costs[size] = cost
 
+    def _costs_at(self, depth_tokens: int) -> tuple[dict[int, float], float]:
+        """Costs by size of the nearest band that was measured, and how much dearer this one is."""
+        band = _depth_band(depth_tokens)
+        if not self._costs:
+            return {}, 1.0
+        nearest = max((b for b in self._costs if b <= band), default=min(self._costs))
+        return self._costs[nearest], DEEPER_FACTOR ** max(0, band - nearest)
+
     def _cost_of(self, size: int, costs: dict[int, float]) -> float | None:
         """Of a size, or of the next smaller one that was measured, else of the next larger one."""
         if size in costs or not costs:
@@ -290,14 +294,13 @@ class Pace:
 
     def _fit(self, room_s: float, depth_tokens: int) -> int | None:
         """The largest piece that takes no longer; `None` while nothing is known."""
-        band = _depth_band(depth_tokens)
-        if not self._costs:
+        costs, deeper = self._costs_at(depth_tokens)
+        if not costs:
             return None
-        nearest = max((b for b in self._costs if b <= band), default=min(self._costs))
-        room_s /= DEEPER_FACTOR ** max(0, band - nearest)
+        room_s /= deeper
         best = 0
         for size in range(1, self._most.bit_length() + 1):
-            cost = self._cost_of(size, self._costs[nearest])
+            cost = self._cost_of(size, costs)
             top = min(self._most, (1 << size) - 1)
             affordable = int(room_s / cost) if cost else top
             if affordable >= 1 << (size - 1):

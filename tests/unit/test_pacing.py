@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from lmx.worker.pacing import (
     CPU_GAPS,
+    DEPTH_BAND_TOKENS,
     GAP_S,
     IDLE_PIECE_S,
     LEAST_IDLE_TOKENS,
@@ -163,6 +164,18 @@ def test_on_a_cpu_the_gap_is_twice_what_it_is_alone(
     least_s = max(GAP_S, decode_s + 2 * LEAST_TOKENS * token_s)
     limit_s = max(CPU_GAPS * decode_s, least_s)
     assert max(device.gaps_s) <= limit_s + 1e-9
+
+
+def test_streams_get_back_what_prompts_took_together() -> None:
+    """In a depth that was measured, and no less in one that was not."""
+    device = Device(make_pace("cpu"), decode_s=0.1, token_s=1e-3)
+    device.decode()
+    device.prefill(20)
+    tokens = device.pace.choose_together(1, 0)
+    measured = device.pace.rests(tokens, 1, 0)
+    assert measured >= 0.5 * tokens * 1e-3 / 0.1
+    assert device.pace.rests(tokens, 1, 8 * DEPTH_BAND_TOKENS) >= measured
+    assert 0 == make_pace("cpu").rests(tokens, 1, 0)
 
 
 def test_on_a_cpu_it_listens_first() -> None:

@@ -270,7 +270,7 @@ class Prefill:
         They go into one rectangle of what they had before, too.
         """
         unbounded = self._limits._replace(chunk_tokens=sys.maxsize)
-        totals = [partial.done_tokens + partial.left_tokens for partial in group]
+        totals = [len(partial.prompt.token_ids) - 1 for partial in group]
         return min(
             plan_group([partial.left_tokens for partial in group], self._limits),
             plan_group(totals, unbounded),
