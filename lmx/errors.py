@@ -13,6 +13,7 @@
     │   ├── RequestCancelled        an administrator has ended it; sending it again is possible
     │   ├── RequestNotFound         no running request has that id
     │   ├── StreamNotFound          no answer that could be taken up again has that id
+    │   ├── SkillNotFound           no skill has that name, or several do
     │   └── ModelNotFound           no routable model has that name, but another one is loaded
     ├── AccessError             who asks may not do this, or not from there
     │   ├── KeyRefused              the inference key is missing or wrong
@@ -107,6 +108,12 @@ class StreamNotFound(RequestError):
     """No answer that could be taken up again has that id, or no longer."""
 
     code = "stream-not-found"
+
+
+class SkillNotFound(RequestError):
+    """No skill has that name, or several do and the name does not say which."""
+
+    code = "skill_not_found"
 
 
 class ModelNotFound(RequestError):

@@ -28,6 +28,7 @@ STATUSES: dict[type[LmxError], int] = {
     errors.RequestNotFound: 404,
     errors.ModelNotFound: 404,
     errors.StreamNotFound: 404,
+    errors.SkillNotFound: 404,
     errors.AdminKeyRefused: 403,
     errors.AdminKeyUnset: 403,
     errors.HostRefused: 403,
@@ -109,6 +110,7 @@ def test_the_envelope_serves_every_client(kind: type[LmxError]) -> None:
     [
         (errors.ModelNotFound, "not_found"),
         (errors.StreamNotFound, "not_found"),
+        (errors.SkillNotFound, "not_found"),
         (errors.QueueFull, "rate_limited"),
         (errors.NoModelLoaded, "no-model-loaded"),
         (errors.OutOfMemory, "oom-unloaded"),

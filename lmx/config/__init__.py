@@ -1,0 +1,43 @@
+"""Settings: what exists (`sections`) and where values come from (`sources`)."""
+
+from lmx.config.sections import (
+    Backend,
+    DeviceSettings,
+    GgufSettings,
+    LeaseMode,
+    LoggingSettings,
+    MemorySettings,
+    ModelSettings,
+    SecuritySettings,
+    ServerSettings,
+    Settings,
+    WorkerSettings,
+)
+from lmx.config.skills import SkillSettings
+from lmx.config.sources import (
+    ENVIRONMENT_PREFIX,
+    SECTIONS,
+    default_file,
+    home_directory,
+    load_settings,
+)
+
+__all__ = [
+    "ENVIRONMENT_PREFIX",
+    "SECTIONS",
+    "Backend",
+    "DeviceSettings",
+    "GgufSettings",
+    "LeaseMode",
+    "LoggingSettings",
+    "MemorySettings",
+    "ModelSettings",
+    "SecuritySettings",
+    "ServerSettings",
+    "Settings",
+    "SkillSettings",
+    "WorkerSettings",
+    "default_file",
+    "home_directory",
+    "load_settings",
+]
