@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from lmx.skills.manifest import Manifest
+from lmx.skills.manifest import Manifest, McpTool
 from lmx.skills.outcome import Outcome
 
 
@@ -65,4 +65,33 @@ class Skills(Protocol):
 
         Cancellation:
             Ends the run at once, with every process it started.
+        """
+
+
+class McpTools(Protocol):
+    """The tools of the configured MCP servers, as skills of kind ``mcp``."""
+
+    @property
+    def broken(self) -> Sequence[BrokenManifest]:
+        """Servers that cannot be used now, and tools that cannot be described; `path` names them."""
+
+    @property
+    def changed_s(self) -> float:
+        """When the list last changed, in seconds of the epoch."""
+
+    def tools(self) -> Sequence[Manifest]:
+        """Every tool of every server that is connected, in order of its reference."""
+
+    async def call(
+        self, tool: McpTool, arguments: dict[str, Any], *, timeout_s: float | None = None
+    ) -> Outcome:
+        """Call a tool; whatever its server does is an outcome.
+
+        Args:
+            tool: As its manifest names it.
+            arguments: As its schema wants them; the server checks them too.
+            timeout_s: Less time than the server's setting allows.
+
+        Cancellation:
+            Tells the server that nobody waits any more, and does not wait for it.
         """
