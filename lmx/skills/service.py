@@ -73,7 +73,7 @@ class McpTools(Protocol):
 
     @property
     def broken(self) -> Sequence[BrokenManifest]:
-        """Servers that cannot be used now, and tools that cannot be described; `path` names them."""
+        """Servers that cannot be used now, and tools that cannot be described, by `path`."""
 
     @property
     def changed_s(self) -> float:
