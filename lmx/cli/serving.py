@@ -28,7 +28,8 @@ def run_daemon(config: Path | None, overrides: Mapping[str, Mapping[str, Any]]) 
     log_level = configure_logging(settings.logging.level, log_tail)
     live = LiveSettings(source, settings, set_log_level=log_level.set)
     models = settings.models
-    specs = [parse_spec(text, models.backend) for text in models.load or (DEMO.word,)]
+    to_load = models.load or (settings.routing.default_model or DEMO.word,)
+    specs = [parse_spec(text, models.backend) for text in to_load]
     try:
         trio.run(partial(serve, live, specs, log_tail=log_tail))
     except OSError as error:

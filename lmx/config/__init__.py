@@ -1,6 +1,9 @@
 """Settings: what exists (`sections`) and where values come from (`sources`)."""
 
+from lmx.config.downloads import DownloadSettings
+from lmx.config.routing import DiscoverySettings, PresetSettings, RoutingSettings
 from lmx.config.sections import (
+    EVERY_MODEL,
     Backend,
     DeviceSettings,
     GgufSettings,
@@ -24,14 +27,19 @@ from lmx.config.sources import (
 
 __all__ = [
     "ENVIRONMENT_PREFIX",
+    "EVERY_MODEL",
     "SECTIONS",
     "Backend",
     "DeviceSettings",
+    "DiscoverySettings",
+    "DownloadSettings",
     "GgufSettings",
     "LeaseMode",
     "LoggingSettings",
     "MemorySettings",
     "ModelSettings",
+    "PresetSettings",
+    "RoutingSettings",
     "SecuritySettings",
     "ServerSettings",
     "Settings",

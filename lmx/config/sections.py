@@ -9,11 +9,18 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from lmx.config.downloads import DownloadSettings
+from lmx.config.routing import DiscoverySettings, PresetSettings, RoutingSettings
 from lmx.config.skills import SkillSettings
 from lmx.config.values import Count, ModelArgument, Percent, Port, Seconds
 
 Backend = Literal["auto", "mlx", "gguf"]
 LeaseMode = Literal["auto", "exclusive", "shared"]
+LogLevelName = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "json", "text"]
+SecurityProfileName = Literal["lan", "cloud"]
+# In tables of models: all that have no entry of their own.
+EVERY_MODEL = "*"
 
 
 class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,7 +61,8 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What is loaded at start and how requests meet a model.
 
     Attributes:
-        load: Models to load at start, in the forms `--model` takes. Empty means ``demo``.
+        load: Models to load at start, in the forms `--model` takes. Empty means
+            `routing.default_model`, and ``demo`` where that is not set either.
         folders: Further folders in which models are looked for.
         backend: The format to load at start where a model is there in several; ``auto`` prefers
             MLX, and loads a GGUF file as it is. ``mlx`` converts GGUF files.
@@ -83,7 +91,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             `--model` takes. It is loaded at the first of them.
         rerank_model: The model of requests for scores that name none of that kind, or `None`.
         kv_bits: Models whose KV cache holds values of 8 bits instead of the engine's floats: model
-            id to 8.
+            id to 8, or to 16 for the floats. ``*`` is every model of text that has no entry.
     """
 
     load: tuple[str, ...] = ()
@@ -108,7 +116,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     restore: bool = True
     embedding_model: ModelArgument = "embedder"
     rerank_model: ModelArgument | None = None
-    kv_bits: dict[str, Literal[8]] = {}
+    kv_bits: dict[str, Literal[8, 16]] = {}
 
 
 class GgufSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -116,6 +124,8 @@ class GgufSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     Attributes:
         gpu_layers: Layers computed on the GPU; -1 for all of them.
+        context_tokens: Upper bound of the context of GGUF models, or `None` for
+            `models.context_tokens`.
         threads: Threads of the CPU, or `None` for the physical cores the process may use.
         mmap: Map the file's pages instead of copying the weights into memory.
         kv_cache_gb: Memory for the KV cache of all sequences of one model, in 10^9 bytes, or `None`
@@ -123,6 +133,7 @@ class GgufSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """
 
     gpu_layers: Annotated[int, Meta(ge=-1)] = -1
+    context_tokens: Count | None = None
     threads: Count | None = None
     mmap: bool = True
     kv_cache_gb: Annotated[float, Meta(gt=0, le=100_000)] | None = None
@@ -191,9 +202,23 @@ class MemorySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class LoggingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Logs: `level` is the least severe level written."""
+    """Logs: what is written, where and how.
 
-    level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
+    Attributes:
+        level: The least severe level written.
+        file: The file written to, or `None` for standard error alone.
+        format: How lines look; ``auto`` is ``text`` on a terminal and ``json`` elsewhere.
+        max_mb: Size at which a file is put away and a new one begun, in 10^6 bytes; 0 for never.
+        backups: How many files that were put away are kept.
+        prompts: Also write what is asked and answered. Off, no line holds a word of either.
+    """
+
+    level: LogLevelName = "info"
+    file: str | None = None
+    format: LogFormat = "auto"
+    max_mb: Annotated[float, Meta(ge=0, le=1_000_000)] = 50.0
+    backups: Annotated[int, Meta(ge=0, le=1000)] = 5
+    prompts: bool = False
 
 
 class SecuritySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -208,6 +233,8 @@ class SecuritySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         allowed_hosts: Further names of this machine; ``.lan`` for all names below, ``*`` for any.
         open_admin: Let other hosts delete and change things while there is no admin key.
         wrong_keys_per_minute: Wrong keys from one address after which it has to wait; 0 for no end.
+        profile: ``cloud`` is for machines that others than a LAN can reach: it refuses to run
+            without an admin key and an inference key.
     """
 
     admin_key: str | None = None
@@ -222,6 +249,11 @@ class SecuritySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     allowed_hosts: tuple[str, ...] = ()
     open_admin: bool = False
     wrong_keys_per_minute: Annotated[int, Meta(ge=0)] = 10
+    profile: SecurityProfileName = "lan"
+
+    def __post_init__(self) -> None:
+        if self.profile == "cloud" and not (self.admin_keys and self.inference_keys):
+            raise ValueError("`profile: cloud` needs an `admin_key` and an `inference_api_key`")
 
     @property
     def admin_keys(self) -> tuple[str, ...]:
@@ -263,4 +295,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     logging: LoggingSettings = LoggingSettings()
     security: SecuritySettings = SecuritySettings()
     device: DeviceSettings = DeviceSettings()
+    routing: RoutingSettings = RoutingSettings()
+    discovery: DiscoverySettings = DiscoverySettings()
+    presets: PresetSettings = PresetSettings()
+    downloads: DownloadSettings = DownloadSettings()
     skills: SkillSettings = SkillSettings()

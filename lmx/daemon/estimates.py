@@ -26,7 +26,7 @@ from lmx.catalog.memory_plan import (
     plan_vectors,
 )
 from lmx.catalog.mlx_files import read_mlx
-from lmx.config import GgufSettings, Settings
+from lmx.config import EVERY_MODEL, GgufSettings, ModelSettings, Settings
 from lmx.daemon.drafts import find_draft
 from lmx.daemon.ledger import Demand
 from lmx.daemon.model import Model
@@ -42,6 +42,8 @@ LEAST_CONTEXT_TOKENS = 4096
 PREFIX_CACHE_BYTES = 8 * 10**9
 # Engines that keep prompts outside of the memory that is reserved for running requests.
 KEEPERS = frozenset({"mlx", "llama"})
+# What `models.kv_bits` calls the engine's own type.
+FLOAT_BITS = 16
 NVIDIA_DEVICE = Path("/dev/nvidia0")
 
 
@@ -75,8 +77,8 @@ class Estimates:
         Raises:
             CorruptModel: The files that the estimate needs cannot be read.
         """
-        asked = model.options.context_tokens or self._settings.models.context_tokens
-        bits = self._settings.models.kv_bits.get(model.id)
+        asked = model.options.context_tokens or _context_limit(self._settings, source)
+        bits = _kv_bits(self._settings.models, model.id, source)
         plan, cache_bytes = await trio.to_thread.run_sync(self._estimate, source, asked, bits)
         find = partial(find_draft, self._settings, model.id, source, device=guess_device())
         draft = await trio.to_thread.run_sync(find)
@@ -196,15 +198,28 @@ def load_command(
         source.engine,
         source.path,
         limits.max_sequences,
-        context_tokens or limits.context_tokens,
+        context_tokens or _context_limit(settings, source),
         limits.dialects.get(model_id, ""),
         GgufOptions(gguf.gpu_layers, gguf.threads, gguf.mmap, cache_bytes),
         kv_cache_bytes=cache_bytes,
         purpose=source.purpose,
         gap_target_ms=limits.gap_target_ms,
-        kv_bits=limits.kv_bits.get(model_id),
+        kv_bits=_kv_bits(limits, model_id, source),
         speculation=limits.speculation,
     )
+
+
+def _context_limit(settings: Settings, source: Source) -> int | None:
+    """What settings say of a context's length for models of that engine."""
+    own = settings.gguf.context_tokens if source.engine == "llama" else None
+    return own or settings.models.context_tokens
+
+
+def _kv_bits(settings: ModelSettings, model_id: str, source: Source) -> int | None:
+    """What settings say of a model's cache; what they say of all holds where there is one."""
+    of_all = settings.kv_bits.get(EVERY_MODEL) if source.purpose == "generation" else None
+    bits = settings.kv_bits.get(model_id, of_all)
+    return None if bits == FLOAT_BITS else bits
 
 
 def kv_cache_bytes(settings: GgufSettings) -> int | None:

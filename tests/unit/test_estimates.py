@@ -1,12 +1,13 @@
 """What a model would like to keep of prompts, beside what it cannot do without."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lmx.catalog.specs import ModelSpec
-from lmx.config import MemorySettings, Settings
-from lmx.daemon.estimates import PREFIX_CACHE_BYTES, Estimates
+from lmx.config import GgufSettings, MemorySettings, ModelSettings, Settings
+from lmx.daemon.estimates import PREFIX_CACHE_BYTES, Estimates, load_command
 from lmx.daemon.ledger import Demand
 from lmx.daemon.model import Model
 from lmx.daemon.sources import Source
@@ -66,3 +67,31 @@ async def test_the_disk_has_a_cap_or_is_off(
 async def test_who_keeps_nothing_wishes_for_nothing() -> None:
     """Engines that keep prefixes within their own cache, or not at all."""
     assert 0 == (await demand_of(Source("fake", "tokens=3"))).prefix_cache
+
+
+@pytest.mark.parametrize(
+    ("kv_bits", "source", "expected"),
+    [
+        ({}, Source("mlx", "m"), None),
+        ({"m": 8}, Source("mlx", "m"), 8),
+        ({"*": 8}, Source("mlx", "m"), 8),
+        ({"*": 8, "m": 16}, Source("mlx", "m"), None),
+        ({"*": 8}, Source("mlx", "m", purpose="embedding"), None),
+        ({"m": 8}, Source("mlx", "m", purpose="embedding"), 8),
+    ],
+)
+def test_bits_for_every_model(kv_bits: dict[str, Any], source: Source, expected: Any) -> None:
+    """A star is every model that keeps a cache and has no entry; an entry is that model always."""
+    settings = Settings(home=Path("/home"), models=ModelSettings(kv_bits=kv_bits))
+    assert expected == load_command(settings, "m", source).kv_bits
+
+
+def test_gguf_models_may_have_a_context_of_their_own() -> None:
+    """Their bound goes before that of all models, which the others keep."""
+    settings = Settings(
+        home=Path("/home"),
+        models=ModelSettings(context_tokens=4000),
+        gguf=GgufSettings(context_tokens=2000),
+    )
+    assert 2000 == load_command(settings, "m", Source("llama", "m")).context_tokens
+    assert 4000 == load_command(settings, "m", Source("mlx", "m")).context_tokens

@@ -38,7 +38,7 @@ class Clock:
         return self.now_s
 
 
-class Settings:
+class SecurityInForce:
     """Settings in force that the test replaces."""
 
     def __init__(self, security: SecuritySettings) -> None:
@@ -50,7 +50,7 @@ class Settings:
 
 def gate(security: SecuritySettings, clock: Clock | None = None) -> Gate:
     """A gate of a machine called studio."""
-    return Gate(Settings(security), hostname="studio", clock=clock or Clock())
+    return Gate(SecurityInForce(security), hostname="studio", clock=clock or Clock())
 
 
 def scope(
@@ -283,7 +283,7 @@ def test_preflights_need_no_key() -> None:
 
 def test_settings_take_effect_at_once() -> None:
     """The next request is judged by what is in force then."""
-    settings = Settings(OPEN)
+    settings = SecurityInForce(OPEN)
     live = Gate(settings, hostname="studio", clock=Clock())
     assert None is live.check(scope(CHAT))
     settings.security = INFERENCE
