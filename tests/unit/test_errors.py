@@ -12,7 +12,7 @@ from lmx.errors import LmxError, from_code
 
 def leaves(root: type[LmxError] = LmxError) -> list[type[LmxError]]:
     """Errors that are raised: those without subclasses."""
-    children = [cls for cls in root.__subclasses__() if cls.__module__ == errors.__name__]
+    children = [cls for cls in root.__subclasses__() if cls.__module__.startswith(errors.__name__)]
     return [leaf for child in children for leaf in leaves(child)] if children else [root]
 
 

@@ -12,7 +12,7 @@ from lmx.schema.problems import TABLE, describe, encode_http_problem, encode_pro
 def error_classes(root: type[LmxError] = LmxError) -> list[type[LmxError]]:
     """Every error LMX has."""
     below = [cls for child in root.__subclasses__() for cls in error_classes(child)]
-    return [root, *(cls for cls in below if cls.__module__ == errors.__name__)]
+    return [root, *(cls for cls in below if cls.__module__.startswith(errors.__name__))]
 
 
 STATUSES: dict[type[LmxError], int] = {
@@ -29,8 +29,14 @@ STATUSES: dict[type[LmxError], int] = {
     errors.ModelNotFound: 404,
     errors.StreamNotFound: 404,
     errors.SkillNotFound: 404,
+    errors.JobNotFound: 404,
+    errors.TokenNotFound: 404,
+    errors.TokenExpired: 404,
+    errors.OutputExists: 409,
     errors.AdminKeyRefused: 403,
     errors.AdminKeyUnset: 403,
+    errors.DownloadsDisabled: 403,
+    errors.RepositoryGated: 403,
     errors.HostRefused: 403,
     errors.OriginRefused: 403,
     errors.QueueFull: 429,
@@ -45,6 +51,10 @@ STATUSES: dict[type[LmxError], int] = {
     errors.ModelQuarantined: 409,
     errors.LoadCrashed: 409,
     errors.LoadCancelled: 409,
+    errors.HubUnreachable: 422,
+    errors.ChecksumMismatch: 422,
+    errors.StorageFull: 507,
+    errors.JobCrashed: 422,
     errors.ImportFailed: 422,
     errors.WorkerBroken: 503,
     errors.WorkerClosed: 503,

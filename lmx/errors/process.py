@@ -1,0 +1,37 @@
+"""What fails beneath models: the process that holds one, its pipe, and settings."""
+
+from lmx.errors.base import LmxError
+
+
+class WorkerError(LmxError):
+    """The process that holds the model failed. Not raised itself."""
+
+    code = "worker-broken"
+
+
+class WorkerBroken(WorkerError):
+    """The worker process died; the message says how."""
+
+
+class WorkerClosed(WorkerError):
+    """The worker was unloaded on purpose."""
+
+    code = "worker-closed"
+
+
+class WorkerStalled(WorkerError):
+    """The worker lives but delivers nothing."""
+
+    code = "worker-stalled"
+
+
+class FrameError(LmxError):
+    """Bytes on the worker pipe that are no frame; the connection ends."""
+
+    code = "bad-frame"
+
+
+class ConfigError(LmxError):
+    """Settings that cannot be used. The command line exits with status 78 (EX_CONFIG)."""
+
+    code = "bad-config"
