@@ -304,7 +304,10 @@ class Delta(Struct, frozen=True, array_like=True, tag=4):
 
 
 class Finished(Struct, frozen=True, array_like=True, tag=5):
-    """The end of a started request; terminal. `code` and `message` say why for ``error``."""
+    """The end of a started request; terminal.
+
+    `code` and `message` say why for ``error``, `stop` is the stop string that ended the answer.
+    """
 
     sequence: int
     reason: FinishReason
@@ -312,6 +315,7 @@ class Finished(Struct, frozen=True, array_like=True, tag=5):
     timings: Timings
     code: str | None = None
     message: str | None = None
+    stop: str | None = None
 
 
 class Inspected(Struct, frozen=True, array_like=True, tag=6):

@@ -24,6 +24,8 @@ from lmx.errors import (
 )
 from lmx.schema.access import Access, access_errors, needed_access
 from lmx.schema.admin_routes import ADMIN_ROUTES
+from lmx.schema.anthropic_reply import AnthropicMessage, MessageEvent, TokenCountReply
+from lmx.schema.anthropic_request import AnthropicRequest, CountRequest
 from lmx.schema.chat_documents import ChatChunk, ChatCompletion
 from lmx.schema.chat_request import ChatRequest
 from lmx.schema.completion_reply import TextCompletion
@@ -109,6 +111,24 @@ ROUTES: tuple[Route, ...] = (
         event=TextCompletion,
         query=TakeUpQuery,
         errors=(InvalidRequest, StreamNotFound),
+    ),
+    Route(
+        "post",
+        "/v1/messages",
+        "Answer a conversation, in Anthropic's shape",
+        AnthropicMessage,
+        request=AnthropicRequest,
+        event=MessageEvent,
+        errors=(*BODY_ERRORS, *MODEL_ERRORS),
+        headers=PRIORITY_HEADERS,
+    ),
+    Route(
+        "post",
+        "/v1/messages/count_tokens",
+        "How many tokens a conversation is, in Anthropic's shape",
+        TokenCountReply,
+        request=CountRequest,
+        errors=(*BODY_ERRORS, *MODEL_ERRORS),
     ),
     Route(
         "post",

@@ -12,11 +12,15 @@ class StopMatcher:
 
     Args:
         stops: Non-empty strings.
+
+    Attributes:
+        met: The one that was found, if any.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""  # non-empty only while it ends in a proper prefix of a stop string
+        self.met: str | None = None
         self._longest = max((len(stop) for stop in stops), default=0)
 
     def feed(self, text: str) -> tuple[str, bool]:
@@ -32,8 +36,9 @@ class StopMatcher:
         # The stop that is complete first wins, so that how the text was split changes nothing.
         found = [(at + len(stop), at) for stop in self._stops if (at := held.find(stop)) >= 0]
         if found:
-            self._held = ""
-            return held[: min(found)[1]], True
+            end, at = min(found)
+            self._held, self.met = "", held[at:end]
+            return held[:at], True
         keep = self._open_prefix_length(held)
         self._held = held[len(held) - keep :]
         return held[: len(held) - keep], False

@@ -18,6 +18,7 @@ from lmx.errors import LmxError
 from lmx.schema.problems import ProblemReply, encode_http_problem, encode_problem
 from lmx.web.admin import CONVERTERS, admin_routes
 from lmx.web.admin_live import live_routes
+from lmx.web.anthropic import MessagesRoute
 from lmx.web.chat import ChatRoute
 from lmx.web.completions import CompletionRoute
 from lmx.web.dashboard import dashboard_routes
@@ -115,6 +116,7 @@ class Dispatcher:
         health = HealthRoutes(services.loader, dispatch)
         discovery = DiscoveryRoute(services)
         tokens = TokenRoutes(dispatch, services.loader, settings)
+        messages = MessagesRoute(dispatch, settings, keeper)
         vectors = VectorRoutes(services.vectors, settings.server)
         self._raw: dict[tuple[str, str], Handler] = {
             **dashboard_routes(health.index),
@@ -130,6 +132,8 @@ class Dispatcher:
             ("GET", "/v1/chat/completions"): keeper.take_up,
             ("GET", "/v1/completions"): keeper.take_up,
             ("POST", "/v1/completions"): CompletionRoute(dispatch, settings, keeper),
+            ("POST", "/v1/messages"): messages.answer,
+            ("POST", "/v1/messages/count_tokens"): messages.count_tokens,
             ("POST", "/tokenize"): tokens.tokenize,
             ("POST", "/detokenize"): tokens.detokenize,
             ("POST", "/apply-template"): tokens.apply_template,

@@ -18,6 +18,11 @@ class SequenceOutput:
         self._stops = StopMatcher(stop)
         self._has_stops = bool(stop)
 
+    @property
+    def met_stop(self) -> str | None:
+        """The stop string that ended it, if one did."""
+        return self._stops.met
+
     def feed(self, token_id: int | None, *, is_last: bool = False) -> tuple[str, bool]:
         """Add a sampled token.
 

@@ -110,7 +110,7 @@ class _Running:
             self.drafted_tokens,
             self.accepted_tokens,
         )
-        return Finished(sequence, reason, usage, timings)
+        return Finished(sequence, reason, usage, timings, stop=self.output.met_stop)
 
 
 class Scheduler:

@@ -66,7 +66,7 @@ def test_headers_that_say_a_priority_are_declared() -> None:
             }
             body = operation.get("requestBody", {"content": {}})["content"].get("application/json")
             name = "" if body is None else body["schema"]["$ref"].rpartition("/")[2]
-            is_generation = name in {"ChatRequest", "CompletionRequest"}
+            is_generation = name in {"ChatRequest", "CompletionRequest", "AnthropicRequest"}
             expected = {"X-Priority", "X-Serving-Lane"} if is_generation else set()
             assert expected == declared, (path, method)
 
@@ -132,6 +132,8 @@ def test_the_routes_are_all_there() -> None:
         "/v1/completions",
         "/v1/discovery",
         "/v1/embeddings",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
         "/v1/models",
         "/v1/models/{model}",
         "/rerank",

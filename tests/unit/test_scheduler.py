@@ -123,7 +123,7 @@ def test_a_stop_string_ends_at_once() -> None:
     scheduler.submit(ready(1, stop=["ll"]))
     events = run_to_end(scheduler)
     assert "he" == text_of(events, 1)
-    assert Finished(1, "stop", Usage(3, 4), Timings()) == events[-1]
+    assert Finished(1, "stop", Usage(3, 4), Timings(), stop="ll") == events[-1]
     assert 2 == engine.free_slots
 
 
