@@ -1,7 +1,7 @@
-"""Commands and their exit statuses: 0 done, 1 failed, 2 wrong usage, 78 unusable configuration.
+"""The command line, put together. What commands do stands in modules of their own.
 
-Reading arguments is all that happens here; the daemon and the importer are modules of their own,
-imported when their command runs.
+`docs/cli.md` lists the exit statuses. Nothing is imported here that ``--help`` does not need; a
+command imports the rest when it runs.
 """
 
 import sys
@@ -11,20 +11,16 @@ from typing import Annotated, Any
 import typer
 
 from lmx import __version__
+from lmx.cli import embedding, importing, listing, models, pulling, quantizing
+from lmx.cli.exits import Exit
 from lmx.errors import ConfigError, LmxError
-
-EXIT_FAILED = 1
-EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h
 
 app = typer.Typer(
     name="lmx",
     help="LMX serves language models on this machine to the LAN.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
-import_app = typer.Typer(help="Bring models into LMX_HOME.", no_args_is_help=True)
-app.add_typer(import_app, name="import")
 
 
 def main() -> None:
@@ -32,9 +28,9 @@ def main() -> None:
     try:
         app()
     except ConfigError as error:
-        _fail(error, EXIT_CONFIG)
+        _fail(error, Exit.CONFIG)
     except LmxError as error:
-        _fail(error, EXIT_FAILED)
+        _fail(error, Exit.FAILED)
 
 
 def _fail(error: LmxError, status: int) -> None:
@@ -100,19 +96,5 @@ def serve(
     run_daemon(config, overrides)
 
 
-@import_app.command("demo")
-def import_demo() -> None:
-    """Fetch the embedded default model and convert it for MLX."""
-    from lmx.catalog.embedded import DEMO
-    from lmx.cli.importing import import_with_progress
-
-    import_with_progress(DEMO)
-
-
-@import_app.command("embedder")
-def import_embedder() -> None:
-    """Fetch the embedded model that makes vectors of texts."""
-    from lmx.catalog.embedded import EMBEDDER
-    from lmx.cli.importing import import_with_progress
-
-    import_with_progress(EMBEDDER)
+for _part in (listing, models, pulling, quantizing, importing, embedding):
+    _part.add_commands(app)

@@ -1,0 +1,71 @@
+"""``lmx quantize``: a conversion to fewer bits, which runs in the daemon."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from lmx.cli.arguments import ModelArgument
+from lmx.cli.exits import CommandFailed
+from lmx.cli.pulling import watch
+from lmx.cli.session import Session, command
+from lmx.cli.words import path_segment, size_text
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put it on the command line."""
+    command(app)(quantize)
+
+
+def quantize(
+    session: Session,
+    model: ModelArgument,
+    *,
+    bits: Annotated[int, typer.Option(help="Of one weight, 4 or 8.")] = 4,
+    group_size: Annotated[int, typer.Option(help="Weights that share a scale.")] = 64,
+    output: Annotated[str | None, typer.Option(help="Where to. [LMX_HOME/quantized/NAME]")] = None,
+    wait: Annotated[bool, typer.Option(help="Wait until it is done.")] = True,
+) -> None:
+    """Quantise a model: the same model in fewer bits, beside the old one."""
+    asked = {
+        "source_model": model,
+        "bits": bits,
+        "group_size": group_size,
+        "output_path": output,
+    }
+    body = {key: value for key, value in asked.items() if value is not None}
+    job = session.client.post("/admin/quantize", body)
+    job_id = job["job_id"]
+    if not wait:
+        session.show(job, lambda: f"{model} is being quantised as job {job_id}")
+        return
+    try:
+        row = _follow(session, job_id, model)
+    except KeyboardInterrupt:
+        session.say(f"The conversion goes on in the daemon as job {job_id}.")
+        raise
+    if row["status"] != "completed":
+        reason = row.get("error") or row["status"]
+        raise CommandFailed(f"{model} was not quantised: {reason}", code=str(row["status"]))
+    if not session.as_json:
+        size = size_text(row.get("output_size_bytes"))
+        session.out.print(f"{row['output_path']} is there, {size}")
+
+
+def _follow(session: Session, job_id: str, model: str) -> dict[str, Any]:
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=session.err, disable=not session.err.is_terminal) as progress:
+        bar = progress.add_task(f"quantising {model}", total=100)
+
+        def show(row: Mapping[str, Any]) -> None:
+            progress.update(bar, completed=row.get("progress_percent") or 0)
+            if session.as_json:
+                session.line(row)
+
+        return watch(session.client, f"/admin/quantize/{path_segment(job_id)}", show)
