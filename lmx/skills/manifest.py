@@ -6,7 +6,7 @@ data alone: reading files is `lmx.skills.folders`' work, running is `lmx.skills.
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 SCHEMA_ID = "opta.skills.manifest/v1"
 
@@ -79,7 +79,9 @@ class Manifest(Struct, frozen=True, kw_only=True):
     version: Version = "1.0.0"
     description: str = ""
     kind: SkillKind
-    input_schema: dict[str, Any] = {"type": "object", "properties": {}}
+    input_schema: dict[str, Any] = field(
+        default_factory=lambda: {"type": "object", "properties": {}}
+    )
     timeout_s: Annotated[float, Meta(gt=0, le=86_400)] | None = None
     permissions: Permissions = Permissions()
     risk_tags: tuple[str, ...] = ()
