@@ -1,0 +1,138 @@
+"""A file system, a network and process ids of the run's own (Linux namespaces).
+
+The file system is empty but for what the plan names: each path is mounted at its own place, for
+reading or for writing, and the temporary directory is one in memory. What is not mounted has no
+name.
+"""
+
+import os
+
+from lmx.skills.box.child import kernel
+from lmx.skills.box.child.wire import ChildPlan
+
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+# On many systems these are symbolic links into /usr.
+_SYSTEM_LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+_DEVICE_LINKS = {
+    "/dev/fd": "/proc/self/fd",
+    "/dev/stdin": "/proc/self/fd/0",
+    "/dev/stdout": "/proc/self/fd/1",
+    "/dev/stderr": "/proc/self/fd/2",
+}
+_TEMP_FILES = 16_384
+_NO_EXTRAS = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
+_READ_ONLY = _NO_EXTRAS | kernel.MOUNT_ATTR_RDONLY
+
+
+def enter(plan: ChildPlan, owner: tuple[int, int] | None) -> None:
+    """Move this process into namespaces of its own; its children get process ids of their own.
+
+    Args:
+        plan: What is mounted, and whether the network stays.
+        owner: User and group that the run will have, if not this process' own.
+
+    Raises:
+        OSError: The kernel does not allow it.
+    """
+    flags = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
+    if not plan["network"]:
+        flags |= kernel.CLONE_NEWNET
+    if os.geteuid() == 0:
+        try:
+            kernel.unshare(flags)
+        except PermissionError:
+            enter_user_namespace(flags)
+    else:
+        enter_user_namespace(flags)
+    _build_root(plan, owner)
+
+
+def enter_user_namespace(flags: int = 0) -> None:
+    """A user namespace in which this process keeps its user, and has all privileges in it."""
+    user, group = os.geteuid(), os.getegid()
+    kernel.unshare(flags | kernel.CLONE_NEWUSER)
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{user} {user} 1"),
+        ("gid_map", f"{group} {group} 1"),
+    ):
+        descriptor = os.open(f"/proc/self/{name}", os.O_WRONLY)
+        try:
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
+
+
+def mount_processes(*, writable: bool) -> None:
+    """The view of this process' own process ids; to be called by their first process."""
+    flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+    kernel.mount("proc", "/proc", "proc", flags=flags | (0 if writable else kernel.MS_RDONLY))
+
+
+def _build_root(plan: ChildPlan, owner: tuple[int, int] | None) -> None:
+    root = plan["temp"]
+    flags = kernel.MS_NOSUID | kernel.MS_NODEV
+    kernel.mount("none", "/", "", flags=kernel.MS_REC | kernel.MS_PRIVATE)
+    kernel.mount("tmpfs", root, "tmpfs", flags=flags, options="size=1m,nr_inodes=4096,mode=0755")
+    _link_system(root)
+    writes = set(plan["writes"])
+    hidden = set(plan["hidden"])
+    _place_devices(root)
+    # A path within another comes after it, and covers what is at its place.
+    for path in sorted({*plan["reads"], *writes, *hidden}, key=_depth):
+        if path in hidden:
+            _hide(root, path)
+        else:
+            _place(root, path, _NO_EXTRAS if path in writes else _READ_ONLY)
+    temp = _make_directory(root, plan["temp"])
+    user, group = owner or (os.geteuid(), os.getegid())
+    size = f"size={plan['limits']['temp_bytes']},nr_inodes={_TEMP_FILES},mode=0700"
+    kernel.mount("tmpfs", temp, "tmpfs", flags=flags, options=f"{size},uid={user},gid={group}")
+    _make_directory(root, "/proc")
+    kernel.restrict_mount(root, _READ_ONLY, deep=False)
+    kernel.enter_root(root)
+
+
+def _depth(path: str) -> int:
+    return path.count("/")
+
+
+def _link_system(root: str) -> None:
+    for path in _SYSTEM_LINKS:
+        if os.path.islink(path):
+            os.symlink(os.readlink(path), root + path)
+
+
+def _place(root: str, path: str, attributes: int) -> None:
+    target = root + path
+    if os.path.isdir(path):
+        _make_directory(root, path)
+    elif not os.path.lexists(target):
+        _make_directory(root, os.path.dirname(path))
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+    kernel.mount(path, target, "", flags=kernel.MS_BIND | kernel.MS_REC)
+    kernel.restrict_mount(target, attributes, deep=True)
+
+
+def _place_devices(root: str) -> None:
+    _make_directory(root, "/dev")
+    for path in DEVICES:
+        os.close(os.open(root + path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+        kernel.mount(path, root + path, "", flags=kernel.MS_BIND)
+    for path, target in _DEVICE_LINKS.items():
+        os.symlink(target, root + path)
+
+
+def _hide(root: str, path: str) -> None:
+    target = root + path
+    if not os.path.lexists(target):
+        return
+    if os.path.isdir(target):
+        kernel.mount("tmpfs", target, "tmpfs", options="size=64k,mode=0755")
+    else:
+        kernel.mount(root + "/dev/null", target, "", flags=kernel.MS_BIND)
+
+
+def _make_directory(root: str, path: str) -> str:
+    os.makedirs(root + path, mode=0o755, exist_ok=True)
+    return root + path
