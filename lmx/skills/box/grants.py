@@ -109,6 +109,7 @@ def prepare(
     *,
     secrets: Secrets,
     environment: Mapping[str, str],
+    temp_parent: Path | None,
 ) -> Prepared:
     """Resolve and check a plan, and make its temporary directory.
 
@@ -117,6 +118,7 @@ def prepare(
         capability: What contains it.
         secrets: What is never shown.
         environment: The daemon's own, from which permitted variables are taken.
+        temp_parent: Where the temporary directory is made; `None` for the system's place.
 
     Raises:
         PlanRefused: It cannot be carried out, and nothing was made.
@@ -127,11 +129,13 @@ def prepare(
     reads = [*_system_reads(), *code.reads, *reads, *([folder] if folder else [])]
     variables = _choose_environment(plan, environment)
     argv = _find_program(plan, folder, variables["PATH"])
+    if argv and _is_hidden(os.path.realpath(argv[0]), secrets):
+        raise PlanRefused(f"the program {argv[0]} is LMX's own")
     reads += [argv[0], os.path.realpath(argv[0])] if argv else []
     shown = [path for path in secrets.paths if os.path.lexists(path) and _is_below(path, reads)]
     if shown and not (capability.namespaces or capability.seatbelt):
         raise PlanRefused(f"nothing on this machine keeps {shown[0]} from skills")
-    temp = _make_temporary()
+    temp = _make_temporary(temp_parent)
     variables |= {"HOME": str(temp), "TMPDIR": str(temp)}
     child = ChildPlan(
         argv=argv,
@@ -181,11 +185,14 @@ def _resolve(text: str, what: str, secrets: Secrets) -> str:
         raise PlanRefused(f"{what}: {text} does not exist")
     if path == "/" or _is_below(path, UNGRANTABLE):
         raise PlanRefused(f"{what}: {text} is not for skills")
-    is_exception = _is_below(path, secrets.exceptions)
-    for secret in secrets.paths:
-        if _is_below(secret, [path]) or (not is_exception and _is_below(path, [secret])):
-            raise PlanRefused(f"{what}: {text} would show LMX's own {secret}")
+    above = [secret for secret in secrets.paths if _is_below(secret, [path])]
+    if above or _is_hidden(path, secrets):
+        raise PlanRefused(f"{what}: {text} would show what is LMX's own")
     return path
+
+
+def _is_hidden(path: str, secrets: Secrets) -> bool:
+    return _is_below(path, secrets.paths) and not _is_below(path, secrets.exceptions)
 
 
 def _is_below(path: str, folders: Sequence[str]) -> bool:
@@ -210,8 +217,8 @@ def _candidates(name: str, folder: str | None, search_path: str) -> list[str]:
         return [name]
     inside = []
     if folder is not None:
-        path = os.path.join(folder, name)
-        inside = [path] if _is_below(os.path.realpath(path), [folder]) else []
+        path = os.path.normpath(os.path.join(folder, name))
+        inside = [path] if _is_below(path, [folder]) else []
     if "/" in name:
         return inside
     return [*inside, *(os.path.join(part, name) for part in search_path.split(":") if part)]
@@ -259,9 +266,9 @@ def _distinct(paths: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(paths))
 
 
-def _make_temporary() -> Path:
+def _make_temporary(parent: Path | None) -> Path:
     try:
-        return Path(os.path.realpath(tempfile.mkdtemp(prefix="lmx-run-")))
+        return Path(os.path.realpath(tempfile.mkdtemp(prefix="lmx-run-", dir=parent)))
     except OSError as error:
         raise PlanRefused(f"no temporary directory: {error.strerror}") from error
 

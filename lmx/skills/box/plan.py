@@ -108,7 +108,7 @@ class BoxCapability(Struct, frozen=True, kw_only=True):
 
     Attributes:
         is_contained: Whether a run reaches no file, network or process beyond its permissions.
-            Limits and killing hold in any case.
+            Where it is false, a run that means to can leave its limits too.
         namespaces: Runs get a file system, a network and process ids of their own (Linux).
         landlock: Version of Landlock's interface; 0 without it (Linux).
         seccomp: System calls are filtered (Linux).

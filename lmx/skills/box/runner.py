@@ -68,6 +68,7 @@ class Box:
         home: The daemon's home directory. Of what is in it, runs may be granted skills and models.
         secrets: More files and folders that no run may see, such as a configuration file elsewhere.
         environment: Where permitted variables are taken from: the daemon's environment.
+        temp_parent: Where temporary directories are made; `None` for the system's place.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Box:
         home: Path | None = None,
         secrets: Sequence[Path] = (),
         environment: Mapping[str, str] | None = None,
+        temp_parent: Path | None = None,
     ) -> None:
         hidden = [*secrets, *([home] if home else [])]
         shown = [home / "skills", home / "models"] if home else []
@@ -84,6 +86,7 @@ class Box:
             [os.path.realpath(path) for path in hidden], [os.path.realpath(path) for path in shown]
         )
         self._environment = dict(environment or {})
+        self._temp_parent = temp_parent
         self.capability = capability
 
     async def run(self, plan: BoxPlan) -> BoxResult:
@@ -103,6 +106,7 @@ class Box:
             self.capability,
             secrets=self._secrets,
             environment=self._environment,
+            temp_parent=self._temp_parent,
         )
         try:
             prepared = await trio.to_thread.run_sync(check)
@@ -183,8 +187,9 @@ class _Output:
         self._open_count += 1
         async with stream:
             while data := await stream.receive_some(_READ_BYTES):
-                text += data[: self._limit_bytes - len(text)]
-                if len(text) == self._limit_bytes and len(data) > 0:
+                room_bytes = self._limit_bytes - len(text)
+                text += data[:room_bytes]
+                if len(data) > room_bytes:
                     self._stop()
         self._open_count -= 1
         if self._open_count == 0:

@@ -44,12 +44,12 @@ def _become_skill(plan: ChildPlan, control: int) -> None:
     owner = restrict.choose_owner(plan)
     has_space = plan["mechanisms"]["namespaces"]
     if has_space:
-        namespaces.enter(plan, owner)
+        owner = namespaces.enter(plan, owner)
         first = os.fork()
         if first:
             os.waitpid(first, 0)
             os._exit(0)
-        namespaces.mount_processes(writable=owner is not None or os.geteuid() != 0)
+        namespaces.seal(plan, writable=owner is not None or os.geteuid() != 0)
     elif owner is not None:
         os.chown(plan["temp"], *owner)
     if sys.platform == "linux":

@@ -24,12 +24,17 @@ _NO_EXTRAS = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
 _READ_ONLY = _NO_EXTRAS | kernel.MOUNT_ATTR_RDONLY
 
 
-def enter(plan: ChildPlan, owner: tuple[int, int] | None) -> None:
+def enter(plan: ChildPlan, owner: tuple[int, int] | None) -> tuple[int, int] | None:
     """Move this process into namespaces of its own; its children get process ids of their own.
+
+    The file system is made but not yet entered: that is the first child's work, see `seal`.
 
     Args:
         plan: What is mounted, and whether the network stays.
-        owner: User and group that the run will have, if not this process' own.
+        owner: User and group that the run should have, if not this process' own.
+
+    Returns:
+        The user and group that it can have: in a user namespace there is but one.
 
     Raises:
         OSError: The kernel does not allow it.
@@ -37,14 +42,42 @@ def enter(plan: ChildPlan, owner: tuple[int, int] | None) -> None:
     flags = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
     if not plan["network"]:
         flags |= kernel.CLONE_NEWNET
-    if os.geteuid() == 0:
-        try:
-            kernel.unshare(flags)
-        except PermissionError:
-            enter_user_namespace(flags)
-    else:
+    if not _has_unshared(flags):
         enter_user_namespace(flags)
+        owner = None
     _build_root(plan, owner)
+    return owner
+
+
+def _has_unshared(flags: int) -> bool:
+    if os.geteuid() != 0:
+        return False
+    try:
+        kernel.unshare(flags)
+    except PermissionError:
+        return False  # root of a container, without its privileges
+    return True
+
+
+def seal(plan: ChildPlan, *, writable: bool) -> None:
+    """Enter the file system that `enter` made, and lose sight of all others.
+
+    To be called by the first process with process ids of its own. The view of these is mounted
+    while the old one is still there: without privileges that is a condition.
+
+    Args:
+        plan: The same.
+        writable: Whether what is in ``/proc`` may be written, as far as it can be.
+
+    Raises:
+        OSError: The kernel does not allow it.
+    """
+    root = plan["temp"]
+    flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+    flags |= 0 if writable else kernel.MS_RDONLY
+    kernel.mount("proc", _make_directory(root, "/proc"), "proc", flags=flags)
+    kernel.restrict_mount(root, _READ_ONLY, deep=False)
+    kernel.enter_root(root)
 
 
 def enter_user_namespace(flags: int = 0) -> None:
@@ -61,12 +94,6 @@ def enter_user_namespace(flags: int = 0) -> None:
             os.write(descriptor, text.encode())
         finally:
             os.close(descriptor)
-
-
-def mount_processes(*, writable: bool) -> None:
-    """The view of this process' own process ids; to be called by their first process."""
-    flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
-    kernel.mount("proc", "/proc", "proc", flags=flags | (0 if writable else kernel.MS_RDONLY))
 
 
 def _build_root(plan: ChildPlan, owner: tuple[int, int] | None) -> None:
@@ -88,9 +115,6 @@ def _build_root(plan: ChildPlan, owner: tuple[int, int] | None) -> None:
     user, group = owner or (os.geteuid(), os.getegid())
     size = f"size={plan['limits']['temp_bytes']},nr_inodes={_TEMP_FILES},mode=0700"
     kernel.mount("tmpfs", temp, "tmpfs", flags=flags, options=f"{size},uid={user},gid={group}")
-    _make_directory(root, "/proc")
-    kernel.restrict_mount(root, _READ_ONLY, deep=False)
-    kernel.enter_root(root)
 
 
 def _depth(path: str) -> int:

@@ -35,6 +35,7 @@ def call_function(plan: ChildPlan) -> None:
     os.environ.clear()
     os.environ.update(plan["env"])
     result = plan["result_fd"]
+    sys.dont_write_bytecode = True
     sys.excepthook = _make_hook(result)
     sys.argv = [plan["entrypoint"] or ""]
     sys.path[:] = [path for path in sys.path if path not in plan["import_path"]]
@@ -67,8 +68,9 @@ def _make_hook(
 
 
 def _write(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def _flush() -> None:

@@ -11,7 +11,7 @@ from lmx.skills.box.child.wire import ChildLimits, ChildPlan
 NOBODY = 65534
 # The run yields the processors to the models, and goes first when the machine runs out of memory.
 _NICE = 10
-_OOM_SCORE = "1000"
+_OOM_SCORE = b"1000"
 # Entries of a granted folder that are looked at to see whether anybody may read it.
 _LOOKED_AT = 256
 # The watching processes count too in a namespace of their own.
@@ -88,11 +88,11 @@ def be_humble() -> None:
     """Let everything else on the machine go first."""
     os.nice(_NICE)
     if sys.platform == "linux":
-        descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
         try:
-            os.write(descriptor, _OOM_SCORE.encode())
-        finally:
-            os.close(descriptor)
+            with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+                file.write(_OOM_SCORE)
+        except OSError:
+            pass  # some systems hide it; the run's own limits hold all the same
 
 
 def become(owner: Owner) -> None:

@@ -49,12 +49,14 @@ class Watch:
         os.set_blocking(self._wake, False)
         os.set_blocking(self._woken, False)
         signal.signal(signal.SIGCHLD, _ignore)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run may send it to this process
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
 
     def leave(self) -> None:
         """Undo, in a forked child that is to be something else."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.close(self._woken)
         os.close(self._wake)
 
