@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from lmx import __version__
-from lmx.cli import embedding, importing, listing, models, pulling, quantizing
+from lmx.cli import card, embedding, importing, listing, models, pulling, quantizing
 from lmx.cli.exits import Exit
 from lmx.errors import ConfigError, LmxError
 
@@ -96,5 +96,5 @@ def serve(
     run_daemon(config, overrides)
 
 
-for _part in (listing, models, pulling, quantizing, importing, embedding):
+for _part in (listing, models, card, pulling, quantizing, importing, embedding):
     _part.add_commands(app)

@@ -180,6 +180,14 @@ class ModelAdmin:
             trials.append(trial)
         return spec.id, trials
 
+    async def find(self, name: str) -> ModelSpec:
+        """What a name means: a model that is known, one on disk, or what comes close to one.
+
+        Raises:
+            ModelNotFound: Nothing.
+        """
+        return await self._find(name, None)
+
     async def inventory(self) -> list[InventoryRow]:
         """Every model on disk."""
         return list(await self.loader.shelf.rows())

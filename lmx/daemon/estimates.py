@@ -101,6 +101,17 @@ class Estimates:
         command = msgspec.structs.replace(command, draft=draft.path, prefix_disk=self._disk(wish))
         return LoadPlan(demand, command)
 
+    async def preview(self, source: Source, model_id: str) -> MemoryPlan:
+        """What a load would need by the files and the settings alone; nothing is reserved.
+
+        Raises:
+            CorruptModel: The files that the estimate needs cannot be read.
+        """
+        asked = _context_limit(self._settings, source)
+        bits = _kv_bits(self._settings.models, model_id, source)
+        plan, _ = await trio.to_thread.run_sync(self._estimate, source, asked, bits)
+        return plan
+
     def _disk(self, wish: int) -> PrefixDisk | None:
         """Where a model with such a wish keeps prompts beyond its life."""
         cap_bytes = round(self._settings.memory.prefix_disk_gb * 1e9)

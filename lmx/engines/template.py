@@ -7,7 +7,6 @@ Source: transformers 5.23, utils/chat_template_utils.py.
 
 import json
 from datetime import datetime
-from pathlib import Path
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError, TemplateSyntaxError
@@ -80,21 +79,6 @@ class ChatTemplate:
             raise InvalidRequest(
                 f"the model's chat template refuses these messages: {error}", param="messages"
             ) from error
-
-
-def find_template(directory: Path, tokenizer_config: dict[str, Any]) -> str | None:
-    """The model's own template, from its own file or from ``tokenizer_config.json``.
-
-    A list of named templates gives the one called ``default``, or else the first.
-    """
-    own_file = directory / "chat_template.jinja"
-    if own_file.is_file():
-        return own_file.read_text(encoding="utf-8")
-    found = tokenizer_config.get("chat_template")
-    if isinstance(found, list):
-        named = {entry["name"]: entry["template"] for entry in found if "name" in entry}
-        found = named.get("default") or next(iter(named.values()), None)
-    return found if isinstance(found, str) else None
 
 
 def fallback_template(*, is_chatml: bool) -> tuple[str, str]:

@@ -32,6 +32,7 @@ from lmx.schema.admin_requests import (
     ProbeRequest,
     UnloadRequest,
 )
+from lmx.schema.card import ModelCard
 from lmx.schema.logs import LogTailQuery, LogTailReply
 from lmx.schema.machine import DeviceReply, ReloadReply
 from lmx.schema.route import BODY_ERRORS, Errors, Route
@@ -84,6 +85,13 @@ ADMIN_ROUTES: tuple[Route, ...] = (
         "How a loaded model is run",
         PerformanceReply,
         errors=(ModelNotFound,),
+    ),
+    Route(
+        "get",
+        "/admin/models/{model}/card",
+        "Look at a model closely",
+        ModelCard,
+        errors=(ModelNotFound, CorruptModel, UnsupportedModel, InvalidRequest, LmxError),
     ),
     Route(
         "post",

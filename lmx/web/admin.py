@@ -16,6 +16,7 @@ from werkzeug.routing import BaseConverter, PathConverter
 from lmx import __version__
 from lmx.catalog.names import resolve_name
 from lmx.daemon.admin import ModelAdmin, memory_bytes
+from lmx.daemon.cards import read_card
 from lmx.daemon.compatibility import backend_name
 from lmx.daemon.dispatch import Dispatch
 from lmx.daemon.model import LoadOptions, Model, ReadyModel
@@ -47,6 +48,7 @@ from lmx.web.admin_views import (
     performance_reply,
     ready_models,
 )
+from lmx.web.card_views import card_reply
 from lmx.web.exchange import PARSE_IN_THREAD_BYTES
 
 T = TypeVar("T")
@@ -63,7 +65,7 @@ class DeletableIdConverter(ModelIdConverter):
     """An id that is no other route of these."""
 
     regex = (
-        r"(?!(?:available|compatibility|load|probe|unload)\Z)(?!.*/performance\Z)"
+        r"(?!(?:available|compatibility|load|probe|unload)\Z)(?!.*/(?:card|performance)\Z)"
         + ModelIdConverter.regex
     )
     part_isolating = False
@@ -90,6 +92,7 @@ def admin_routes(admin: ModelAdmin, dispatch: Dispatch) -> Blueprint:
     routes.get("/models/available")(views.available)
     routes.get("/models/compatibility")(views.compatibility)
     routes.get("/models/<model_id:model_id>/performance", merge_slashes=False)(views.performance)
+    routes.get("/models/<model_id:model_id>/card", merge_slashes=False)(views.card)
     routes.post("/models/load")(views.load)
     routes.post("/models/unload")(views.unload)
     routes.post("/models/probe")(views.probe)
@@ -163,6 +166,10 @@ class AdminRoutes:
         if found is None:
             raise ModelNotFound(f"The model {model_id!r} is not loaded", param="model_id")
         return _json(performance_reply(*ready[found], self._loader.settings))
+
+    async def card(self, model_id: str) -> Response:
+        """``GET /admin/models/{model}/card``."""
+        return _json(card_reply(await read_card(self._admin, model_id), self._loader))
 
     async def load(self) -> Response:
         """``POST /admin/models/load``: answers when the model is loaded or will not be."""

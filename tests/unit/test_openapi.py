@@ -116,6 +116,7 @@ def test_the_routes_are_all_there() -> None:
         "/admin/models",
         "/admin/models/available",
         "/admin/models/compatibility",
+        "/admin/models/{model}/card",
         "/admin/models/load",
         "/admin/models/probe",
         "/admin/models/unload",

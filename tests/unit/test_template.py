@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from lmx.catalog.chat_template import find_template
 from lmx.engines.mlx.tokenizer import load_tokenizer
-from lmx.engines.template import CHATML, PLAIN, ChatTemplate, find_template
+from lmx.engines.template import CHATML, PLAIN, ChatTemplate
 from lmx.errors import CorruptModel, InvalidRequest
 from lmx.protocol.messages import ChatPrompt
 from tests.tiny_models import TEMPLATE, build_tiny_tokenizer

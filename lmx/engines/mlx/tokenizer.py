@@ -11,9 +11,10 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from lmx.catalog.chat_template import find_template
 from lmx.engines.base import Detokenizer
 from lmx.engines.mlx.detokenizer import DetokenizerFactory
-from lmx.engines.template import ChatTemplate, fallback_template, find_template
+from lmx.engines.template import ChatTemplate, fallback_template
 from lmx.errors import CorruptModel, UnsupportedModel
 from lmx.protocol.messages import ChatPrompt
 
