@@ -27,6 +27,7 @@ from lmx.daemon.live import LiveSettings
 from lmx.daemon.loader import Loader
 from lmx.daemon.log_tail import LogTail
 from lmx.daemon.meters import find_budget, make_meter
+from lmx.daemon.presence import Presence
 from lmx.daemon.relief import ModelRelief
 from lmx.daemon.restarts import keep_running
 from lmx.daemon.restorer import Restorer
@@ -51,6 +52,7 @@ async def serve(
     live: LiveSettings,
     specs: Sequence[ModelSpec],
     *,
+    presence: Presence,
     log_tail: LogTail,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -59,6 +61,7 @@ async def serve(
     Args:
         live: Everything configurable.
         specs: Models to load once the port answers.
+        presence: Tells others of this daemon.
         log_tail: Where the last log lines are kept.
         task_status: Told the bound addresses as URLs.
 
@@ -70,7 +73,6 @@ async def serve(
     """
     _raise_descriptor_limit()
     settings = live.current
-    settings.home.mkdir(parents=True, exist_ok=True)
     sockets = bind_sockets(settings.server.host, settings.server.port)
     meter = make_meter()
     hardware = await trio.to_thread.run_sync(read_hardware)
@@ -79,18 +81,14 @@ async def serve(
     loader, dispatch = services.loader, services.dispatch
     relief = ModelRelief(loader, dispatch)
     guardian = Guardian(settings.memory, loader.gauge, relief, telemetry=services.telemetry)
-    broadcaster = Broadcaster(
-        services.telemetry,
-        running=lambda: dispatch.running,
-        reading=lambda: loader.reading,
-        is_loading=lambda: loader.is_loading,
-    )
+    broadcaster = _make_broadcaster(services)
     restorer = Restorer(loader, settings)
     gate = Gate(lambda: live.current.security, hostname=hardware.hostname, clock=time.monotonic)
     server = HttpServer(Door(Dispatcher(services), gate), settings.server, sockets)
     stop_requested = trio.Event()
     async with trio.open_nursery() as siblings:
         await siblings.start(partial(_watch_signals, stop_requested))
+        siblings.start_soon(partial(keep_running, presence.run, name="signs of life"))
         siblings.start_soon(partial(keep_running, broadcaster.run, name="broadcaster"))
         await siblings.start(loader.run)
         await siblings.start(services.keeper.run)
@@ -100,11 +98,13 @@ async def serve(
         async with trio.open_nursery() as http:
             urls = await http.start(server.run)
             log.info("listening", version=__version__, urls=urls, pid=os.getpid())
+            await presence.tell_ready(urls)
             for spec in specs:
                 loader.load(spec)
             siblings.start_soon(partial(keep_running, restorer.run, name="loaded set"))
             task_status.started(urls)
             await stop_requested.wait()
+            await presence.tell_stopping()
             await restorer.close()
             await _drain(server, dispatch, drain_s=settings.server.drain_s)
         siblings.cancel_scope.cancel()
@@ -136,6 +136,16 @@ def _compose(
         keeper=AnswerKeeper(settings.server),
         vectors=VectorDesk(dispatch, loader, settings.models),
         log_tail=log_tail,
+    )
+
+
+def _make_broadcaster(services: Services) -> Broadcaster:
+    loader, dispatch = services.loader, services.dispatch
+    return Broadcaster(
+        services.telemetry,
+        running=lambda: dispatch.running,
+        reading=lambda: loader.reading,
+        is_loading=lambda: loader.is_loading,
     )
 
 

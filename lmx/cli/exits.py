@@ -17,6 +17,7 @@ class Exit(IntEnum):
     REFUSED = 4
     NOT_FOUND = 5
     NO_ROOM = 6
+    ALREADY_RUNNING = 75  # EX_TEMPFAIL
     CONFIG = 78  # EX_CONFIG of sysexits.h
     INTERRUPTED = 130  # as shells report SIGINT
 

@@ -5,6 +5,7 @@ command imports the rest when it runs.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,10 +24,14 @@ app = typer.Typer(
 )
 
 
-def main() -> None:
-    """Console entry point."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Console entry point.
+
+    Args:
+        arguments: What to run, instead of this process's arguments.
+    """
     try:
-        app()
+        app(arguments)
     except ConfigError as error:
         _fail(error, Exit.CONFIG)
     except LmxError as error:

@@ -52,6 +52,7 @@
     │   ├── WorkerClosed            it was unloaded on purpose
     │   └── WorkerStalled           it lives but delivers nothing
     ├── FrameError              bytes on the worker pipe that are no frame
+    ├── AlreadyRunning          another daemon serves this `LMX_HOME` (exit status 75)
     └── ConfigError             settings that cannot be used (exit status 78)
 
 Only codes travel between processes; `from_code` turns them back into classes. HTTP status
@@ -86,6 +87,7 @@ from lmx.errors.model import (
     UnsupportedModel,
 )
 from lmx.errors.process import (
+    AlreadyRunning,
     ConfigError,
     FrameError,
     WorkerBroken,
@@ -126,6 +128,7 @@ __all__ = [
     "AccessError",
     "AdminKeyRefused",
     "AdminKeyUnset",
+    "AlreadyRunning",
     "BodyTimeout",
     "BodyTooLarge",
     "CapacityError",

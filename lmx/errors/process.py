@@ -31,6 +31,12 @@ class FrameError(LmxError):
     code = "bad-frame"
 
 
+class AlreadyRunning(LmxError):
+    """Another daemon serves this ``LMX_HOME``. The daemon exits with status 75 (EX_TEMPFAIL)."""
+
+    code = "already-running"
+
+
 class ConfigError(LmxError):
     """Settings that cannot be used. The command line exits with status 78 (EX_CONFIG)."""
 

@@ -13,6 +13,7 @@ from msgspec import Struct
 from lmx.errors import (
     AccessError,
     AdminKeyRefused,
+    AlreadyRunning,
     BodyTimeout,
     BodyTooLarge,
     CapacityError,
@@ -111,6 +112,7 @@ TABLE: tuple[tuple[type[LmxError], Problem], ...] = (
     (StorageFull, Problem(507, may_retry=False)),
     (LoadCancelled, Problem(409, "conflict", may_retry=False)),
     (LoadError, Problem(422)),
+    (AlreadyRunning, Problem(409, "conflict")),
     (ConfigError, Problem(422)),
     (LmxError, Problem(500)),
 )

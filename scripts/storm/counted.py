@@ -14,16 +14,21 @@ import trio
 
 from lmx.catalog.specs import ModelSpec, parse_spec
 from lmx.cli.logs import configure_logging
+from lmx.daemon.instance import hold_instance
 from lmx.daemon.live import LiveSettings, SettingsSource
 from lmx.daemon.log_tail import LogTail
+from lmx.daemon.presence import Presence
+from lmx.daemon.supervision import Notifier
 from lmx.serve import serve
 
 
-async def run(live: LiveSettings, specs: Sequence[ModelSpec], log_tail: LogTail) -> None:
+async def run(
+    live: LiveSettings, specs: Sequence[ModelSpec], *, presence: Presence, log_tail: LogTail
+) -> None:
     """The daemon, until it is told to stop."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(answer)
-        await serve(live, specs, log_tail=log_tail)
+        await serve(live, specs, presence=presence, log_tail=log_tail)
         nursery.cancel_scope.cancel()
 
 
@@ -49,7 +54,9 @@ def main() -> None:
     log_level = configure_logging(settings.logging.level, log_tail)
     live = LiveSettings(source, settings, set_log_level=log_level.set)
     specs = [parse_spec(text) for text in options.model]
-    trio.run(partial(run, live, specs, log_tail))
+    with hold_instance(settings.home, wait_s=0) as instance:
+        presence = Presence(instance, Notifier({}))
+        trio.run(partial(run, live, specs, presence=presence, log_tail=log_tail))
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ STATUSES: dict[type[LmxError], int] = {
     errors.WorkerClosed: 503,
     errors.WorkerStalled: 503,
     errors.FrameError: 500,
+    errors.AlreadyRunning: 409,
     errors.ConfigError: 422,
 }
 
