@@ -23,7 +23,7 @@ INSTANCE_ATTRIBUTES = 12
 
 # The package keeps every budget; tests and scripts keep the lengths and the ban on mocks.
 PACKAGE = "lmx"
-TREES = (PACKAGE, "opta_lmx", "tests", "scripts")
+TREES = (PACKAGE, "tests", "scripts")
 
 # The only places that may catch everything, once each, and what stands there.
 BLIND_EXCEPTS: Mapping[str, str] = {
