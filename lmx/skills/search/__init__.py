@@ -1,0 +1,1 @@
+"""``search_documents``: a folder's passages, their vectors, and those nearest to a question."""
