@@ -33,6 +33,10 @@ from lmx.daemon.restarts import keep_running
 from lmx.daemon.restorer import Restorer
 from lmx.daemon.telemetry import Telemetry
 from lmx.daemon.vectors import VectorDesk
+from lmx.skills.containment import Containment
+from lmx.skills.desk import SkillDesk
+from lmx.skills.packaged import SEARCH_DOCUMENTS
+from lmx.skills.search.documents import DocumentSearch
 from lmx.web.app import Dispatcher
 from lmx.web.auth import Gate
 from lmx.web.door import Door
@@ -78,6 +82,7 @@ async def serve(
     hardware = await trio.to_thread.run_sync(read_hardware)
     budget = await trio.to_thread.run_sync(find_budget, settings.memory, meter)
     services = _compose(live, hardware, log_tail, gauge=Gauge(meter), budget_bytes=budget)
+    await services.skills.prepare()
     loader, dispatch = services.loader, services.dispatch
     relief = ModelRelief(loader, dispatch)
     guardian = Guardian(settings.memory, loader.gauge, relief, telemetry=services.telemetry)
@@ -95,6 +100,7 @@ async def serve(
         siblings.start_soon(partial(keep_running, services.events.run, name="event heartbeat"))
         siblings.start_soon(partial(keep_running, guardian.run, name="memory guardian"))
         siblings.start_soon(partial(keep_running, services.admin.run, name="model administration"))
+        siblings.start_soon(partial(keep_running, services.skills.run, name="skills"))
         async with trio.open_nursery() as http:
             urls = await http.start(server.run)
             log.info("listening", version=__version__, urls=urls, pid=os.getpid())
@@ -136,6 +142,30 @@ def _compose(
         keeper=AnswerKeeper(settings.server),
         vectors=VectorDesk(dispatch, loader, settings.models),
         log_tail=log_tail,
+        skills=_make_skills(live, dispatch, loader, telemetry=telemetry),
+    )
+
+
+def _make_skills(
+    live: LiveSettings, dispatch: Dispatch, loader: Loader, *, telemetry: Telemetry
+) -> SkillDesk:
+    """The skills, with a search that may have an embedding model of its own."""
+    settings, models = live.current.skills, live.current.models
+    if settings.search_model is not None:
+        models = msgspec.structs.replace(models, embedding_model=settings.search_model)
+    box = Containment(live.current.home, secrets=live.files)
+    search = DocumentSearch(
+        settings,
+        VectorDesk(dispatch, loader, models),
+        box,
+        has_reranker=models.rerank_model is not None,
+    )
+    return SkillDesk(
+        settings,
+        live.current.home,
+        box=box,
+        telemetry=telemetry,
+        internal={SEARCH_DOCUMENTS: search},
     )
 
 

@@ -92,6 +92,12 @@ class LiveSettings:
         self._reading = trio.Lock()
         self.current = settings
 
+    @property
+    def files(self) -> list[Path]:
+        """Files with settings, keys among them."""
+        file = self._source.settled().file
+        return [file] if file is not None else []
+
     async def reload(self) -> Reloaded:
         """Read the source again and apply what can be applied.
 

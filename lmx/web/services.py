@@ -11,6 +11,7 @@ from lmx.daemon.loader import Loader
 from lmx.daemon.log_tail import LogTail
 from lmx.daemon.telemetry import Telemetry
 from lmx.daemon.vectors import VectorDesk
+from lmx.skills.desk import SkillDesk
 from lmx.web.events import EventHub
 from lmx.web.resume import AnswerKeeper
 
@@ -30,6 +31,7 @@ class Services(NamedTuple):
         hardware: The machine.
         vectors: Answers requests for numbers.
         log_tail: Has the last log lines.
+        skills: Runs skills.
     """
 
     settings: Settings
@@ -43,3 +45,4 @@ class Services(NamedTuple):
     hardware: Hardware
     vectors: VectorDesk
     log_tail: LogTail
+    skills: SkillDesk
