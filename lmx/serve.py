@@ -27,7 +27,9 @@ from lmx.daemon.live import LiveSettings
 from lmx.daemon.loader import Loader
 from lmx.daemon.log_tail import LogTail
 from lmx.daemon.meters import find_budget, make_meter
+from lmx.daemon.naming import Names
 from lmx.daemon.presence import Presence
+from lmx.daemon.presets import Presets
 from lmx.daemon.relief import ModelRelief
 from lmx.daemon.restarts import keep_running
 from lmx.daemon.restorer import Restorer
@@ -107,6 +109,8 @@ async def serve(
             await presence.tell_ready(urls)
             for spec in specs:
                 loader.load(spec)
+            await services.presets.reload()
+            services.presets.load_into(loader)
             siblings.start_soon(partial(keep_running, restorer.run, name="loaded set"))
             task_status.started(urls)
             await stop_requested.wait()
@@ -128,7 +132,13 @@ def _compose(
     """What requests are served with; nothing of it runs yet."""
     settings = live.current
     telemetry = Telemetry()
-    loader = Loader(settings, telemetry, gauge=gauge, budget_bytes=budget_bytes)
+    loader = Loader(
+        settings,
+        telemetry,
+        gauge=gauge,
+        budget_bytes=budget_bytes,
+        names=Names(lambda: live.current.routing),
+    )
     dispatch = Dispatch(loader, telemetry, settings.models)
     return Services(
         settings=settings,
@@ -142,6 +152,7 @@ def _compose(
         keeper=AnswerKeeper(settings.server),
         vectors=VectorDesk(dispatch, loader, settings.models),
         log_tail=log_tail,
+        presets=Presets(settings),
         skills=_make_skills(live, dispatch, loader, telemetry=telemetry),
     )
 

@@ -210,6 +210,7 @@ class ModelAdmin:
     async def _find(self, name: str, backend: Backend | None) -> ModelSpec:
         """What a name means: exactly, then on disk, then what comes close."""
         settings = self.loader.settings
+        name = self.loader.names.candidates(name)[0]
         if spec := self._find_known(name):
             return spec if backend is None else msgspec.structs.replace(spec, backend=backend)
         spec = parse_spec(name, backend or settings.models.backend)

@@ -23,6 +23,7 @@ from lmx.daemon.ledger import Ledger
 from lmx.daemon.meter import Reading
 from lmx.daemon.model import Leaving, LoadOptions, Model
 from lmx.daemon.model_state import ModelState
+from lmx.daemon.naming import Names
 from lmx.daemon.restarts import keep_running
 from lmx.daemon.room import Room
 from lmx.daemon.shelf import Shelf
@@ -58,10 +59,17 @@ class Loader:
         telemetry: Told about loads and exits.
         gauge: Has the last reading of memory, and tells what a killed worker died of.
         budget_bytes: Memory that models may take together.
+        names: What clients' names stand for; without it only for themselves.
     """
 
     def __init__(
-        self, settings: Settings, telemetry: Telemetry, *, gauge: Gauge, budget_bytes: int
+        self,
+        settings: Settings,
+        telemetry: Telemetry,
+        *,
+        gauge: Gauge,
+        budget_bytes: int,
+        names: Names | None = None,
     ) -> None:
         self._models: dict[str, Model] = {}
         self.settings = settings
@@ -80,6 +88,7 @@ class Loader:
         self.workshop = Workshop(settings.worker, has_kernel_killed=gauge.has_killed)
         self.estimates = Estimates(settings, budget_bytes=budget_bytes)
         self.shelf = Shelf(settings)
+        self.names = names or Names()
         self._supervised: set[str] = set()
         self._nursery: trio.Nursery | None = None
 
@@ -174,7 +183,18 @@ class Loader:
             name: As the client spelled it.
             purpose: What it has to answer.
         """
-        return self._find_known(name, purpose) or await self._find_on_shelf(name, purpose)
+        candidates = self.names.candidates(name)
+        if self.names.prefers_loaded(name):
+            for candidate in candidates:
+                model = self._find_known(candidate, purpose)
+                if model is not None and model.state is ModelState.READY:
+                    return model
+        for candidate in candidates:
+            model = self._find_known(candidate, purpose)
+            model = model or await self._find_on_shelf(candidate, purpose)
+            if model is not None:
+                return model
+        return None
 
     async def wait_routable(
         self, name: str, *, wait_s: float, purpose: Purpose = "generation"

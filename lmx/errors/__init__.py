@@ -17,6 +17,7 @@
     │   ├── JobNotFound             no download or other job has that id
     │   ├── TokenNotFound           nothing waits to be confirmed with that token
     │   ├── TokenExpired            it was not confirmed in time
+    │   ├── EntryNotFound           there is no such preset, session or file
     │   ├── OutputExists            something stands where a job is to put its result
     │   └── ModelNotFound           no routable model has that name, but another one is loaded
     ├── AccessError             who asks may not do this, or not from there
@@ -103,6 +104,7 @@ from lmx.errors.request import (
     BodyTooLarge,
     ContextTooLong,
     DownloadsDisabled,
+    EntryNotFound,
     HostRefused,
     InvalidRequest,
     JobNotFound,
@@ -139,6 +141,7 @@ __all__ = [
     "DoesNotFit",
     "DownloadsDisabled",
     "Draining",
+    "EntryNotFound",
     "FrameError",
     "HostRefused",
     "HubUnreachable",

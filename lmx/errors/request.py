@@ -73,6 +73,12 @@ class OutputExists(RequestError):
     code = "output_exists"
 
 
+class EntryNotFound(RequestError):
+    """There is no such preset, session or file."""
+
+    code = "entry_not_found"
+
+
 class ModelNotFound(RequestError):
     """No routable model has that name. Not raised when nothing is loaded at all."""
 

@@ -31,6 +31,7 @@ from lmx.schema.chat_request import ChatRequest
 from lmx.schema.completion_reply import TextCompletion
 from lmx.schema.completion_request import CompletionRequest
 from lmx.schema.events import TakeUpQuery
+from lmx.schema.extra_routes import EXTRA_ROUTES
 from lmx.schema.live_routes import LIVE_ROUTES
 from lmx.schema.machine import Discovery
 from lmx.schema.priority import PRIORITY_HEADERS
@@ -54,6 +55,8 @@ REF_TEMPLATE = "#/components/schemas/{name}"
 
 PATH_PARAMETERS = {
     "model": "A model's name; slashes in it may stand as they are.",
+    "name": "A preset's name.",
+    "session_id": "A session's id.",
     "request_id": "A request's id, as its answer's x-request-id says.",
 }
 
@@ -195,6 +198,7 @@ ROUTES: tuple[Route, ...] = (
     Route("get", "/", "What this server is", Index),
     *ADMIN_ROUTES,
     *LIVE_ROUTES,
+    *EXTRA_ROUTES,
 )
 
 

@@ -7,6 +7,7 @@ import msgspec
 from lmx.config import Settings
 from lmx.daemon.dispatch import Dispatch, Reply
 from lmx.daemon.origin import Origin
+from lmx.daemon.presets import Presets
 from lmx.errors import LmxError
 from lmx.protocol.values import Usage
 from lmx.schema.anthropic_reply import (
@@ -35,12 +36,16 @@ class MessagesRoute:
         dispatch: Opens replies.
         settings: Defaults and limits.
         keeper: Streams answers.
+        presets: What names of models may stand for beside models.
     """
 
-    def __init__(self, dispatch: Dispatch, settings: Settings, keeper: AnswerKeeper) -> None:
+    def __init__(
+        self, dispatch: Dispatch, settings: Settings, keeper: AnswerKeeper, *, presets: Presets
+    ) -> None:
         self._dispatch = dispatch
         self._settings = settings
         self._keeper = keeper
+        self._presets = presets
 
     async def answer(self, exchange: Exchange) -> Answer | None:
         """``POST /v1/messages``."""
@@ -72,11 +77,12 @@ class MessagesRoute:
         return self._settings.server.body_timeout_s
 
     def _parse(self, body: bytes, *, default_priority: int) -> ChatJob:
-        request = parse_anthropic_request(body)
+        request = self._presets.fill(parse_anthropic_request(body))
         return plan_chat(request, self._settings.models, default_priority)
 
     def _parse_prompt(self, body: bytes, *, default_priority: int) -> ChatJob:
-        return plan_chat(parse_count_request(body), self._settings.models, default_priority)
+        request = self._presets.fill(parse_count_request(body))
+        return plan_chat(request, self._settings.models, default_priority)
 
     async def _collect(self, exchange: Exchange, job: ChatJob) -> Answer:
         name, origin = job.request.model or "", exchange.origin(ROUTE)

@@ -14,6 +14,7 @@ from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
+from lmx.catalog.sessions import SessionShelf
 from lmx.errors import LmxError
 from lmx.schema.problems import ProblemReply, encode_http_problem, encode_problem
 from lmx.web.admin import CONVERTERS, admin_routes
@@ -26,10 +27,12 @@ from lmx.web.docs import show_docs, show_openapi
 from lmx.web.door import with_headers
 from lmx.web.events import EventsRoute
 from lmx.web.exchange import Exchange, Handler, new_request_id, run_exchange
+from lmx.web.extras import extra_routes
 from lmx.web.health import HealthRoutes
 from lmx.web.logs import log_routes
 from lmx.web.machine import DiscoveryRoute, machine_routes
 from lmx.web.models import model_routes
+from lmx.web.presets import preset_routes
 from lmx.web.services import Services
 from lmx.web.socket_requests import SocketServices
 from lmx.web.tokens import TokenRoutes
@@ -71,6 +74,8 @@ def make_quart(services: Services) -> QuartTrio:
     app.register_blueprint(admin_routes(services.admin, services.dispatch))
     app.register_blueprint(machine_routes(services))
     app.register_blueprint(live_routes(services))
+    app.register_blueprint(preset_routes(services.presets))
+    app.register_blueprint(extra_routes(services.loader, services.live, SessionShelf()))
     app.register_blueprint(log_routes(services.log_tail))
 
     @app.errorhandler(LmxError)
@@ -113,10 +118,11 @@ class Dispatcher:
     def __init__(self, services: Services) -> None:
         settings, dispatch, keeper = services.settings, services.dispatch, services.keeper
         self._body_limit = settings.server.max_body_bytes
+        presets = services.presets
         health = HealthRoutes(services.loader, dispatch)
         discovery = DiscoveryRoute(services)
         tokens = TokenRoutes(dispatch, services.loader, settings)
-        messages = MessagesRoute(dispatch, settings, keeper)
+        messages = MessagesRoute(dispatch, settings, keeper, presets=presets)
         vectors = VectorRoutes(services.vectors, settings.server)
         self._raw: dict[tuple[str, str], Handler] = {
             **dashboard_routes(health.index),
@@ -128,10 +134,14 @@ class Dispatcher:
             ("GET", "/v1/discovery"): discovery,
             ("GET", "/openapi.json"): show_openapi,
             ("GET", "/docs"): show_docs,
-            ("POST", "/v1/chat/completions"): ChatRoute(dispatch, settings, keeper),
+            ("POST", "/v1/chat/completions"): ChatRoute(
+                dispatch, settings, keeper, presets=presets
+            ),
             ("GET", "/v1/chat/completions"): keeper.take_up,
             ("GET", "/v1/completions"): keeper.take_up,
-            ("POST", "/v1/completions"): CompletionRoute(dispatch, settings, keeper),
+            ("POST", "/v1/completions"): CompletionRoute(
+                dispatch, settings, keeper, presets=presets
+            ),
             ("POST", "/v1/messages"): messages.answer,
             ("POST", "/v1/messages/count_tokens"): messages.count_tokens,
             ("POST", "/tokenize"): tokens.tokenize,
@@ -143,7 +153,7 @@ class Dispatcher:
             ("POST", "/v2/rerank"): vectors.rerank_v2,
             ("POST", "/v1/score"): vectors.score,
         }
-        self._socket = ChatSocket(SocketServices(dispatch, settings, keeper))
+        self._socket = ChatSocket(SocketServices(dispatch, settings, keeper, presets))
         self._quart = make_quart(services)
         _declare(self._quart, self._raw)
 

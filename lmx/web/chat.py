@@ -4,6 +4,7 @@ from functools import partial
 
 from lmx.config import Settings
 from lmx.daemon.dispatch import Dispatch
+from lmx.daemon.presets import Presets
 from lmx.schema.chat_reply import ChatStreamEncoder, WholeChoice, encode_completion
 from lmx.schema.chat_request import parse_chat_request
 from lmx.schema.prefix_header import encode_cache_header
@@ -23,12 +24,16 @@ class ChatRoute:
         dispatch: Opens replies.
         settings: Defaults and limits.
         keeper: Keeps streams that are to survive their connection.
+        presets: What names of models may stand for beside models.
     """
 
-    def __init__(self, dispatch: Dispatch, settings: Settings, keeper: AnswerKeeper) -> None:
+    def __init__(
+        self, dispatch: Dispatch, settings: Settings, keeper: AnswerKeeper, *, presets: Presets
+    ) -> None:
         self._dispatch = dispatch
         self._settings = settings
         self._keeper = keeper
+        self._presets = presets
 
     async def __call__(self, exchange: Exchange) -> Answer | None:
         """Handle one exchange."""
@@ -53,7 +58,8 @@ class ChatRoute:
         return None
 
     def _parse(self, body: bytes, *, default_priority: int) -> ChatJob:
-        return plan_chat(parse_chat_request(body), self._settings.models, default_priority)
+        request = self._presets.fill(parse_chat_request(body))
+        return plan_chat(request, self._settings.models, default_priority)
 
     async def _collect(self, exchange: Exchange, job: ChatJob) -> Answer:
         model_name, origin = job.request.model or "", exchange.origin(ROUTE)

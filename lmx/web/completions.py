@@ -8,6 +8,7 @@ from typing import NamedTuple
 from lmx.config import Settings
 from lmx.daemon.dispatch import Dispatch, Reply
 from lmx.daemon.origin import Origin
+from lmx.daemon.presets import Presets
 from lmx.protocol.messages import Generate
 from lmx.protocol.values import FinishReason, TokenLogprob, Usage
 from lmx.schema.completion_reply import (
@@ -54,12 +55,16 @@ class CompletionRoute:
         dispatch: Opens replies.
         settings: Defaults and limits.
         keeper: Keeps streams that are to survive their connection.
+        presets: What names of models may stand for beside models.
     """
 
-    def __init__(self, dispatch: Dispatch, settings: Settings, keeper: AnswerKeeper) -> None:
+    def __init__(
+        self, dispatch: Dispatch, settings: Settings, keeper: AnswerKeeper, *, presets: Presets
+    ) -> None:
         self._dispatch = dispatch
         self._settings = settings
         self._keeper = keeper
+        self._presets = presets
 
     async def __call__(self, exchange: Exchange) -> Answer | None:
         """Handle one exchange."""
@@ -78,7 +83,7 @@ class CompletionRoute:
             return await _collect(exchange, job.request, replies)
 
     def _parse(self, body: bytes, *, default_priority: int) -> CompletionJob:
-        request = parse_completion_request(body)
+        request = self._presets.fill(parse_completion_request(body))
         temperature = self._settings.models.default_temperature
         generates = to_generates(
             request, default_temperature=temperature, default_priority=default_priority

@@ -105,7 +105,7 @@ async def reload_settings(live: LiveSettings, telemetry: Telemetry) -> Reloaded:
     telemetry.publish(
         "config_reloaded",
         updated=changed.updated,
-        routing_aliases={},
+        routing_aliases=live.current.routing.aliases,
         memory_threshold=live.current.memory.critical_percent,
         log_level=live.current.logging.level,
     )

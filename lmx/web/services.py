@@ -9,6 +9,7 @@ from lmx.daemon.hardware import Hardware
 from lmx.daemon.live import LiveSettings
 from lmx.daemon.loader import Loader
 from lmx.daemon.log_tail import LogTail
+from lmx.daemon.presets import Presets
 from lmx.daemon.telemetry import Telemetry
 from lmx.daemon.vectors import VectorDesk
 from lmx.skills.desk import SkillDesk
@@ -32,6 +33,7 @@ class Services(NamedTuple):
         vectors: Answers requests for numbers.
         log_tail: Has the last log lines.
         skills: Runs skills.
+        presets: Named sets of request parameters.
     """
 
     settings: Settings
@@ -46,3 +48,4 @@ class Services(NamedTuple):
     vectors: VectorDesk
     log_tail: LogTail
     skills: SkillDesk
+    presets: Presets

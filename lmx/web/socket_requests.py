@@ -11,6 +11,7 @@ import trio
 from lmx.config import Settings
 from lmx.daemon.dispatch import Dispatch
 from lmx.daemon.origin import Caller, Origin
+from lmx.daemon.presets import Presets
 from lmx.errors import LmxError, RequestCancelled
 from lmx.schema.chat_frames import ACCEPTED, KEEPALIVE, MessageEncoder, parse_chat_message
 from lmx.schema.problems import Headers
@@ -37,6 +38,7 @@ class SocketServices(NamedTuple):
     dispatch: Dispatch
     settings: Settings
     keeper: AnswerKeeper
+    presets: Presets
 
 
 class Handshake(NamedTuple):
@@ -242,7 +244,7 @@ class SocketRequest:
             await self._beat_until(partial(answer.perform, self._start, heartbeat_s=heartbeat_s))
 
     async def _parse(self, data: bytes) -> ChatJob:
-        parse = partial(_parse_job, data, self._services.settings, self._default_priority)
+        parse = partial(_parse_job, data, self._services, self._default_priority)
         if len(data) > PARSE_IN_THREAD_BYTES:
             return await trio.to_thread.run_sync(parse)
         return parse()
@@ -294,7 +296,7 @@ class SocketRequest:
         self._is_over = True
 
 
-def _parse_job(data: bytes, settings: Settings, default_priority: int) -> ChatJob:
-    request = parse_chat_message(data)
-    job = plan_chat(request, settings.models, default_priority)
+def _parse_job(data: bytes, services: SocketServices, default_priority: int) -> ChatJob:
+    request = services.presets.fill(parse_chat_message(data))
+    job = plan_chat(request, services.settings.models, default_priority)
     return job._replace(generate=msgspec.structs.replace(job.generate, may_stop_thinking=True))

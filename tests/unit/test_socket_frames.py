@@ -12,6 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.frame_protocol import FrameProtocol, Opcode
 
 from lmx.config import Settings
+from lmx.daemon.presets import Presets
 from lmx.web.guarded import GuardedStream
 from lmx.web.server import STREAM_EXTENSION
 from lmx.web.socket_frames import SocketMessages, text_frame
@@ -123,7 +124,9 @@ class Peer:
 def chat_socket(bench: Bench) -> ChatSocket:
     """The route over a bench; no answer is kept."""
     from_nowhere: Any = None
-    return ChatSocket(SocketServices(bench.dispatch, Settings(home=HOME), from_nowhere))
+    settings = Settings(home=HOME)
+    presets = Presets(settings)
+    return ChatSocket(SocketServices(bench.dispatch, settings, from_nowhere, presets))
 
 
 async def test_a_fault_closes_with_its_code() -> None:
