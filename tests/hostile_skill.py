@@ -48,7 +48,10 @@ def bomb_forks() -> NoReturn:
 def bomb_threads() -> NoReturn:
     """Start threads for ever."""
     while True:
-        threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+        try:
+            threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+        except RuntimeError:
+            continue
 
 
 def allocate(size_bytes: int) -> int:
@@ -239,6 +242,12 @@ def _connect_unix(path: str) -> None:
         connection.connect(path.replace("@", "\0"))
 
 
+def _send_through_pair(path: str) -> None:
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with one, other:
+        one.sendto(b"x", path)
+
+
 def _kill(path: str) -> None:
     os.kill(int(path), signal.SIGKILL)
 
@@ -278,6 +287,7 @@ _WAYS: dict[str, Callable[[str], str | None]] = {
     "connect": _connect,
     "send a datagram": _send_datagram,
     "connect to a unix socket": _connect_unix,
+    "send through a pair": _send_through_pair,
     "kill": _kill,
     "limit": _limit,
     "call": _call,

@@ -165,7 +165,9 @@ async def test_no_network_without_permission(site: BoxSite, tmp_path: Path) -> N
         socket.create_server(("127.0.0.1", 0)) as server,
         socket.socket(socket.AF_UNIX) as local,
         socket.socket(socket.AF_UNIX) as abstract,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as letters,
     ):
+        letters.bind(str(tmp_path / "letters"))
         local.bind(str(path))
         local.listen()
         abstract.bind(f"\0{path}")
@@ -176,6 +178,7 @@ async def test_no_network_without_permission(site: BoxSite, tmp_path: Path) -> N
             ("send a datagram", address),
             ("connect to a unix socket", str(path)),
             ("connect to a unix socket", f"@{path}"),
+            ("send through a pair", str(letters.getsockname())),
         ]
         result = await site.run(site.plan("attempt", {"ways": ways}))
         assert all("Error" in word for word in result.value), result.value

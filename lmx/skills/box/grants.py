@@ -126,13 +126,18 @@ def prepare(
     folder = None if plan.folder is None else _resolve(plan.folder, "the skill's folder", secrets)
     code = _find_code()
     reads, writes = _resolve_permissions(plan, secrets)
-    reads = [*_system_reads(), *code.reads, *reads, *([folder] if folder else [])]
+    system = [*_system_reads(), *code.reads]
+    reads += [folder] if folder else []
     variables = _choose_environment(plan, environment)
     argv = _find_program(plan, folder, variables["PATH"])
     if argv and _is_hidden(os.path.realpath(argv[0]), secrets):
         raise PlanRefused(f"the program {argv[0]} is LMX's own")
-    reads += [argv[0], os.path.realpath(argv[0])] if argv else []
-    shown = [path for path in secrets.paths if os.path.lexists(path) and _is_below(path, reads)]
+    links = _system_links()
+    if argv:
+        real = os.path.realpath(argv[0])
+        reads.append(real)
+        links |= {argv[0]: real} if real != argv[0] else {}
+    shown = [path for path in secrets.paths if os.path.lexists(path) and _is_below(path, system)]
     if shown and not (capability.namespaces or capability.seatbelt):
         raise PlanRefused(f"nothing on this machine keeps {shown[0]} from skills")
     temp = _make_temporary(temp_parent)
@@ -145,6 +150,8 @@ def prepare(
         folder=folder,
         temp=str(temp),
         env=variables,
+        system=_distinct(system),
+        links=links,
         reads=_distinct(reads),
         writes=writes,
         hidden=shown,
@@ -160,7 +167,7 @@ def prepare(
 
 def _add_profile(child: ChildPlan) -> None:
     child["mechanisms"]["seatbelt"] = make_profile(
-        child["reads"],
+        [*child["system"], *child["reads"]],
         [*child["writes"], child["temp"]],
         child["hidden"],
         network=child["network"],
@@ -256,6 +263,12 @@ def _system_reads() -> list[str]:
     paths = SYSTEM_READS_MACOS if sys.platform == "darwin" else SYSTEM_READS
     # The links among them are made anew in the run's own file system.
     return [path for path in paths if os.path.exists(path) and not _is_linked_folder(path)]
+
+
+def _system_links() -> dict[str, str]:
+    """The folders of the root that are links, on many systems into /usr."""
+    linked = [path for path in SYSTEM_READS if _is_linked_folder(path) and path.count("/") == 1]
+    return {path: os.readlink(path) for path in linked}
 
 
 def _is_linked_folder(path: str) -> bool:

@@ -37,6 +37,8 @@ _SECCOMP_MODE_FILTER = 2
 _CAPABILITY_VERSION_3 = 0x20080522
 _CAPABILITY_LIMIT = 64  # the kernel refuses those that it does not have
 _MOUNT_SETATTR = 442
+_OPENAT2 = 437
+_RESOLVE_NO_SYMLINKS = 4
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _CAPSET = {"x86_64": 126, "aarch64": 91}
 
@@ -97,6 +99,21 @@ def restrict_mount(path: str, attributes: int, *, deep: bool) -> None:
     name = ctypes.c_char_p(os.fsencode(path))
     result = syscall(_MOUNT_SETATTR, _AT_FDCWD, name, flags, values, ctypes.sizeof(values))
     check(result, f"mount_setattr {path}")
+
+
+def open_path(path: str, *, follow: bool) -> int:
+    """A descriptor that stands for a path and opens nothing.
+
+    Args:
+        path: Absolute.
+        follow: Whether symbolic links in it are followed. If not, what the path meant when it was
+            checked is what it means now.
+    """
+    if follow:
+        return os.open(path, os.O_PATH | os.O_CLOEXEC)
+    how = (ctypes.c_uint64 * 3)(os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_NO_SYMLINKS)
+    name = ctypes.c_char_p(os.fsencode(path))
+    return check(syscall(_OPENAT2, _AT_FDCWD, name, how, ctypes.sizeof(how)), path)
 
 
 def enter_root(path: str) -> None:

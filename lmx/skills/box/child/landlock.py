@@ -7,6 +7,7 @@ is forbidden and then granted where the plan says so.
 import ctypes
 import os
 import stat
+from typing import NamedTuple
 
 from lmx.skills.box.child import kernel
 
@@ -46,11 +47,19 @@ def scopes_signals(interface: int) -> bool:
     return interface >= _SCOPE_VERSION
 
 
-def restrict(grants: list[tuple[str, int]], *, network: bool) -> None:
+class Grant(NamedTuple):
+    """A path, the rights at and below it, and whether symbolic links in it are followed."""
+
+    path: str
+    rights: int
+    follow: bool = False
+
+
+def restrict(grants: list[Grant], *, network: bool) -> None:
     """Restrict this process for good.
 
     Args:
-        grants: Paths, and the rights at and below each; what does not exist is left out.
+        grants: What is allowed; a path that does not exist is left out.
         network: Whether TCP stays allowed.
 
     Raises:
@@ -65,27 +74,28 @@ def restrict(grants: list[tuple[str, int]], *, network: bool) -> None:
     size = words * ctypes.sizeof(ctypes.c_uint64)
     ruleset = kernel.check(kernel.syscall(_CREATE_RULESET, attributes, size, 0), "landlock")
     try:
-        for path, rights in grants:
-            _grant(ruleset, path, rights & handled)
+        for grant in grants:
+            _allow(ruleset, grant, handled)
         kernel.check(kernel.syscall(_RESTRICT_SELF, ruleset, 0), "landlock")
     finally:
         os.close(ruleset)
 
 
-def _grant(ruleset: int, path: str, rights: int) -> None:
+def _allow(ruleset: int, grant: Grant, handled: int) -> None:
     class PathBeneath(ctypes.Structure):
         _pack_ = 1
         _fields_ = (("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32))
 
     try:
-        parent = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        parent = kernel.open_path(grant.path, follow=grant.follow)
     except OSError:
         return
+    rights = grant.rights & handled
     try:
         if not stat.S_ISDIR(os.fstat(parent).st_mode):
             rights &= _OF_FILES
         rule = PathBeneath(rights, parent)
         result = kernel.syscall(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, ctypes.byref(rule), 0)
-        kernel.check(result, f"landlock {path}")
+        kernel.check(result, f"landlock {grant.path}")
     finally:
         os.close(parent)

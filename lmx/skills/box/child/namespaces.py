@@ -6,13 +6,12 @@ name.
 """
 
 import os
+import stat
 
 from lmx.skills.box.child import kernel
 from lmx.skills.box.child.wire import ChildPlan
 
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
-# On many systems these are symbolic links into /usr.
-_SYSTEM_LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _DEVICE_LINKS = {
     "/dev/fd": "/proc/self/fd",
     "/dev/stdin": "/proc/self/fd/0",
@@ -101,16 +100,21 @@ def _build_root(plan: ChildPlan, owner: tuple[int, int] | None) -> None:
     flags = kernel.MS_NOSUID | kernel.MS_NODEV
     kernel.mount("none", "/", "", flags=kernel.MS_REC | kernel.MS_PRIVATE)
     kernel.mount("tmpfs", root, "tmpfs", flags=flags, options="size=1m,nr_inodes=4096,mode=0755")
-    _link_system(root)
+    # First, so that what is placed at a link's target and what is placed at the link are one.
+    early = [path for path in plan["links"] if _depth(path) == 1]
+    _link(root, plan, early)
+    system = set(plan["system"])
     writes = set(plan["writes"])
     hidden = set(plan["hidden"])
     _place_devices(root)
     # A path within another comes after it, and covers what is at its place.
-    for path in sorted({*plan["reads"], *writes, *hidden}, key=_depth):
+    for path in sorted({*system, *plan["reads"], *writes, *hidden}, key=_depth):
         if path in hidden:
             _hide(root, path)
         else:
-            _place(root, path, _NO_EXTRAS if path in writes else _READ_ONLY)
+            attributes = _NO_EXTRAS if path in writes else _READ_ONLY
+            _place(root, path, attributes, follow=path in system)
+    _link(root, plan, [path for path in plan["links"] if path not in early])
     temp = _make_directory(root, plan["temp"])
     user, group = owner or (os.geteuid(), os.getegid())
     size = f"size={plan['limits']['temp_bytes']},nr_inodes={_TEMP_FILES},mode=0700"
@@ -121,21 +125,32 @@ def _depth(path: str) -> int:
     return path.count("/")
 
 
-def _link_system(root: str) -> None:
-    for path in _SYSTEM_LINKS:
-        if os.path.islink(path):
-            os.symlink(os.readlink(path), root + path)
+def _link(root: str, plan: ChildPlan, paths: list[str]) -> None:
+    for path in paths:
+        if not os.path.lexists(root + path):
+            _make_directory(root, os.path.dirname(path))
+            os.symlink(plan["links"][path], root + path)
 
 
-def _place(root: str, path: str, attributes: int) -> None:
+def _place(root: str, path: str, attributes: int, *, follow: bool) -> None:
     target = root + path
-    if os.path.isdir(path):
+    source = kernel.open_path(path, follow=follow)
+    try:
+        _bind(root, path, source)
+    finally:
+        os.close(source)
+    kernel.restrict_mount(target, attributes, deep=True)
+
+
+def _bind(root: str, path: str, source: int) -> None:
+    target = root + path
+    if stat.S_ISDIR(os.fstat(source).st_mode):
         _make_directory(root, path)
     elif not os.path.lexists(target):
         _make_directory(root, os.path.dirname(path))
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
-    kernel.mount(path, target, "", flags=kernel.MS_BIND | kernel.MS_REC)
-    kernel.restrict_mount(target, attributes, deep=True)
+    flags = kernel.MS_BIND | kernel.MS_REC
+    kernel.mount(f"/proc/self/fd/{source}", target, "", flags=flags)
 
 
 def _place_devices(root: str) -> None:

@@ -6,6 +6,7 @@ import stat
 import sys
 
 from lmx.skills.box.child import kernel, landlock, namespaces, seccomp
+from lmx.skills.box.child.landlock import Grant
 from lmx.skills.box.child.wire import ChildLimits, ChildPlan
 
 NOBODY = 65534
@@ -28,7 +29,7 @@ def choose_owner(plan: ChildPlan) -> Owner | None:
     if os.geteuid() != 0 or sys.platform != "linux":
         return None
     paths_count_too = not plan["mechanisms"]["namespaces"]
-    for path in plan["reads"]:
+    for path in (*plan["system"], *plan["reads"]):
         if not _allows_others(path, stat.S_IROTH):
             return None
         if paths_count_too and not _is_reachable(path):
@@ -143,10 +144,11 @@ def contain(plan: ChildPlan) -> None:
         kernel.install_filter(program)
 
 
-def _grants(plan: ChildPlan) -> list[tuple[str, int]]:
-    grants = [(path, landlock.READ) for path in plan["reads"]]
-    grants += [(path, landlock.WRITE) for path in (*plan["writes"], plan["temp"])]
-    grants += [(path, landlock.DEVICE) for path in namespaces.DEVICES]
+def _grants(plan: ChildPlan) -> list[Grant]:
+    grants = [Grant(path, landlock.READ, follow=True) for path in plan["system"]]
+    grants += [Grant(path, landlock.READ) for path in plan["reads"]]
+    grants += [Grant(path, landlock.WRITE) for path in (*plan["writes"], plan["temp"])]
+    grants += [Grant(path, landlock.DEVICE) for path in namespaces.DEVICES]
     if plan["mechanisms"]["namespaces"]:
-        grants.append(("/proc", landlock.READ))
+        grants.append(Grant("/proc", landlock.READ))
     return grants

@@ -20,6 +20,7 @@ _EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
 _AT_LEAST = 0x35  # BPF_JMP | BPF_JGE | BPF_K
 _HAS_BITS = 0x45  # BPF_JMP | BPF_JSET | BPF_K
 _RETURN = 0x06
+_AND = 0x54  # BPF_ALU | BPF_AND | BPF_K
 _ALLOW = 0x7FFF0000
 _REFUSE = 0x00050000
 _KILL_PROCESS = 0x80000000
@@ -27,9 +28,13 @@ _KILL_PROCESS = 0x80000000
 _NUMBER = 0
 _ARCHITECTURE = 4
 _FIRST_ARGUMENT = 16  # its low half, on little-endian machines
+_SECOND_ARGUMENT = 24
 
 _NEW_NAMESPACES = 0x7E020000  # CLONE_NEW*, of clone()
 _AF_UNIX = 1
+_SOCK_KIND_BITS = 0xF  # the others are flags
+_SOCK_STREAM = 1
+_SOCK_SEQPACKET = 5
 _AF_INET = 2
 _AF_INET6 = 10
 
@@ -58,6 +63,17 @@ def _only(values: Iterable[int], error: int) -> list[bytes]:
     for value in values:
         tests += [_instruction(_EQUAL, value, 0, 1), _instruction(_RETURN, _ALLOW)]
     return [*tests, _refuse(error)]
+
+
+def _pair_tests() -> list[bytes]:
+    """Pairs that can speak with each other alone: one of datagrams can send anywhere."""
+    return [
+        _instruction(_EQUAL, _AF_UNIX, 1, 0),
+        _refuse(errno.EACCES),
+        _instruction(_LOAD, _SECOND_ARGUMENT),
+        _instruction(_AND, _SOCK_KIND_BITS),
+        *_only([_SOCK_STREAM, _SOCK_SEQPACKET], errno.EACCES),
+    ]
 
 
 def build_filter(machine: str, *, network: bool, metadata: bool, signals: bool) -> bytes:
@@ -101,5 +117,5 @@ def build_filter(machine: str, *, network: bool, metadata: bool, signals: bool) 
         program += _by_argument(number, _only([0], errno.EPERM))
     families = [_AF_INET, _AF_INET6] if network else []
     program += _by_argument(one(syscalls.SOCKET), _only(families, errno.EACCES))
-    program += _by_argument(one(syscalls.SOCKETPAIR), _only([_AF_UNIX], errno.EACCES))
+    program += _by_argument(one(syscalls.SOCKETPAIR), _pair_tests())
     return b"".join([*program, _instruction(_RETURN, _ALLOW)])

@@ -86,9 +86,10 @@ NEVER: dict[str, Numbers] = {
     "userfaultfd": (323, 282),
     "vhangup": (153, 58),
 }
-# What changes files without opening them for writing: neither Landlock nor a mount stops these
+# What changes or watches files without opening them: neither Landlock nor a mount stops these
 # where there is no file system of its own.
 METADATA: dict[str, Numbers] = {
+    "inotify_add_watch": (254, 27),
     "chmod": (90, None),
     "chown": (92, None),
     "fchmod": (91, 52),

@@ -28,7 +28,7 @@ class Mechanisms(TypedDict):
 
 
 class ChildPlan(TypedDict):
-    """One run. All paths are absolute and without symbolic links.
+    """One run. All paths are absolute and, but for those of `system`, without symbolic links.
 
     Attributes:
         argv: The program, or nothing if there is an entrypoint, or if the run is only a trial.
@@ -38,9 +38,11 @@ class ChildPlan(TypedDict):
         folder: Where the run's own code is.
         temp: The temporary directory, where it starts.
         env: All of the environment.
+        system: What programs and libraries need, and Python; may be read, and below.
+        links: Symbolic links that are made in a file system of the run's own, and their targets.
         reads: What may be read, and below.
         writes: What may be written, and below.
-        hidden: What may not be read although it is below `reads`.
+        hidden: What may not be read although it is below `system`.
         network: Whether connections may be opened.
         result_fd: Where the entrypoint's result is written.
     """
@@ -52,6 +54,8 @@ class ChildPlan(TypedDict):
     folder: str | None
     temp: str
     env: dict[str, str]
+    system: list[str]
+    links: dict[str, str]
     reads: list[str]
     writes: list[str]
     hidden: list[str]
