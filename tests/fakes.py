@@ -19,7 +19,7 @@ from lmx.daemon.model import Model, ReadyModel
 from lmx.daemon.model_state import ModelEvent
 from lmx.daemon.telemetry import DaemonEvent, Telemetry
 from lmx.daemon.worker import ExitKind, WorkerExit
-from lmx.errors import FrameError, WorkerBroken
+from lmx.errors import FrameError, LmxError, WorkerBroken
 from lmx.protocol.codec import command_decoder, encode_events
 from lmx.protocol.messages import (
     ChatPrompt,
@@ -166,10 +166,11 @@ def ready_model(worker: ScriptedWorker, *, slots: int = 4, max_waiting: int = 4)
 
 
 class OneModel:
-    """A loader that knows one model and, if told so, lets requests wait for it."""
+    """A loader that knows one model and, if told so, lets requests wait for it or refuses them."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
+        self.error: LmxError | None = None
         self.may_route = trio.Event()
         self.may_route.set()
 
@@ -177,6 +178,8 @@ class OneModel:
         self, name: str, *, wait_s: float, purpose: Purpose = "generation"
     ) -> Model:
         await self.may_route.wait()
+        if self.error is not None:
+            raise self.error
         return self.model
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from lmx.config.values import Count, ModelArgument, Seconds
+from lmx.config.values import Count, ModelArgument
 
 PositiveSeconds = Annotated[float, Meta(gt=0, le=86_400)]
 
@@ -71,5 +71,5 @@ class SkillSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     memory_mb: Annotated[int, Meta(ge=64)] = 512
     max_output_bytes: Annotated[int, Meta(ge=1024)] = 1_000_000
     max_steps: Annotated[int, Meta(ge=1, le=100)] = 8
-    max_loop_s: Seconds = 600.0
+    max_loop_s: PositiveSeconds = 600.0
     sandbox: Literal["auto", "require"] = "auto"

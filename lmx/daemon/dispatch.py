@@ -6,8 +6,8 @@ Leaving it, for whatever reason, cancels what still runs and closes the books. I
 HTTP and nothing of what the text means.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
 import trio
@@ -15,6 +15,7 @@ import trio
 from lmx.config import ModelSettings
 from lmx.daemon.admission import Admission
 from lmx.daemon.books import Books
+from lmx.daemon.holds import Hold, Holds
 from lmx.daemon.loader import Loader
 from lmx.daemon.model import Model, ReadyModel
 from lmx.daemon.origin import Origin, sign
@@ -131,6 +132,7 @@ class Dispatch:
         self._books = Books(telemetry)
         self._settings = settings
         self._open: set[ReplyStream] = set()
+        self._holds = Holds()
         self._poison = PoisonList()
         self._is_draining = False
         self._is_short_of_memory = False
@@ -155,7 +157,7 @@ class Dispatch:
     @property
     def running(self) -> list[RunningRequest]:
         """All requests that have come and not ended, in order of arrival."""
-        return self._books.running.read()
+        return self._books.running.read() + self._holds.read()
 
     @property
     def occupancy(self) -> dict[str, Occupancy]:
@@ -168,7 +170,28 @@ class Dispatch:
         Returns:
             Whether there is one.
         """
-        return self._books.running.cancel(request_id)
+        is_held = self._holds.cancel(request_id)
+        return self._books.running.cancel(request_id) or is_held
+
+    @contextmanager
+    def hold(self, origin: Origin, model_name: str) -> Iterator[Hold]:
+        """Begin a request that opens several replies, one after the other, of this origin.
+
+        Args:
+            origin: Where it comes from; its id is not that of another held request.
+            model_name: As the client spelled it.
+
+        Raises:
+            Draining: No new request is taken.
+        """
+        self._refuse_if_draining(origin)
+        try:
+            wait_s = self._settings.load_wait_s
+            find = partial(self._loader.wait_routable, model_name, wait_s=wait_s)
+            with self._holds.enter(origin, model_name, find) as hold:
+                yield hold
+        finally:
+            self._check_idle()
 
     @asynccontextmanager
     async def open(
@@ -194,13 +217,13 @@ class Dispatch:
             The worker is told before the next step; nothing is left behind.
         """
         with self._books.entry(origin, model_name) as request:
-            self._refuse_if_draining()
+            self._refuse_if_draining(origin)
             wait_s = self._settings.load_wait_s
             model = await request.wait(
                 partial(self._loader.wait_routable, model_name, wait_s=wait_s, purpose=purpose)
             )
             request.model_id = model.id
-            ready = self._require_room(ask, model)
+            ready = self._require_room(ask, model, origin)
             ready.admission.enter(choice_count(ask))
             tally = self._books.admit(request, model, ready)
             places = [_Place(ready.admission, tally) for _ in range(choice_count(ask))]
@@ -225,7 +248,7 @@ class Dispatch:
         Raises:
             LmxError: There is no such model, or it refuses the prompt.
         """
-        self._refuse_if_draining()
+        self._refuse_if_draining(ANYWHERE)
         model = await self._loader.wait_routable(model_name, wait_s=self._settings.load_wait_s)
         ready = _require_ready(model)
         ready.enter()
@@ -240,13 +263,14 @@ class Dispatch:
         self._check_idle()
 
     async def wait_idle(self) -> None:
-        """Wait until no reply is open; only after `drain`."""
+        """Wait until no reply is open and no request is held; only after `drain`."""
         await self._became_idle.wait()
 
     def revoke(self) -> None:
         """End every open reply with an error, so that its client is told why."""
         for stream in list(self._open):
             stream.fail(Draining(DRAINING, retry_after_s=RETRY_AFTER_STOP_S))
+        self._holds.fail(Draining(DRAINING, retry_after_s=RETRY_AFTER_STOP_S))
         self._revoked.set()
 
     async def wait_revoked(self) -> None:
@@ -273,13 +297,13 @@ class Dispatch:
         if any(isinstance(choice.error, DEATHS) for choice in choices):
             self._poison.blame([_mark(ask, model)], trio.current_time(), death=ended.pid)
 
-    def _refuse_if_draining(self) -> None:
-        if self._is_draining:
+    def _refuse_if_draining(self, origin: Origin) -> None:
+        if self._is_draining and not self._holds.covers(origin):
             raise Draining(DRAINING, retry_after_s=RETRY_AFTER_STOP_S)
 
-    def _require_room(self, ask: Ask, model: Model) -> ReadyModel:
+    def _require_room(self, ask: Ask, model: Model, origin: Origin) -> ReadyModel:
         """The worker to be asked, unless the request is to be refused now."""
-        self._refuse_if_draining()
+        self._refuse_if_draining(origin)
         ready = _require_ready(model)
         self._refuse_if_short_of_memory()
         if self._poison:
@@ -311,7 +335,7 @@ class Dispatch:
         self._check_idle()
 
     def _check_idle(self) -> None:
-        if self._is_draining and not self._open:
+        if self._is_draining and not self._open and not self._holds:
             self._became_idle.set()
 
 

@@ -20,7 +20,7 @@ from lmx.daemon.reply import ReplyStream
 from lmx.daemon.tally import ChoiceTally, RequestTally
 from lmx.errors import LmxError, RequestCancelled
 
-RequestState = Literal["waiting", "prefill", "decoding"]
+RequestState = Literal["waiting", "prefill", "decoding", "skills"]
 # What is kept of a model's name as a client spelled it, in characters.
 NAME_LIMIT = 256
 CANCELLED = "the request was cancelled by an administrator"
@@ -36,7 +36,8 @@ class RunningRequest(Struct, frozen=True, kw_only=True):
         model_id: Canonical, once it is known; before that as the client spelled it.
         client: Who sent it.
         route: The path it came by.
-        state: It waits for a model or a slot, its prompt is processed, or it has said something.
+        state: It waits for a model or a slot, its prompt is processed, it has said something, or it
+            waits for skills that its answer has called.
         received_at: Epoch seconds.
         age_s: Since then.
         prompt_tokens: 0 until the worker has counted them.

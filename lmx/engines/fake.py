@@ -14,6 +14,7 @@ constraint.
 | load_ms | 0 | duration of the load |
 | tokens | 64 | reply length, if `text` is not given |
 | text | | the reply itself, byte by byte |
+| then | | the reply to a prompt that holds a tool's result, byte by byte |
 | max_sequences | the server's | slots |
 | context | 4096 | context in tokens |
 | keep | 0 | tokens of prompts and answers that are kept for later prompts |
@@ -23,8 +24,6 @@ constraint.
 | fail_step | 0 | counted from 1; 0 means while loading |
 """
 
-import os
-import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, NamedTuple
@@ -47,6 +46,7 @@ from lmx.engines.base import (
     accept_token,
     check_room,
 )
+from lmx.engines.fake_failures import ASKED, fail_as, find_failure
 from lmx.engines.fake_tokens import (
     END_ID,
     FIRST_WORD_ID,
@@ -55,18 +55,17 @@ from lmx.engines.fake_tokens import (
     ByteVocabulary,
     FakeTokenizer,
     choose_allowed,
+    has_tool_result,
     invent_logprobs,
 )
 from lmx.engines.grammar import LlgGrammarCompiler
 from lmx.engines.prefix.store import PrefixStore
 from lmx.engines.prefix.tree import make_key
-from lmx.errors import OutOfMemory, UnsupportedModel
+from lmx.errors import UnsupportedModel
 from lmx.protocol.messages import Load
 from lmx.protocol.values import Kept, Memory, ModelInfo
 
 KV_BYTES_PER_TOKEN = 1024
-ASKED = "asked"
-ASKED_FAILURE = re.compile(r"fail:(abort|exit|hang|oom|raise):(\d+)")
 
 Milliseconds = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -81,6 +80,7 @@ class FakeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     load_ms: Milliseconds = 0.0
     tokens: Annotated[int, Meta(ge=0)] = 64
     text: str = ""
+    then: str = ""
     max_sequences: Count | None = None
     context: Count = 4096
     keep: Annotated[int, Meta(ge=0)] = 0
@@ -134,12 +134,20 @@ class _Prompt:
 class _Reply:
     """One live sequence: its prompt, its settings and how far its reply is."""
 
-    __slots__ = ("answer", "constraint", "failure", "prompt", "sampling", "start")
+    __slots__ = ("answer", "constraint", "failure", "prompt", "sampling", "start", "text_ids")
 
-    def __init__(self, prompt: _Prompt, choice: Choice, failure: tuple[str, int] | None) -> None:
+    def __init__(
+        self,
+        prompt: _Prompt,
+        choice: Choice,
+        text_ids: bytes,
+        *,
+        failure: tuple[str, int] | None,
+    ) -> None:
         seed = choice.sampling.seed if choice.sampling.temperature > 0 else 0
         self.start = crc32(repr((prompt.token_ids, seed)).encode())
         self.prompt = prompt
+        self.text_ids = text_ids
         self.sampling = choice.sampling
         self.constraint = choice.constraint
         self.failure = failure
@@ -180,7 +188,6 @@ class FakeEngine:
         self._settings = settings
         self._info = info
         self._sleep = sleep
-        self._text_ids = list(settings.text.encode())
         self._live: dict[int, _Reply] = {}
         self._kept: PrefixStore[_Tokens, _Tokens] = PrefixStore(settings.keep * KV_BYTES_PER_TOKEN)
         self._steps = 0
@@ -211,8 +218,10 @@ class FakeEngine:
             skipped = self._kept.usable_tokens(make_key(token_ids), prefix.salt)
         prompt = _Prompt(token_ids, prefix.salt, skipped, prefills=self._settings.prefill_ms > 0)
         failure = find_failure(token_ids) if self._settings.fail == ASKED else None
+        has_result = bool(self._settings.then) and has_tool_result(token_ids)
+        text_ids = (self._settings.then if has_result else self._settings.text).encode()
         for choice in choices:
-            self._live[choice.sequence_id] = _Reply(prompt, choice, failure)
+            self._live[choice.sequence_id] = _Reply(prompt, choice, text_ids, failure=failure)
         if wants_prompt_logprobs:
             count = choices[0].sampling.top_logprobs or 0
             pairs = enumerate(prompt.token_ids[1:])
@@ -330,9 +339,9 @@ class FakeEngine:
         return own if reply.constraint is None else choose_allowed(reply.constraint, own)
 
     def _own_token(self, reply: _Reply) -> int:
-        if self._text_ids:
-            done = reply.given >= len(self._text_ids)
-            return END_ID if done else self._text_ids[reply.given]
+        if reply.text_ids:
+            done = reply.given >= len(reply.text_ids)
+            return END_ID if done else reply.text_ids[reply.given]
         return END_ID if reply.given >= self._settings.tokens else reply.word
 
     def _everything(self) -> list[PrefillShare]:
@@ -347,28 +356,6 @@ class FakeEngine:
                 self._sleep(self._settings.prefill_ms / 1000 * done / self._settings.chunk)
                 prompt.pending_tokens -= done
                 room -= done
-
-
-def find_failure(token_ids: Sequence[int]) -> tuple[str, int] | None:
-    """The failure that a prompt asks for, and after how many tokens of its reply."""
-    text = bytes(token_id for token_id in token_ids if token_id < END_ID).decode(errors="replace")
-    found = ASKED_FAILURE.search(text)
-    return None if found is None else (found[1], int(found[2]))
-
-
-def fail_as(kind: str) -> None:
-    """Fail in one of the ways that the settings name; ``asked`` and nothing are none."""
-    if kind in {"", ASKED}:
-        return
-    if kind == "abort":
-        os.abort()
-    if kind == "exit":
-        os._exit(7)
-    if kind == "hang":
-        time.sleep(3600)
-    if kind == "oom":
-        raise OutOfMemory("the fake device ran out of memory, as its settings ask")
-    raise RuntimeError("the fake engine fails, as its settings ask")
 
 
 def load(load: Load) -> LoadedEngine:

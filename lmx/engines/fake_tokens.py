@@ -4,6 +4,7 @@ A token is a byte or a word, so that any text can be a prompt and every test can
 """
 
 import codecs
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -73,6 +74,11 @@ class FakeTokenizer:
     def new_detokenizer(self, visible: frozenset[str] = frozenset()) -> FakeDetokenizer:
         """A fresh detokenizer; the end token is never shown."""
         return FakeDetokenizer()
+
+
+def has_tool_result(token_ids: Sequence[int]) -> bool:
+    """Whether a rendered conversation holds a tool's message."""
+    return b"\ntool: " in bytes(token_id for token_id in token_ids if token_id < END_ID)
 
 
 class ByteVocabulary:

@@ -17,7 +17,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from lmx.engines.fake import fail_as
+from lmx.engines.fake_failures import fail_as
 from lmx.engines.fake_tokens import VOCABULARY_SIZE
 from lmx.engines.vectors import LoadedVectors, TokenRow
 from lmx.errors import UnsupportedModel

@@ -245,7 +245,7 @@ def _to_tool(tool: AnthropicTool, *, at: int) -> Tool:
             f"tools of type {tool.type!r} run at Anthropic, not here", param=f"tools[{at}].type"
         )
     definition = FunctionDefinition(tool.name, tool.description, tool.input_schema, tool.strict)
-    return Tool("function", definition)
+    return Tool(definition)
 
 
 def _to_choice(choice: AnthropicToolChoice) -> ToolChoice:

@@ -3,14 +3,19 @@
 Fields that are absent rather than null when there is nothing to say are `UNSET` by default.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
 from lmx.protocol.values import TokenLogprob
 from lmx.schema.reply import UsageDocument, finite_logprob
+from lmx.schema.skill_documents import SkillEvent, SkillRun
+from lmx.schema.skill_fields import SkillLimit
 
-ChatFinishReason = Literal["stop", "length", "tool_calls", "cancelled", "error"]
+ChatFinishReason = Literal[
+    "stop", "length", "tool_calls", "requires_approval", "cancelled", "error"
+]
 
 
 class Alternative(Struct, frozen=True):
@@ -71,6 +76,17 @@ class AssistantMessage(Struct, frozen=True, kw_only=True):
     tool_calls: list[ToolCallDocument] | UnsetType = UNSET
 
 
+class HistoryMessage(Struct, frozen=True, kw_only=True):
+    """A message that an answer adds to its conversation: a turn of the model, or of a skill."""
+
+    role: Literal["assistant", "tool"]
+    content: str | None
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[ToolCallDocument] | UnsetType = UNSET
+    tool_call_id: str | UnsetType = UNSET
+    name: str | UnsetType = UNSET
+
+
 class ChatChoice(Struct, frozen=True):
     """One of the answers."""
 
@@ -80,8 +96,25 @@ class ChatChoice(Struct, frozen=True):
     finish_reason: ChatFinishReason
 
 
-class ChatCompletion(Struct, frozen=True, kw_only=True):
-    """The answer to a request that is not streamed."""
+class SkillEnding(Struct, frozen=True, kw_only=True):
+    """What an answer to a request with skills says at its end.
+
+    Attributes:
+        skill_limit: Which limit has ended it.
+        skill_messages: What it adds to the conversation, its own message included; only if skills
+            were called.
+    """
+
+    skill_limit: SkillLimit | UnsetType = UNSET
+    skill_messages: list[HistoryMessage] | UnsetType = UNSET
+
+
+class ChatCompletion(SkillEnding, frozen=True, kw_only=True):
+    """The answer to a request that is not streamed.
+
+    Attributes:
+        skill_runs: Calls of skills in order, and what came of them.
+    """
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -90,6 +123,7 @@ class ChatCompletion(Struct, frozen=True, kw_only=True):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: UsageDocument
+    skill_runs: list[SkillRun] | UnsetType = UNSET
 
 
 class Delta(Struct, frozen=True):
@@ -110,8 +144,12 @@ class ChunkChoice(Struct, frozen=True):
     finish_reason: ChatFinishReason | None = None
 
 
-class ChatChunk(Struct, frozen=True, kw_only=True):
-    """One event of a stream. `usage` is there only if it was asked for, and null until the end."""
+class ChatChunk(SkillEnding, frozen=True, kw_only=True):
+    """One event of a stream. `usage` is there only if it was asked for, and null until the end.
+
+    Attributes:
+        skill_event: A call of a skill, or what came of it.
+    """
 
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
@@ -120,6 +158,30 @@ class ChatChunk(Struct, frozen=True, kw_only=True):
     system_fingerprint: str
     choices: list[ChunkChoice]
     usage: UsageDocument | UnsetType | None = UNSET
+    skill_event: SkillEvent | UnsetType = UNSET
+
+
+class LoopEnd(Struct, frozen=True):
+    """How an answer to a request with skills has ended.
+
+    Attributes:
+        reason: Why.
+        limit: Which limit has ended it, if one has.
+        calls: What the client is to decide on or to run itself.
+        messages: What the answer adds to the conversation; none if no skill was called.
+    """
+
+    reason: ChatFinishReason
+    limit: SkillLimit | None = None
+    calls: Sequence[ToolCallDocument] = ()
+    messages: Sequence[HistoryMessage] = ()
+
+    @property
+    def fields(self) -> SkillEnding:
+        """As an answer says it."""
+        return SkillEnding(
+            skill_limit=self.limit or UNSET, skill_messages=list(self.messages) or UNSET
+        )
 
 
 def encode_logprobs(logprobs: list[TokenLogprob]) -> ChatLogprobs:

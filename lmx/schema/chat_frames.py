@@ -15,13 +15,20 @@ from msgspec import UNSET, Struct, UnsetType
 
 from lmx.errors import InvalidRequest, LmxError
 from lmx.protocol.values import FinishReason, TokenLogprob, Usage
-from lmx.schema.chat_documents import ChatLogprobs, Delta, ToolCallDelta, encode_logprobs
-from lmx.schema.chat_reply import ChoiceShaper, ReasoningMarks
+from lmx.schema.chat_documents import (
+    ChatLogprobs,
+    Delta,
+    LoopEnd,
+    ToolCallDelta,
+    encode_logprobs,
+)
+from lmx.schema.chat_reply import ChoiceShaper, ReasoningMarks, call_delta
 from lmx.schema.chat_request import NEUTRAL_VALUES, ChatRequest, check_chat_request
 from lmx.schema.fields import parse_fields
 from lmx.schema.json_body import BODY
 from lmx.schema.problems import error_body
 from lmx.schema.reply import ReplyHead, encode_usage
+from lmx.schema.skill_documents import SkillEvent
 from lmx.text.parts import AnswerPart, TextPart
 
 MESSAGE_END = b"\n"
@@ -111,6 +118,7 @@ class MessageEncoder:
         self._shapers = [ChoiceShaper(head.id, index, marks) for index in range(choice_count)]
         self._reasons: dict[int, str] = {}
         self._first_s: float | None = None
+        self._ending: dict[str, Any] = {}  # what else the last message says
 
     @staticmethod
     def spell_note(kind: str, request_id: str) -> bytes:
@@ -164,6 +172,19 @@ class MessageEncoder:
         self.is_over = True
         return self.spell_error(error, self._request_id)
 
+    def end_loop(self, end: LoopEnd, usage: Usage) -> bytes:
+        """The end of an answer of several turns."""
+        calls = [
+            self.delta(0, call_delta(index, call), None) for index, call in enumerate(end.calls)
+        ]
+        self._reasons[0] = end.reason
+        self._ending = msgspec.to_builtins(end.fields)
+        return b"".join([self._end_turn(), *calls, self.finish(usage)])
+
+    def skill_event(self, event: SkillEvent) -> bytes:
+        """A call of a skill, or what came of it; a turn ends with it."""
+        raise NotImplementedError
+
     def token(self, index: int, text: str) -> bytes:
         """Text of a choice."""
         raise NotImplementedError
@@ -175,6 +196,10 @@ class MessageEncoder:
     def done(self, reasons: dict[int, str], usage: Usage, tokens_per_s: float) -> bytes:
         """The end of the answer."""
         raise NotImplementedError
+
+    def _end_turn(self) -> bytes:
+        delta = self._shapers[0].end_turn()
+        return b"" if delta.content is UNSET else self.delta(0, delta, None)
 
     def _part(self, index: int, part: AnswerPart, shaper: ChoiceShaper) -> bytes:
         if type(part) is TextPart and not shaper.is_thinking:
@@ -225,6 +250,11 @@ class TypedEncoder(MessageEncoder):
             messages += [_ToolCall(request_id, _call(call), place) for call in delta.tool_calls]
         return b"".join(map(encode_message, messages))
 
+    def skill_event(self, event: SkillEvent) -> bytes:
+        """``chat.skill``."""
+        message = {"type": "chat.skill", "request_id": self._request_id, "event": event}
+        return self._end_turn() + encode_message(message)
+
     def done(self, reasons: dict[int, str], usage: Usage, tokens_per_s: float) -> bytes:
         """``chat.done``; with several choices also why each of them ended."""
         message = {
@@ -235,6 +265,7 @@ class TypedEncoder(MessageEncoder):
             "model": self._head.model,
             "id": self._head.id,
             "stats": {"tokens_per_second": tokens_per_s},
+            **self._ending,
         }
         if len(reasons) > 1:
             message["finish_reasons"] = [reason for _, reason in sorted(reasons.items())]
@@ -284,6 +315,10 @@ class PlainEncoder(MessageEncoder):
         shown += [{"tool_call": _call(call)} for call in calls]
         return b"".join(map(encode_message, shown))
 
+    def skill_event(self, event: SkillEvent) -> bytes:
+        """``{"skill": ...}``."""
+        return self._end_turn() + encode_message({"skill": event})
+
     def done(self, reasons: dict[int, str], usage: Usage, tokens_per_s: float) -> bytes:
         """``{"done": true, ...}``."""
         stats = {"tokens_per_second": tokens_per_s}
@@ -292,6 +327,7 @@ class PlainEncoder(MessageEncoder):
             "finish_reason": reasons[0],
             "usage": encode_usage(usage),
             "stats": stats,
+            **self._ending,
         }
         return encode_message(message)
 

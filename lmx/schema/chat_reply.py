@@ -21,6 +21,7 @@ from lmx.schema.chat_documents import (
     ChunkChoice,
     Delta,
     FunctionCall,
+    LoopEnd,
     ToolCallDelta,
     ToolCallDocument,
     encode_logprobs,
@@ -34,6 +35,7 @@ from lmx.schema.reply import (
     encode_frame,
     encode_usage,
 )
+from lmx.schema.skill_documents import SkillEvent
 from lmx.text.parts import AnswerPart, ReasoningPart, TextPart, ToolCallPart
 
 ReasoningMarks = tuple[str, str]
@@ -89,18 +91,31 @@ class ChoiceShaper:
         has_called = self._has_calls and reason == "stop"
         return Delta(content=self._close() or UNSET), "tool_calls" if has_called else reason
 
+    def end_turn(self) -> Delta:
+        """What is left to say of a turn after which others may come."""
+        return Delta(content=self._close() or UNSET)
+
     def _close(self) -> str:
         closing = self._marks[1] if self._marks and self.is_thinking else ""
         self.is_thinking = False
         return closing
 
     def _call(self, part: ToolCallPart) -> ToolCallDelta:
-        digest = hashlib.sha256(f"{self._id_seed}:{part.index}".encode()).hexdigest()
         return ToolCallDelta(
             index=part.index,
-            id=f"call_{digest[:24]}",
+            id=make_call_id(self._id_seed, part.index),
             function=FunctionCall(part.name, part.arguments),
         )
+
+
+def make_call_id(seed: str, number: int) -> str:
+    """The id of a call; unique if the seed is, and the same each time."""
+    return f"call_{hashlib.sha256(f'{seed}:{number}'.encode()).hexdigest()[:24]}"
+
+
+def call_delta(index: int, call: ToolCallDocument) -> Delta:
+    """A whole call as a delta."""
+    return Delta(tool_calls=[ToolCallDelta(index=index, id=call.id, function=call.function)])
 
 
 class ChoiceFrames(Struct, frozen=True):
@@ -171,6 +186,25 @@ class ChatStreamEncoder:
         """The one frame that ends an answer that failed after its headers went out."""
         return encode_error_frame(error)
 
+    def skill_event(self, event: SkillEvent) -> bytes:
+        """A chunk without text, for clients that know no skills; a turn ends with it."""
+        chunk = self._document([ChunkChoice(0, Delta())])
+        return self._end_turn() + encode_frame(msgspec.structs.replace(chunk, skill_event=event))
+
+    def end_loop(self, end: LoopEnd, usage: Usage) -> bytes:
+        """The end of an answer of several turns."""
+        calls = [
+            self._chunk([ChunkChoice(0, call_delta(index, call))])
+            for index, call in enumerate(end.calls)
+        ]
+        last = self._document([ChunkChoice(0, Delta(), finish_reason=end.reason)])
+        ending = encode_frame(msgspec.structs.replace(last, **msgspec.structs.asdict(end.fields)))
+        return b"".join([self._end_turn(), *calls, ending, self.finish(usage)])
+
+    def _end_turn(self) -> bytes:
+        delta = (self._frames.get(0) or self._open(0)).shaper.end_turn()
+        return b"" if delta.content is UNSET else self._chunk([ChunkChoice(0, delta)])
+
     def _open(self, index: int) -> ChoiceFrames:
         template = self._chunk([ChunkChoice(index, Delta(content=""))])
         # The last such key is ours: what follows it is of fixed spelling.
@@ -190,7 +224,12 @@ class ChatStreamEncoder:
         return b"".join([self._chunk([choice]) for choice in choices])
 
     def _chunk(self, choices: list[ChunkChoice], *, usage: UsageDocument | None = None) -> bytes:
-        chunk = ChatChunk(
+        return encode_frame(self._document(choices, usage=usage))
+
+    def _document(
+        self, choices: list[ChunkChoice], *, usage: UsageDocument | None = None
+    ) -> ChatChunk:
+        return ChatChunk(
             id=self._head.id,
             created=self._head.created,
             model=self._head.model,
@@ -198,7 +237,6 @@ class ChatStreamEncoder:
             choices=choices,
             usage=usage or self._usage,
         )
-        return encode_frame(chunk)
 
 
 def encode_completion(
@@ -226,20 +264,23 @@ def encode_completion(
 def _fold(choice: WholeChoice, index: int, shaper: ChoiceShaper) -> ChatChoice:
     deltas = [shaper.shape(part) for part in choice.parts]
     last, finish_reason = shaper.finish(choice.reason)
-    deltas.append(last)
+    logprobs = None if choice.logprobs is None else encode_logprobs(choice.logprobs)
+    return ChatChoice(index, fold_deltas([*deltas, last]), logprobs, finish_reason)
+
+
+def fold_deltas(deltas: Sequence[Delta]) -> AssistantMessage:
+    """The message that a stream of deltas makes."""
     content = _join(delta.content for delta in deltas)
     calls = [
         ToolCallDocument(id=call.id, function=call.function)
         for delta in deltas
         for call in _calls(delta)
     ]
-    message = AssistantMessage(
+    return AssistantMessage(
         content=None if calls and not content else content,
         reasoning_content=_join(delta.reasoning_content for delta in deltas) or UNSET,
         tool_calls=calls or UNSET,
     )
-    logprobs = None if choice.logprobs is None else encode_logprobs(choice.logprobs)
-    return ChatChoice(index, message, logprobs, finish_reason)
 
 
 def _join(texts: Iterable[str | UnsetType]) -> str:

@@ -14,7 +14,6 @@ from lmx.errors import InvalidRequest
 from lmx.protocol.messages import ChatPrompt, Generate
 from lmx.schema.constraints import ResponseFormat, choose_grammar
 from lmx.schema.fields import (
-    GenerationFields,
     LogprobCount,
     Refused,
     TokenCount,
@@ -24,6 +23,13 @@ from lmx.schema.fields import (
 )
 from lmx.schema.messages import Message, to_turn
 from lmx.schema.priority import NORMAL, choose_priority
+from lmx.schema.skill_fields import (
+    AskedSkill,
+    SkillFields,
+    SkillTool,
+    asked_skills,
+    check_skill_fields,
+)
 from lmx.schema.tools import (
     Tool,
     ToolChoice,
@@ -60,7 +66,7 @@ TemplateVariables = Annotated[
 ]
 
 
-class ChatRequest(GenerationFields, kw_only=True):
+class ChatRequest(SkillFields, kw_only=True):
     """The body of a chat request. `None` means absent, as explicit nulls occur."""
 
     messages: Annotated[list[Message], Meta(min_length=1)]
@@ -68,7 +74,7 @@ class ChatRequest(GenerationFields, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: LogprobCount | None = None
     response_format: ResponseFormat | None = None
-    tools: list[Tool] | None = None
+    tools: list[Tool | SkillTool] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: ReasoningEffort | None = None
@@ -87,6 +93,20 @@ class ChatRequest(GenerationFields, kw_only=True):
     audio: Refused = None
     prediction: Refused = None
     web_search_options: Refused = None
+
+    @property
+    def asked_skills(self) -> list[AskedSkill]:
+        """The skills it names, in order, as they are named.
+
+        Raises:
+            InvalidRequest: A tool of kind ``skill`` does not say which.
+        """
+        return asked_skills(self.skills, self.tools)
+
+    @property
+    def own_tools(self) -> list[Tool]:
+        """The tools that are the client's own."""
+        return [tool for tool in self.tools or () if isinstance(tool, Tool)]
 
 
 @functools.cache
@@ -112,6 +132,7 @@ def check_chat_request(request: ChatRequest) -> ChatRequest:
     """
     if request.top_logprobs is not None and not request.logprobs:
         raise InvalidRequest("'top_logprobs' needs 'logprobs': true", param="top_logprobs")
+    check_skill_fields(request, request.messages, names_skills=bool(request.asked_skills))
     return request
 
 
@@ -124,25 +145,17 @@ def to_generate(
 ) -> Generate:
     """Translate into the worker's terms. The sequence number is the link's to set.
 
+    Of a request that names skills no tools are offered yet; see `with_tools`.
+
     Raises:
         InvalidRequest: Fields contradict each other.
         UnsupportedFeature: A message holds something that no text model can read.
     """
-    plan = _plan(request)
-    grammar = choose_grammar(request, request.response_format)
-    if grammar is not None and plan.must_call:
-        raise InvalidRequest(
-            f"{grammar.param!r} cannot be combined with a 'tool_choice' that demands a call",
-            param=grammar.param,
-        )
-    return Generate(
+    generate = Generate(
         sequence=0,
         prompt=ChatPrompt(
             messages=[to_turn(m, at=i) for i, m in enumerate(request.messages)],
-            tools=[to_template(tool) for tool in plan.tools],
             template_kwargs=_template_kwargs(request),
-            must_call=plan.must_call,
-            may_call_many=plan.may_call_many,
         ),
         samplings=make_samplings(
             request,
@@ -152,14 +165,39 @@ def to_generate(
             top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         ),
         stop=stop_strings(request),
-        grammar=grammar,
+        grammar=choose_grammar(request, request.response_format),
         thinking_budget=request.thinking_budget,
         priority=choose_priority(request.priority, default_priority),
     )
+    return with_tools(generate, request)
+
+
+def with_tools(generate: Generate, request: ChatRequest) -> Generate:
+    """The same with the client's own tools of a request offered, and called if it demands that.
+
+    Raises:
+        InvalidRequest: The tools contradict each other, the choice among them, or the grammar.
+    """
+    plan, grammar = _plan(request), generate.grammar
+    if grammar is not None and plan.must_call:
+        raise InvalidRequest(
+            f"{grammar.param!r} cannot be combined with a 'tool_choice' that demands a call",
+            param=grammar.param,
+        )
+    prompt = msgspec.structs.replace(
+        generate.prompt,
+        tools=[to_template(tool) for tool in plan.tools],
+        must_call=plan.must_call,
+        may_call_many=plan.may_call_many,
+    )
+    return msgspec.structs.replace(generate, prompt=prompt)
 
 
 def offered_tools(request: ChatRequest) -> dict[str, dict[str, Any]]:
-    """The JSON schema of each tool's parameters that the model is shown, by the tool's name."""
+    """The JSON schema of each tool's parameters that the model is shown, by the tool's name.
+
+    As in `to_generate`, there are none while skills are only named.
+    """
     return {tool.function.name: parameters_schema(tool) for tool in _plan(request).tools}
 
 
@@ -169,8 +207,10 @@ def is_reasoning_inline(request: ChatRequest, default: bool) -> bool:  # noqa: F
 
 
 def _plan(request: ChatRequest) -> ToolPlan:
+    if request.asked_skills:
+        return ToolPlan()
     is_parallel = request.parallel_tool_calls is not False
-    return plan_tools(request.tools, request.tool_choice, is_parallel=is_parallel)
+    return plan_tools(request.own_tools, request.tool_choice, is_parallel=is_parallel)
 
 
 def _template_kwargs(request: ChatRequest) -> dict[str, Any]:

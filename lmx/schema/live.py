@@ -21,7 +21,8 @@ class RunningRow(Struct, frozen=True, kw_only=True):
     Attributes:
         model_id: As it was asked for, until a model is found.
         client: What the client calls itself, or its address.
-        state: It waits for a load or a slot, its prompt is processed, or it has said something.
+        state: It waits for a load or a slot, its prompt is processed, it has said something, or it
+            waits for skills that its answer has called.
         completion_tokens: Delivered so far.
         tokens_per_second: Since the first text.
     """
@@ -30,7 +31,7 @@ class RunningRow(Struct, frozen=True, kw_only=True):
     model_id: str
     client: str
     route: str
-    state: Literal["waiting", "prefill", "decoding"]
+    state: Literal["waiting", "prefill", "decoding", "skills"]
     received_at: float
     age_s: float
     prompt_tokens: int

@@ -19,6 +19,7 @@ from lmx.errors import (
     ModelNotFound,
     ModelQuarantined,
     QueueFull,
+    SkillNotFound,
     StreamNotFound,
     WorkerError,
 )
@@ -84,7 +85,7 @@ ROUTES: tuple[Route, ...] = (
         ChatCompletion,
         request=ChatRequest,
         event=ChatChunk,
-        errors=(*BODY_ERRORS, *MODEL_ERRORS),
+        errors=(*BODY_ERRORS, *MODEL_ERRORS, SkillNotFound),
         headers=PRIORITY_HEADERS,
     ),
     Route(

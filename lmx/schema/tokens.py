@@ -4,7 +4,7 @@
 the shape of vLLM's routes of these names.
 """
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -15,7 +15,7 @@ from lmx.schema.chat_request import check_template_kwargs
 from lmx.schema.fields import TokenId, refuse_unknown
 from lmx.schema.json_body import decode_body
 from lmx.schema.messages import Message, to_turn
-from lmx.schema.tools import Tool, plan_tools, to_template
+from lmx.schema.tools import FunctionDefinition, Tool, plan_tools, to_template
 
 R = TypeVar("R", bound=Struct)
 Messages = Annotated[list[Message], Meta(min_length=1)]
@@ -55,12 +55,19 @@ class DetokenizeReply(Struct, frozen=True):
     prompt: str
 
 
+class ShownTool(Struct):
+    """A tool to be shown to the model; of skills only a chat knows."""
+
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
 class ApplyTemplateRequest(Struct, kw_only=True):
     """A conversation to be shown as the model gets it."""
 
     model: str | None = None
     messages: Messages
-    tools: list[Tool] | None = None
+    tools: list[ShownTool] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
 
@@ -124,7 +131,8 @@ def template_prompt(request: ApplyTemplateRequest) -> ChatPrompt:
         InvalidRequest: Two tools share a name, or a variable is not one to set.
         UnsupportedFeature: A message holds something that no text model can read.
     """
-    plan = plan_tools(request.tools, None, is_parallel=True)
+    tools = [Tool(tool.function) for tool in request.tools or ()]
+    plan = plan_tools(tools, None, is_parallel=True)
     return ChatPrompt(
         messages=_turns(request.messages),
         tools=[to_template(tool) for tool in plan.tools],

@@ -21,10 +21,9 @@ class FunctionDefinition(Struct):
     strict: bool | None = None
 
 
-class Tool(Struct):
+class Tool(Struct, tag_field="type", tag="function"):
     """One offered tool."""
 
-    type: Literal["function"]
     function: FunctionDefinition
 
 

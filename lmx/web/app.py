@@ -135,7 +135,7 @@ class Dispatcher:
             ("GET", "/openapi.json"): show_openapi,
             ("GET", "/docs"): show_docs,
             ("POST", "/v1/chat/completions"): ChatRoute(
-                dispatch, settings, keeper, presets=presets
+                dispatch, settings, keeper, presets=presets, skills=services.skills
             ),
             ("GET", "/v1/chat/completions"): keeper.take_up,
             ("GET", "/v1/completions"): keeper.take_up,
@@ -153,7 +153,8 @@ class Dispatcher:
             ("POST", "/v2/rerank"): vectors.rerank_v2,
             ("POST", "/v1/score"): vectors.score,
         }
-        self._socket = ChatSocket(SocketServices(dispatch, settings, keeper, presets))
+        sockets = SocketServices(dispatch, settings, keeper, presets, services.skills)
+        self._socket = ChatSocket(sockets)
         self._quart = make_quart(services)
         _declare(self._quart, self._raw)
 

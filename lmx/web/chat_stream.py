@@ -115,6 +115,11 @@ class ChatStream:
                 heartbeat_s=heartbeat_s,
             )
 
+    def stop_thinking(self) -> None:
+        """End the reasoning, if the model is at it or going to be, and go on with the answer."""
+        if self.reply is not None:
+            self.reply.stop_thinking()
+
     @property
     def usage(self) -> Usage:
         """Token counts so far."""

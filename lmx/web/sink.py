@@ -8,9 +8,13 @@ framing of ours: there the request's task sends through ASGI instead. The sink k
 
 from typing import Protocol
 
+import trio
 from hypercorn.typing import ASGISendCallable
 
 from lmx.web.guarded import GuardedStream
+
+# How a lost client shows.
+GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class Sink(Protocol):

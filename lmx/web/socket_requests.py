@@ -16,6 +16,7 @@ from lmx.errors import LmxError, RequestCancelled
 from lmx.schema.chat_frames import ACCEPTED, KEEPALIVE, MessageEncoder, parse_chat_message
 from lmx.schema.problems import Headers
 from lmx.schema.reply import ReplyHead
+from lmx.skills.service import Skills
 from lmx.web.answer_log import MESSAGE_FRAMING, LogReader
 from lmx.web.answers import StartStream
 from lmx.web.barrier import contain
@@ -23,11 +24,9 @@ from lmx.web.chat_stream import ChatJob, ChatStream, plan_chat
 from lmx.web.exchange import PARSE_IN_THREAD_BYTES
 from lmx.web.pump import Pump
 from lmx.web.resume import AnswerKeeper, AnswerOwner, KeptAnswer
-from lmx.web.sink import Sink
+from lmx.web.sink import GONE, Sink
+from lmx.web.skill_stream import SkillStream, make_loop
 from lmx.web.socket_frames import SocketMessages
-
-# How a lost client shows.
-GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 log = structlog.get_logger("lmx.web")
 
@@ -39,6 +38,7 @@ class SocketServices(NamedTuple):
     settings: Settings
     keeper: AnswerKeeper
     presets: Presets
+    skills: Skills
 
 
 class Handshake(NamedTuple):
@@ -67,7 +67,11 @@ class SocketAnswer:
         job: What to generate.
         origin: Where the request comes from.
         spelling: Its client's.
-        dispatch: Opens its reply.
+        services: What it works with.
+
+    Raises:
+        SkillNotFound: It names a skill that there is not.
+        InvalidRequest: What it says of skills is contradictory.
     """
 
     def __init__(
@@ -77,7 +81,7 @@ class SocketAnswer:
         origin: Origin,
         *,
         spelling: type[MessageEncoder],
-        dispatch: Dispatch,
+        services: SocketServices,
     ) -> None:
         self.name = name
         self._job = job
@@ -85,7 +89,15 @@ class SocketAnswer:
         self._encoder = self._make_encoder(
             ReplyHead(id="", created=0, model="", system_fingerprint="")
         )
-        self._stream = ChatStream(dispatch, job, origin, make_encoder=self._make_encoder)
+        self._stream: ChatStream | SkillStream
+        if job.request.asked_skills:
+            settings, dispatch = services.settings.skills, services.dispatch
+            loop = make_loop(job, services.skills, settings, dispatch=dispatch, origin=origin)
+            self._stream = SkillStream(loop, origin, make_encoder=self._make_encoder)
+        else:
+            self._stream = ChatStream(
+                services.dispatch, job, origin, make_encoder=self._make_encoder
+            )
 
     async def perform(self, start: StartStream, *, heartbeat_s: float) -> None:
         """See `ChatStream.perform`."""
@@ -102,8 +114,7 @@ class SocketAnswer:
 
     def stop_thinking(self) -> None:
         """End the reasoning, if the model is at it or going to be."""
-        if self._stream.reply is not None:
-            self._stream.reply.stop_thinking()
+        self._stream.stop_thinking()
 
     def _make_encoder(self, head: ReplyHead) -> MessageEncoder:
         count = len(self._job.generate.samplings)
@@ -231,7 +242,7 @@ class SocketRequest:
             job,
             self._origin,
             spelling=self._spelling,
-            dispatch=self._services.dispatch,
+            services=self._services,
         )
         if self._services.keeper.wants(job.request.resumable):
             self._kept = self._services.keeper.begin(

@@ -35,8 +35,9 @@ from lmx.web.exchange import (
 )
 from lmx.web.guarded import GuardedStream
 from lmx.web.server import STREAM_EXTENSION
+from lmx.web.sink import GONE
 from lmx.web.socket_frames import SocketMessages
-from lmx.web.socket_requests import GONE, Handshake, SocketRequest, SocketServices
+from lmx.web.socket_requests import Handshake, SocketRequest, SocketServices
 
 ROUTE = "/v1/chat/stream"
 PING_PERIOD_S = 20.0

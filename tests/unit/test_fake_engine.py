@@ -86,6 +86,16 @@ def test_text_is_replied_byte_by_byte(text: str) -> None:
     assert [None] * (len(results) - 1) + ["stop"] == [result.finish for result in results]
 
 
+@pytest.mark.parametrize(("role", "expected"), [("user", "a"), ("tool", "b")])
+def test_a_reply_after_a_tools_result(role: str, expected: str) -> None:
+    """A conversation in which a tool has answered may have a reply of its own."""
+    loaded = load("text=a&then=b")
+    turns = [{"role": "user", "content": "tool: x"}, {"role": role, "content": "y"}]
+    prompt = loaded.tokenizer.encode(loaded.tokenizer.render(ChatPrompt(turns)))
+    loaded.engine.add([Choice(1, Sampling(10))], prompt)
+    assert [ord(expected), END_ID] == ids(run_to_end(loaded)[1])
+
+
 @pytest.mark.parametrize(
     ("tokens", "limit", "expected"),
     [(3, 10, (4, "stop")), (3, 3, (3, "length")), (9, 1, (1, "length")), (0, 5, (1, "stop"))],

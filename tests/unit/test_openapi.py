@@ -38,7 +38,7 @@ EXTENSIONS = set(
     """
     chat_template_kwargs enable_thinking guided_choice guided_grammar guided_json guided_regex
     ignore_eos min_p min_tokens priority reasoning_format repetition_penalty resumable
-    speculation thinking_budget top_k
+    skill_approvals skill_limits skills speculation thinking_budget top_k
     """.split()  # noqa: SIM905  # a list of words reads best as words
 )
 HEAD = ReplyHead("id-1", 1, "m", "f")
@@ -257,6 +257,8 @@ CROSSED = {
     "n",
     "min_tokens",
     "tool_choice",
+    "skill_limits",
+    "skill_approvals",
 }
 
 

@@ -20,6 +20,7 @@ from lmx.web.socket_requests import SocketServices
 from lmx.web.websocket import PING_PERIOD_S, ChatSocket
 from tests.fakes import Bench
 from tests.lifecycle import HOME
+from tests.skill_bench import FakeSkills
 
 
 @given(st.sampled_from([0, 1, 125, 126, 127, 65535, 65536, 200_000]))
@@ -125,8 +126,9 @@ def chat_socket(bench: Bench) -> ChatSocket:
     """The route over a bench; no answer is kept."""
     from_nowhere: Any = None
     settings = Settings(home=HOME)
-    presets = Presets(settings)
-    return ChatSocket(SocketServices(bench.dispatch, settings, from_nowhere, presets))
+    presets, skills = Presets(settings), FakeSkills()
+    services = SocketServices(bench.dispatch, settings, from_nowhere, presets, skills)
+    return ChatSocket(services)
 
 
 async def test_a_fault_closes_with_its_code() -> None:
