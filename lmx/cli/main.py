@@ -12,7 +12,16 @@ from typing import Annotated, Any
 import typer
 
 from lmx import __version__
-from lmx.cli import card, embedding, importing, listing, models, pulling, quantizing
+from lmx.cli import (
+    card,
+    embedding,
+    importing,
+    listing,
+    models,
+    pulling,
+    quantizing,
+    service_commands,
+)
 from lmx.cli.exits import Exit
 from lmx.errors import ConfigError, LmxError
 
@@ -101,5 +110,5 @@ def serve(
     run_daemon(config, overrides)
 
 
-for _part in (listing, models, card, pulling, quantizing, importing, embedding):
+for _part in (listing, models, card, pulling, quantizing, importing, embedding, service_commands):
     _part.add_commands(app)
