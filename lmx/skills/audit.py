@@ -86,17 +86,21 @@ class AuditLog:
                 await self._flush()
 
     async def _flush(self) -> None:
-        data = b"".join(self._pending)
-        self._pending.clear()
-        if not data:
-            return
         try:
-            await trio.to_thread.run_sync(self._write, data, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(self._write_pending, abandon_on_cancel=True)
             self._is_failing = False
         except OSError as error:
             if not self._is_failing:
                 trouble_log.warning("audit file cannot be written", reason=error.strerror)
             self._is_failing = True
+
+    def _write_pending(self) -> None:
+        """Taken here, so that a thread that never came to start loses nothing."""
+        lines: list[bytes] = []
+        while self._pending:
+            lines.append(self._pending.popleft())
+        if lines:
+            self._write(b"".join(lines))
 
     def _write(self, data: bytes) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -35,17 +35,23 @@ def read_file(
     if not folders:
         raise ValueError("no folder may be read; the setting skills.read_folders names some")
     real = _locate(path, [Path(os.path.realpath(folder)) for folder in folders])
-    try:
-        descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError(f"{path}: is no file")
+    with os.fdopen(_open(real, path), "rb") as file:
         if b"\0" in file.read(SNIFFED_BYTES):
             raise ValueError(f"{path}: is no text")
         file.seek(0)
         return {"path": str(real), "offset": offset, **_read(file, offset, limit)}
+
+
+def _open(real: Path, shown: str) -> int:
+    """The descriptor of a regular file; nothing else is waited for or followed."""
+    try:
+        descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise ValueError(f"{shown}: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError(f"{shown}: is no file")
+    return descriptor
 
 
 def _locate(path: str, folders: list[Path]) -> Path:

@@ -4,9 +4,10 @@ import re
 from html.parser import HTMLParser
 
 SILENT = frozenset({"script", "style", "template", "noscript", "svg"})
+SPACE = re.compile(r"\s+")
 BLOCK = re.compile(
     r"address|article|aside|blockquote|br|dd|div|dl|dt|fieldset|figcaption|figure|footer|form|"
-    r"h[1-6]|header|hr|li|main|nav|ol|p|pre|section|table|t[dhr]|ul"
+    r"h[1-6]|header|hr|li|main|nav|ol|p|section|table|t[dhr]|ul"
 )
 
 
@@ -16,11 +17,15 @@ class _Reader(HTMLParser):
         self.title = ""
         self.parts: list[str] = []
         self._silent = 0
+        self._kept = 0  # elements around that keep their lines
         self._is_title = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag in SILENT:
             self._silent += 1
+        elif tag == "pre":
+            self._kept += 1
+            self.parts.append("\n")
         elif tag == "title":
             self._is_title = True
         elif BLOCK.fullmatch(tag):
@@ -33,6 +38,9 @@ class _Reader(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag in SILENT:
             self._silent = max(0, self._silent - 1)
+        elif tag == "pre":
+            self._kept = max(0, self._kept - 1)
+            self.parts.append("\n")
         elif tag == "title":
             self._is_title = False
         elif BLOCK.fullmatch(tag):
@@ -42,7 +50,7 @@ class _Reader(HTMLParser):
         if self._is_title:
             self.title += data
         elif not self._silent:
-            self.parts.append(data)
+            self.parts.append(data if self._kept else SPACE.sub(" ", data))
 
 
 def html_to_text(html: str) -> tuple[str, str]:
@@ -50,5 +58,5 @@ def html_to_text(html: str) -> tuple[str, str]:
     reader = _Reader()
     reader.feed(html)
     reader.close()
-    lines = (re.sub(r"\s+", " ", line).strip() for line in "".join(reader.parts).split("\n"))
-    return re.sub(r"\s+", " ", reader.title).strip(), "\n".join(line for line in lines if line)
+    lines = (SPACE.sub(" ", line).strip() for line in "".join(reader.parts).split("\n"))
+    return SPACE.sub(" ", reader.title).strip(), "\n".join(line for line in lines if line)

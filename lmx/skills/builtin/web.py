@@ -119,9 +119,16 @@ def fetch_url(
     Raises:
         ValueError: It cannot be had, is no text or is not public.
     """
+    return read_page(url, max_characters, timeout_s=timeout_s, is_public_only=True)
+
+
+def read_page(
+    url: str, max_characters: int, *, timeout_s: float, is_public_only: bool
+) -> dict[str, Any]:
+    """A web page as text; see `fetch_url`."""
     headers = {"accept": "text/html, text/*;q=0.9, application/json;q=0.8"}
     deadline_s = time.monotonic() + timeout_s
-    ask = Ask("GET", headers, None, MAX_PAGE_BYTES, deadline_s, is_public_only=True)
+    ask = Ask("GET", headers, None, MAX_PAGE_BYTES, deadline_s, is_public_only=is_public_only)
     reply = _send(url, ask, is_same_host_only=False)
     if reply.status >= FIRST_ERROR_STATUS:
         raise ValueError(f"HTTP {reply.status} of {reply.url}")
@@ -202,11 +209,11 @@ def _exchange(parts: SplitResult, ask: Ask) -> tuple[Reply, str]:
     """One request: the answer, and where it redirects to."""
     scheme, host, port = _place(parts)
     connection = http.client.HTTPConnection(host or "", port)
-    connection.sock = _connect(host or "", port, ask)
+    sock = _connect(host or "", port, ask)
     try:
         if scheme == "https":
-            context = ssl.create_default_context()
-            connection.sock = context.wrap_socket(connection.sock, server_hostname=host)
+            sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
+        connection.sock = sock  # which it lets go of as soon as it has read the head
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         headers = {"user-agent": "lmx-skill", "accept-encoding": "identity", **ask.headers}
         headers["host"] = parts.netloc
@@ -219,11 +226,12 @@ def _exchange(parts: SplitResult, ask: Ask) -> tuple[Reply, str]:
         else:
             location = ""
             kind = response.headers.get_content_type() if response.getheader("content-type") else ""
-            body, is_cut = _read(response, connection.sock, ask)
+            body, is_cut = _read(response, sock, ask)
         charset = response.headers.get_content_charset("")
         return Reply(parts.geturl(), response.status, kind, charset, body, is_cut), location
     finally:
         connection.close()
+        sock.close()
 
 
 def _connect(host: str, port: int, ask: Ask) -> socket.socket:
