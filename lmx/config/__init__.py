@@ -1,6 +1,10 @@
 """Settings: what exists (`sections`) and where values come from (`sources`)."""
 
 from lmx.config.downloads import DownloadSettings
+from lmx.config.environment import ENVIRONMENT_PREFIX, holds_keys
+from lmx.config.known import SECTIONS
+from lmx.config.origins import ConfigWarning, Origin
+from lmx.config.resolve import Loaded
 from lmx.config.routing import DiscoverySettings, PresetSettings, RoutingSettings
 from lmx.config.sections import (
     EVERY_MODEL,
@@ -18,10 +22,10 @@ from lmx.config.sections import (
 )
 from lmx.config.skills import SkillSettings
 from lmx.config.sources import (
-    ENVIRONMENT_PREFIX,
-    SECTIONS,
     default_file,
+    default_files,
     home_directory,
+    load,
     load_settings,
 )
 
@@ -30,14 +34,17 @@ __all__ = [
     "EVERY_MODEL",
     "SECTIONS",
     "Backend",
+    "ConfigWarning",
     "DeviceSettings",
     "DiscoverySettings",
     "DownloadSettings",
     "GgufSettings",
     "LeaseMode",
+    "Loaded",
     "LoggingSettings",
     "MemorySettings",
     "ModelSettings",
+    "Origin",
     "PresetSettings",
     "RoutingSettings",
     "SecuritySettings",
@@ -46,6 +53,9 @@ __all__ = [
     "SkillSettings",
     "WorkerSettings",
     "default_file",
+    "default_files",
+    "holds_keys",
     "home_directory",
+    "load",
     "load_settings",
 ]

@@ -13,13 +13,12 @@ from functools import partial
 import structlog
 import trio
 
-from lmx.config import ENVIRONMENT_PREFIX, WorkerSettings
+from lmx.config import WorkerSettings, holds_keys
 from lmx.daemon.restarts import DELAY_LIMIT_S, FIRST_DELAY_S, restart_delay_s
 from lmx.daemon.worker import HasKernelKilled, Worker, open_worker
 from lmx.errors import WorkerError
 from lmx.protocol.messages import Prepare
 
-SECURITY_VARIABLES = f"{ENVIRONMENT_PREFIX}SECURITY__"
 WORKER_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",  # a wrong path must never become a download
     "TOKENIZERS_PARALLELISM": "false",
@@ -177,11 +176,7 @@ class Workshop:
 
 def worker_environment() -> dict[str, str]:
     """What a worker process starts with: no keys, for it needs none."""
-    inherited = {
-        name: text
-        for name, text in os.environ.items()
-        if not name.upper().startswith(SECURITY_VARIABLES)
-    }
+    inherited = {name: text for name, text in os.environ.items() if not holds_keys(name)}
     return {**WORKER_DEFAULTS, **inherited, **WORKER_ENVIRONMENT}
 
 

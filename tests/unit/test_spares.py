@@ -181,6 +181,12 @@ def test_workers_know_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the daemon was told of security stays with it; other settings are passed on."""
     monkeypatch.setenv("LMX_SECURITY__ADMIN_KEY", "k")
     monkeypatch.setenv("LMX_security__inference_api_key", "k")
+    monkeypatch.setenv("OPTA_LMX_ADMIN_KEY", "k")
+    monkeypatch.setenv("LMX_SERVER__ADMIN_KEY", "k")
+    monkeypatch.setenv("OPTA_LMX_SKILLS__MCP_SERVERS", "{a: {url: x, headers: {authorization: k}}}")
     monkeypatch.setenv("LMX_SERVER__PORT", "1")
+    assert "k" not in " ".join(worker_environment().values()).split()
     assert {"LMX_SERVER__PORT"} <= set(worker_environment())
-    assert [] == [name for name in worker_environment() if "SECURITY" in name.upper()]
+    secret = ("SECURITY", "ADMIN_KEY", "MCP_SERVERS")
+    names = [name.upper() for name in worker_environment()]
+    assert [] == [name for name in names if any(word in name for word in secret)]
