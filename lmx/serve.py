@@ -20,6 +20,7 @@ from lmx.catalog.specs import ModelSpec
 from lmx.daemon.admin import ModelAdmin
 from lmx.daemon.broadcaster import Broadcaster
 from lmx.daemon.dispatch import Dispatch
+from lmx.daemon.following import Follower
 from lmx.daemon.gauge import Gauge
 from lmx.daemon.guardian import Guardian
 from lmx.daemon.hardware import Hardware, read_hardware
@@ -35,14 +36,17 @@ from lmx.daemon.restarts import keep_running
 from lmx.daemon.restorer import Restorer
 from lmx.daemon.telemetry import Telemetry
 from lmx.daemon.vectors import VectorDesk
+from lmx.errors import ConfigError
 from lmx.skills.containment import Containment
 from lmx.skills.desk import SkillDesk
 from lmx.skills.packaged import SEARCH_DOCUMENTS
 from lmx.skills.search.documents import DocumentSearch
 from lmx.web.app import Dispatcher
 from lmx.web.auth import Gate
+from lmx.web.barrier import contain
 from lmx.web.door import Door
 from lmx.web.events import EventHub
+from lmx.web.machine import reload_settings
 from lmx.web.resume import AnswerKeeper
 from lmx.web.server import HttpServer, bind_sockets
 from lmx.web.services import Services
@@ -87,15 +91,17 @@ async def serve(
     await services.skills.prepare()
     loader, dispatch = services.loader, services.dispatch
     relief = ModelRelief(loader, dispatch)
-    guardian = Guardian(settings.memory, loader.gauge, relief, telemetry=services.telemetry)
+    guardian = Guardian(settings, loader.gauge, relief, telemetry=services.telemetry)
     broadcaster = _make_broadcaster(services)
     restorer = Restorer(loader, settings)
     gate = Gate(lambda: live.current.security, hostname=hardware.hostname, clock=time.monotonic)
-    server = HttpServer(Door(Dispatcher(services), gate), settings.server, sockets)
+    server = HttpServer(Door(Dispatcher(services), gate), settings, sockets)
+    live.listen(server.follow_settings)
     stop_requested = trio.Event()
     async with trio.open_nursery() as siblings:
         await siblings.start(partial(_watch_signals, stop_requested))
         siblings.start_soon(partial(keep_running, presence.run, name="signs of life"))
+        await siblings.start(_watch_reload, services)
         siblings.start_soon(partial(keep_running, broadcaster.run, name="broadcaster"))
         await siblings.start(loader.run)
         await siblings.start(services.keeper.run)
@@ -107,10 +113,7 @@ async def serve(
             urls = await http.start(server.run)
             log.info("listening", version=__version__, urls=urls, pid=os.getpid())
             await presence.tell_ready(urls)
-            for spec in specs:
-                loader.load(spec)
-            await services.presets.reload()
-            services.presets.load_into(loader)
+            await _load_first(services, specs)
             siblings.start_soon(partial(keep_running, restorer.run, name="loaded set"))
             task_status.started(urls)
             await stop_requested.wait()
@@ -137,9 +140,10 @@ def _compose(
         telemetry,
         gauge=gauge,
         budget_bytes=budget_bytes,
-        names=Names(lambda: live.current.routing),
+        names=Names(lambda: settings.routing),
     )
-    dispatch = Dispatch(loader, telemetry, settings.models)
+    live.listen(Follower(settings, loader).follow)
+    dispatch = Dispatch(loader, telemetry, settings)
     return Services(
         settings=settings,
         live=live,
@@ -148,9 +152,9 @@ def _compose(
         dispatch=dispatch,
         telemetry=telemetry,
         admin=ModelAdmin(loader),
-        events=EventHub(telemetry, heartbeat_s=settings.server.events_heartbeat_s),
-        keeper=AnswerKeeper(settings.server),
-        vectors=VectorDesk(dispatch, loader, settings.models),
+        events=EventHub(telemetry, settings),
+        keeper=AnswerKeeper(settings),
+        vectors=VectorDesk(dispatch, loader, settings),
         log_tail=log_tail,
         presets=Presets(settings),
         skills=_make_skills(live, dispatch, loader, telemetry=telemetry),
@@ -161,13 +165,15 @@ def _make_skills(
     live: LiveSettings, dispatch: Dispatch, loader: Loader, *, telemetry: Telemetry
 ) -> SkillDesk:
     """The skills, with a search that may have an embedding model of its own."""
-    settings, models = live.current.skills, live.current.models
+    settings, searching = live.current.skills, live.current
+    models = searching.models
     if settings.search_model is not None:
         models = msgspec.structs.replace(models, embedding_model=settings.search_model)
+        searching = msgspec.structs.replace(searching, models=models)
     box = Containment(live.current.home, secrets=live.files)
     search = DocumentSearch(
         settings,
-        VectorDesk(dispatch, loader, models),
+        VectorDesk(dispatch, loader, searching),
         box,
         has_reranker=models.rerank_model is not None,
     )
@@ -178,6 +184,13 @@ def _make_skills(
         telemetry=telemetry,
         internal={SEARCH_DOCUMENTS: search},
     )
+
+
+async def _load_first(services: Services, specs: Sequence[ModelSpec]) -> None:
+    for spec in specs:
+        services.loader.load(spec)
+    await services.presets.reload()
+    services.presets.load_into(services.loader)
 
 
 def _make_broadcaster(services: Services) -> Broadcaster:
@@ -210,6 +223,26 @@ async def _watch_signals(
             if stop_requested.is_set():
                 os._exit(128 + number)  # workers end with their pipes
             stop_requested.set()
+
+
+async def _watch_reload(
+    services: Services, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Read the settings again at SIGHUP; a mistake in them is logged and changes nothing."""
+
+    async def reload() -> None:
+        try:
+            await reload_settings(services.live, services.telemetry)
+        except ConfigError as error:
+            log.warning("config not reloaded", reason=error.message)
+
+    def fail(error: Exception) -> None:
+        log.error("config not reloaded", exc_info=error)
+
+    with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        task_status.started()
+        async for _ in signals:
+            await contain(reload, fail)
 
 
 def _raise_descriptor_limit() -> None:

@@ -179,7 +179,9 @@ def _start(
 ) -> tuple["subprocess.Popen[bytes]", Path]:
     home.mkdir(parents=True, exist_ok=True)
     log_path = home / LOG_NAME
-    inherited = {name: v for name, v in os.environ.items() if not name.startswith("LMX_")}
+    inherited = {
+        name: v for name, v in os.environ.items() if not name.startswith(("LMX_", "OPTA_LMX_"))
+    }
     chosen = [argument for model in models for argument in ("--model", model)]
     with log_path.open("wb") as log:
         process = subprocess.Popen(

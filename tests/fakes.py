@@ -6,12 +6,13 @@ The link, the socket pair and the frames are the real ones; only the process is 
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import trio
 
 from lmx.catalog.specs import ModelSpec
-from lmx.config import ModelSettings
+from lmx.config import Settings
 from lmx.daemon.admission import Admission
 from lmx.daemon.dispatch import Dispatch
 from lmx.daemon.link import WorkerLink
@@ -195,7 +196,7 @@ class Bench:
         self.model: Model = ready_model(self.worker, slots=slots, max_waiting=max_waiting)
         self.telemetry = Recorder()
         self.loader = OneModel(self.model)
-        self.dispatch = Dispatch(self.loader, self.telemetry, ModelSettings())
+        self.dispatch = Dispatch(self.loader, self.telemetry, Settings(home=Path("/nowhere")))
 
     @property
     def counts(self) -> tuple[int, int, int, int]:

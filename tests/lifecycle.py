@@ -250,7 +250,7 @@ class House:
         self.footprints: dict[int, int] = {}
         reading = Reading(used_bytes=0, total_bytes=0, daemon_bytes=0, worker_bytes=self.footprints)
         self.loader.gauge.reading = reading
-        self.dispatch = Dispatch(self.loader, self.telemetry, settings.models)
+        self.dispatch = Dispatch(self.loader, self.telemetry, settings)
         self.answered: list[str] = []
         self.failed: list[tuple[str, LmxError]] = []
 

@@ -16,7 +16,7 @@ from lmx.cli.exits import Exit
 from lmx.cli.logs import configure_logging
 from lmx.config import ServerSettings
 from lmx.daemon.instance import hold_instance
-from lmx.daemon.live import LiveSettings, SettingsSource
+from lmx.daemon.live import LiveSettings, SettingsSource, tell_warnings
 from lmx.daemon.log_tail import LogTail
 from lmx.daemon.presence import Presence
 from lmx.daemon.supervision import Notifier
@@ -40,10 +40,12 @@ def run_daemon(config: Path | None, overrides: Mapping[str, Mapping[str, Any]]) 
     """
     faulthandler.enable()
     source = SettingsSource(file=config, overrides=overrides).settled()
-    settings = source.load()
+    loaded = source.read()
+    settings = loaded.settings
     log_tail = LogTail()
     log_level = configure_logging(settings.logging.level, log_tail)
     live = LiveSettings(source, settings, set_log_level=log_level.set)
+    tell_warnings(loaded.warnings)
     try:
         with hold_instance(settings.home, wait_s=_longest_stop_s(settings.server)) as instance:
             _run(live, Presence(instance, Notifier(os.environ)), log_tail)

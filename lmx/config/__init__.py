@@ -4,6 +4,7 @@ from lmx.config.downloads import DownloadSettings
 from lmx.config.environment import ENVIRONMENT_PREFIX, holds_keys
 from lmx.config.known import SECTIONS
 from lmx.config.origins import ConfigWarning, Origin
+from lmx.config.reloading import carry_over, differing, sections_of
 from lmx.config.resolve import Loaded
 from lmx.config.routing import DiscoverySettings, PresetSettings, RoutingSettings
 from lmx.config.sections import (
@@ -52,10 +53,13 @@ __all__ = [
     "Settings",
     "SkillSettings",
     "WorkerSettings",
+    "carry_over",
     "default_file",
     "default_files",
+    "differing",
     "holds_keys",
     "home_directory",
     "load",
     "load_settings",
+    "sections_of",
 ]

@@ -68,10 +68,13 @@ class ConfigWarning(Struct, frozen=True):
     Attributes:
         origin: Where.
         message: What, without its value.
+        is_unsafe: Whether it may be a misspelled setting of `security`, without which the daemon
+            would be more open than was meant.
     """
 
     origin: Origin
     message: str
+    is_unsafe: bool = False
 
     def __str__(self) -> str:
         return f"{self.origin}: {self.message}"

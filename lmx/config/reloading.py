@@ -20,6 +20,7 @@ NEEDS_RESTART = frozenset(
         "models.load",
         "models.restore",
         "worker.has_spare",
+        "worker.stop_grace_s",
         "worker.lease",
         "worker.lease_slice_s",
         "logging.file",
@@ -29,10 +30,13 @@ NEEDS_RESTART = frozenset(
         "logging.prompts",
         "discovery.mdns_enabled",
         "discovery.mdns_service_name",
-        "skills.enabled",
-        "skills.mcp_servers",
-        "skills.max_running",
-        "skills.max_waiting",
+        "presets.enabled",
+        "presets.directory",
+        *(
+            name
+            for name in SETTINGS
+            if name.startswith("skills.") and name not in {"skills.max_steps", "skills.max_loop_s"}
+        ),
     }
 )
 

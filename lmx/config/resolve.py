@@ -124,14 +124,17 @@ class Resolver:
 
     def _refuse_section(self, entry: Entry) -> None:
         why = SECTIONS_WITHOUT_MEANING.get(entry.section)
+        near = None
         if why is not None:
             message = f"section {entry.section} has no effect: {why}"
         else:
             near = nearest(entry.section, [*SECTIONS, *SECTIONS_WITHOUT_MEANING])
             message = f"unknown section {_shown(entry.section)}" + _hint(near)
+        is_unsafe = why is None and near == "security"
         origins = [warning.origin for warning in self.warnings if warning.message == message]
         if not any(origin.place == entry.origin.place for origin in origins):
-            self._warn(entry, message)  # once for all that stands below it
+            # Once for all that stands below it.
+            self.warnings.append(ConfigWarning(entry.origin, message, is_unsafe))
 
     def _refuse_key(self, entry: Entry) -> None:
         moot = find_moot(entry.name)
@@ -143,7 +146,9 @@ class Resolver:
         # What stands where a key is expected may be a key of the other kind.
         is_shown = entry.section != "security" or near is not None
         name = f"{entry.section}.{_shown(entry.key)}" if is_shown else f"in {entry.section}"
-        self._warn(entry, f"unknown setting {name}" + _hint(near))
+        message = f"unknown setting {name}" + _hint(near)
+        is_unsafe = entry.section == "security"
+        self.warnings.append(ConfigWarning(entry.origin, message, is_unsafe))
 
     def _fit(self, entry: Entry, setting: Setting) -> Any:
         value, unknown = _prune(entry.value, setting.info)

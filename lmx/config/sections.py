@@ -283,8 +283,12 @@ class DeviceSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     role: str = "server"
 
 
-class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything the daemon can be told. `home` comes from ``LMX_HOME`` alone."""
+class Settings(Struct, kw_only=True, forbid_unknown_fields=True):
+    """Everything the daemon can be told. `home` comes from ``LMX_HOME`` alone.
+
+    The daemon has one such object for as long as it runs. A reload replaces its sections, so that
+    whoever keeps the object and asks it each time follows; nobody else assigns to it.
+    """
 
     home: Path
     server: ServerSettings = ServerSettings()

@@ -22,14 +22,18 @@ class Admission:
 
     def __init__(self, *, slot_count: int, max_waiting: int) -> None:
         self._slot_count = slot_count
-        self._limit = slot_count + max_waiting
+        self._max_waiting = max_waiting
         self._service_s = 1.0
-        self.in_flight = 0  # 0 <= in_flight <= slot_count + max_waiting
+        self.in_flight = 0  # at least 0
 
     @property
     def waiting_count(self) -> int:
         """Admitted requests for which there is no slot."""
         return max(0, self.in_flight - self._slot_count)
+
+    def set_max_waiting(self, count: int) -> None:
+        """Let so many wait from now on; those who wait already stay."""
+        self._max_waiting = count
 
     def enter(self, count: int = 1) -> None:
         """Admit so many more, all or none.
@@ -37,7 +41,7 @@ class Admission:
         Raises:
             QueueFull: As many wait as may wait; ``retry_after_s`` is when one should be through.
         """
-        if self.in_flight + count > self._limit:
+        if self.in_flight + count > self._slot_count + self._max_waiting:
             raise QueueFull(
                 f"{self.waiting_count} requests wait already; the queue is full",
                 retry_after_s=self.retry_after_s(),

@@ -12,7 +12,7 @@ from functools import partial
 
 import trio
 
-from lmx.config import ModelSettings
+from lmx.config import Settings
 from lmx.daemon.admission import Admission
 from lmx.daemon.books import Books
 from lmx.daemon.holds import Hold, Holds
@@ -127,7 +127,7 @@ class Dispatch:
         settings: Limits.
     """
 
-    def __init__(self, loader: Loader, telemetry: Telemetry, settings: ModelSettings) -> None:
+    def __init__(self, loader: Loader, telemetry: Telemetry, settings: Settings) -> None:
         self._loader = loader
         self._books = Books(telemetry)
         self._settings = settings
@@ -186,7 +186,7 @@ class Dispatch:
         """
         self._refuse_if_draining(origin)
         try:
-            wait_s = self._settings.load_wait_s
+            wait_s = self._settings.models.load_wait_s
             find = partial(self._loader.wait_routable, model_name, wait_s=wait_s)
             with self._holds.enter(origin, model_name, find) as hold:
                 yield hold
@@ -218,7 +218,7 @@ class Dispatch:
         """
         with self._books.entry(origin, model_name) as request:
             self._refuse_if_draining(origin)
-            wait_s = self._settings.load_wait_s
+            wait_s = self._settings.models.load_wait_s
             model = await request.wait(
                 partial(self._loader.wait_routable, model_name, wait_s=wait_s, purpose=purpose)
             )
@@ -249,7 +249,9 @@ class Dispatch:
             LmxError: There is no such model, or it refuses the prompt.
         """
         self._refuse_if_draining(ANYWHERE)
-        model = await self._loader.wait_routable(model_name, wait_s=self._settings.load_wait_s)
+        model = await self._loader.wait_routable(
+            model_name, wait_s=self._settings.models.load_wait_s
+        )
         ready = _require_ready(model)
         ready.enter()
         try:

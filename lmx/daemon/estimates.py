@@ -71,6 +71,10 @@ class Estimates:
         self._budget_bytes = budget_bytes
         self._measured: dict[Source, int] = {}
 
+    def set_budget(self, budget_bytes: int) -> None:
+        """Change what all models together may take, for the loads to come."""
+        self._budget_bytes = budget_bytes
+
     async def plan(self, source: Source, model: Model) -> LoadPlan:
         """What a load needs, and the command that keeps to it.
 

@@ -19,7 +19,7 @@ import structlog
 import trio
 from msgspec import Struct
 
-from lmx.config import MemorySettings
+from lmx.config import MemorySettings, Settings
 from lmx.daemon.gauge import Gauge
 from lmx.daemon.meter import Pressure, Reading
 from lmx.daemon.telemetry import Telemetry
@@ -112,7 +112,7 @@ class Guardian:
     """
 
     def __init__(
-        self, settings: MemorySettings, gauge: Gauge, relief: Relief, *, telemetry: Telemetry
+        self, settings: Settings, gauge: Gauge, relief: Relief, *, telemetry: Telemetry
     ) -> None:
         self._settings = settings
         self._gauge = gauge
@@ -136,7 +136,7 @@ class Guardian:
         await self._check()
         task_status.started()
         while True:
-            await trio.sleep(self._settings.period_s)
+            await trio.sleep(self._settings.memory.period_s)
             await self._check()
 
     async def _check(self) -> None:
@@ -144,12 +144,12 @@ class Guardian:
         if reading is None:
             self._hold()
             return
-        usage = measure_usage(self._settings, reading)
+        usage = measure_usage(self._settings.memory, reading)
         self._warn(usage)
-        if usage.percent >= self._settings.critical_percent or usage.pressure == "critical":
+        if usage.percent >= self._settings.memory.critical_percent or usage.pressure == "critical":
             self._readings_held = 0
             await self._relieve(usage)
-        elif usage.percent >= self._settings.warning_percent or usage.pressure == "warn":
+        elif usage.percent >= self._settings.memory.warning_percent or usage.pressure == "warn":
             self._hold()
         else:
             self._recover()
@@ -167,7 +167,7 @@ class Guardian:
 
     def _warn(self, usage: Usage) -> None:
         """Tell of a crossing of the warning level, upwards only."""
-        level = self._settings.warning_percent
+        level = self._settings.memory.warning_percent
         if self._is_warned:
             level -= HYSTERESIS_PERCENT
         is_over = usage.percent >= level or usage.pressure != "normal"

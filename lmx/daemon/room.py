@@ -76,6 +76,9 @@ class Room:
         ledger: The reservations.
         models: All models the daemon knows.
         min_residency_s: How long a model that just came up stays.
+
+    Attributes:
+        min_residency_s: The same, to be changed at any time.
     """
 
     def __init__(
@@ -83,7 +86,7 @@ class Room:
     ) -> None:
         self.ledger = ledger
         self._models = models
-        self._min_residency_s = min_residency_s
+        self.min_residency_s = min_residency_s
         self._turn = trio.Lock()  # first come, first served
         self._owner_count = 0
         self._reservations: dict[str, Reservation] = {}
@@ -165,7 +168,7 @@ class Room:
             self.residents(but=model),
             needed,
             now_s=trio.current_time(),
-            min_residency_s=self._min_residency_s,
+            min_residency_s=self.min_residency_s,
             may_drain_busy=True,
         )
         chosen = [m for m in self._models() if m.id in (victims or ())]

@@ -5,6 +5,7 @@ for a little while.
 """
 
 from collections.abc import Sequence
+from math import inf
 
 import msgspec
 import structlog
@@ -32,7 +33,8 @@ class Shelf:
 
     def __init__(self, settings: Settings, inventory: Inventory | None = None) -> None:
         self._settings = settings
-        self._inventory = inventory or Inventory(settings.home, settings.models.folders)
+        self._folders = settings.models.folders
+        self._inventory = inventory or Inventory(settings.home, self._folders)
         self._rows: Sequence[InventoryRow] = ()
         self._looked_at_s = -FRESH_S
         self._looking = trio.Lock()
@@ -45,6 +47,7 @@ class Shelf:
             is_fresh: Look again, however short ago the last look was.
         """
         async with self._looking:
+            self._follow_settings()
             if is_fresh or trio.current_time() - self._looked_at_s >= FRESH_S:
                 found = await trio.to_thread.run_sync(self._inventory.scan)
                 self._rows = found.rows
@@ -54,6 +57,13 @@ class Shelf:
                         log.warning("a folder of models cannot be read", reason=problem)
                 self._reported = frozenset(found.problems)
         return self._rows
+
+    def _follow_settings(self) -> None:
+        """Look in other folders if they are others by now."""
+        if self._folders != self._settings.models.folders:
+            self._folders = self._settings.models.folders
+            self._inventory = Inventory(self._settings.home, self._folders)
+            self._looked_at_s = -inf
 
     async def find(self, name: str, purpose: Purpose | None = None) -> ModelSpec | None:
         """What to load for a name that a request gave; only what is listed can be meant.

@@ -13,7 +13,7 @@ from msgspec import Struct
 from lmx.catalog.embedded import EMBEDDER
 from lmx.catalog.names import ANY_MODEL
 from lmx.catalog.specs import parse_spec
-from lmx.config import ModelSettings
+from lmx.config import Settings
 from lmx.daemon.dispatch import Dispatch, Reply, reply_error
 from lmx.daemon.loader import Loader
 from lmx.daemon.model import Model
@@ -56,7 +56,7 @@ class VectorDesk:
         settings: Which models answer when none is named.
     """
 
-    def __init__(self, dispatch: Dispatch, loader: Loader, settings: ModelSettings) -> None:
+    def __init__(self, dispatch: Dispatch, loader: Loader, settings: Settings) -> None:
         self._dispatch = dispatch
         self._loader = loader
         self._settings = settings
@@ -102,8 +102,8 @@ class VectorDesk:
         for purpose in purposes:
             if model := await self._named(name, purpose):
                 return model, purpose
-        if self._settings.rerank_model is not None:
-            return self._load(self._settings.rerank_model, "reranking"), "reranking"
+        if self._settings.models.rerank_model is not None:
+            return self._load(self._settings.models.rerank_model, "reranking"), "reranking"
         if model := self._loaded("reranking"):
             return model, "reranking"
         return self._usual_embedder(), "embedding"
@@ -121,7 +121,7 @@ class VectorDesk:
 
     def _usual_embedder(self) -> Model:
         """What the settings name; unless they name none of their own, what is there anyway."""
-        named = self._settings.embedding_model
+        named = self._settings.models.embedding_model
         model = self._loaded("embedding") if named == EMBEDDER.word else None
         return model or self._load(named, "embedding")
 
@@ -132,11 +132,13 @@ class VectorDesk:
             NoModelLoaded: It is not there, and may not be loaded.
             InvalidRequest: The settings name nothing.
         """
-        spec = msgspec.structs.replace(parse_spec(text, self._settings.backend), purpose=purpose)
+        spec = msgspec.structs.replace(
+            parse_spec(text, self._settings.models.backend), purpose=purpose
+        )
         known = self._loader.models.get(spec.id)
         if known is not None:
             return known
-        if not self._settings.on_demand:
+        if not self._settings.models.on_demand:
             raise NoModelLoaded(f"No model loaded for {purpose}, and none is loaded on demand")
         return self._loader.load(spec)
 

@@ -112,8 +112,14 @@ class ReloadReply(Struct, frozen=True, kw_only=True):
     Attributes:
         updated: Sections that changed and took effect.
         needs_restart: Sections that changed and take effect at the next start.
+        updated_keys: Settings that changed and took effect, as ``section.key``.
+        needs_restart_keys: Settings that changed and take effect at the next start.
+        warnings: What stands there without any effect, and where.
     """
 
     success: Yes = True
     updated: list[str]
     needs_restart: list[str]
+    updated_keys: list[str]
+    needs_restart_keys: list[str]
+    warnings: list[str]

@@ -63,12 +63,17 @@ class SafeHTTPConnection(TrioASGIHTTPConnection):
 
 def make_quart(services: Services) -> QuartTrio:
     """The routes that need no speed."""
-    settings = services.settings.server
     app = QuartTrio("lmx")
     app.asgi_http_class = SafeHTTPConnection
     app.config["RESPONSE_TIMEOUT"] = None  # 60 s by default, which cuts long answers off
-    app.config["BODY_TIMEOUT"] = settings.body_timeout_s
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+
+    def follow_settings() -> None:
+        settings = services.settings.server
+        app.config["BODY_TIMEOUT"] = settings.body_timeout_s
+        app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+
+    follow_settings()
+    services.live.listen(follow_settings)
     app.url_map.converters.update(CONVERTERS)
     app.register_blueprint(model_routes(services.loader))
     app.register_blueprint(admin_routes(services.admin, services.dispatch))
@@ -117,13 +122,13 @@ class Dispatcher:
 
     def __init__(self, services: Services) -> None:
         settings, dispatch, keeper = services.settings, services.dispatch, services.keeper
-        self._body_limit = settings.server.max_body_bytes
+        self._settings = settings
         presets = services.presets
         health = HealthRoutes(services.loader, dispatch)
         discovery = DiscoveryRoute(services)
         tokens = TokenRoutes(dispatch, services.loader, settings)
         messages = MessagesRoute(dispatch, settings, keeper, presets=presets)
-        vectors = VectorRoutes(services.vectors, settings.server)
+        vectors = VectorRoutes(services.vectors, settings)
         self._raw: dict[tuple[str, str], Handler] = {
             **dashboard_routes(health.index),
             ("GET", "/health"): health.live,
@@ -175,4 +180,5 @@ class Dispatcher:
             request_id = (b"x-request-id", new_request_id().encode())
             await self._quart(scope, receive, with_headers(send, [request_id]))  # type: ignore[arg-type]
             return
-        await run_exchange(handler, Exchange(scope, receive, send), body_limit=self._body_limit)
+        body_limit = self._settings.server.max_body_bytes
+        await run_exchange(handler, Exchange(scope, receive, send), body_limit=body_limit)

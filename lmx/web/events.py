@@ -17,6 +17,7 @@ from typing import NoReturn
 
 import trio
 
+from lmx.config import Settings
 from lmx.daemon.telemetry import DaemonEvent, Telemetry
 from lmx.schema.events import FLEETING, RETRY_FRAME, encode_event
 from lmx.web.exchange import EVENT_STREAM_HEADERS, Answer, Exchange
@@ -70,11 +71,11 @@ class EventHub:
 
     Args:
         telemetry: Where they come from.
-        heartbeat_s: Time between two signs of life.
+        settings: Say how often a sign of life is sent.
     """
 
-    def __init__(self, telemetry: Telemetry, *, heartbeat_s: float) -> None:
-        self._heartbeat_s = heartbeat_s
+    def __init__(self, telemetry: Telemetry, settings: Settings) -> None:
+        self._settings = settings
         self._uptime = telemetry.uptime
         # Numbers begin anew with every daemon; ids of another one must not be taken for ours.
         self._boot = secrets.token_hex(4)
@@ -92,7 +93,7 @@ class EventHub:
     async def run(self) -> NoReturn:
         """Send signs of life for ever."""
         while True:
-            await trio.sleep(self._heartbeat_s)
+            await trio.sleep(self._settings.server.events_heartbeat_s)
             self._tell(self._heartbeat())
 
     @contextmanager

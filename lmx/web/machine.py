@@ -89,7 +89,15 @@ def machine_routes(services: Services) -> Blueprint:
     @routes.post("/config/reload")
     async def reload() -> Response:
         changed = await reload_settings(services.live, services.telemetry)
-        return _json(ReloadReply(updated=changed.updated, needs_restart=changed.needs_restart))
+        return _json(
+            ReloadReply(
+                updated=changed.updated,
+                needs_restart=changed.needs_restart,
+                updated_keys=changed.updated_keys,
+                needs_restart_keys=changed.needs_restart_keys,
+                warnings=changed.warnings,
+            )
+        )
 
     return routes
 
@@ -101,7 +109,7 @@ async def reload_settings(live: LiveSettings, telemetry: Telemetry) -> Reloaded:
         ConfigError: The file is gone or holds a mistake; nothing has changed.
     """
     changed = await live.reload()
-    log.info("config reloaded", **msgspec.structs.asdict(changed))
+    log.info("config reloaded", updated=changed.updated, needs_restart=changed.needs_restart_keys)
     telemetry.publish(
         "config_reloaded",
         updated=changed.updated,

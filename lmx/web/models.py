@@ -28,10 +28,11 @@ def model_routes(loader: Loader) -> Blueprint:
     @routes.get("/v1/models/<path:model_id>")
     async def show_model(model_id: str) -> Response:
         routable = {model.id: model for model in loader.routable}
-        found = resolve_name(model_id, {key: m.spec.aliases for key, m in routable.items()})
-        if found is None:
-            raise ModelNotFound(f"The model {model_id!r} is not loaded", param="model")
-        return _json(_row(routable[found]))
+        aliases = {key: m.spec.aliases for key, m in routable.items()}
+        for name in loader.names.candidates(model_id):
+            if (found := resolve_name(name, aliases)) is not None:
+                return _json(_row(routable[found]))
+        raise ModelNotFound(f"The model {model_id!r} is not loaded", param="model")
 
     return routes
 

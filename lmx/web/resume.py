@@ -14,7 +14,7 @@ from typing import Protocol
 import structlog
 import trio
 
-from lmx.config import ServerSettings
+from lmx.config import Settings
 from lmx.errors import InvalidRequest, LmxError, StreamNotFound
 from lmx.schema.reply import SSE_COMMENT
 from lmx.web.answer_log import SSE_FRAMING, AnswerLog, Framing, LogReader
@@ -131,12 +131,15 @@ class AnswerKeeper:
         settings: Whether and how long, and when a connection needs a sign of life.
     """
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._limit_bytes = round(settings.resume_max_mb * 1e6)
         self._kept: dict[str, KeptAnswer] = {}  # in order of their beginning
         self._held_bytes = 0
         self._nursery: trio.Nursery | None = None
+
+    @property
+    def _limit_bytes(self) -> int:
+        return round(self._settings.server.resume_max_mb * 1e6)
 
     @property
     def held_bytes(self) -> int:
@@ -161,7 +164,7 @@ class AnswerKeeper:
         Args:
             asked: What its request says.
         """
-        return self._settings.resume if asked is None else asked
+        return self._settings.server.resume if asked is None else asked
 
     async def stream(self, exchange: Exchange, perform: Perform, *, resumable: bool | None) -> None:
         """Answer an exchange with a stream, resumable or not.
@@ -175,7 +178,7 @@ class AnswerKeeper:
             LmxError: It was refused or broke before it began.
         """
         if not self.wants(resumable):
-            await perform(exchange.start_stream, heartbeat_s=self._settings.heartbeat_s)
+            await perform(exchange.start_stream, heartbeat_s=self._settings.server.heartbeat_s)
             return
         kept = self.begin(exchange.request_id, SSE_FRAMING, perform)
         await kept.wait_open()
@@ -231,7 +234,7 @@ class AnswerKeeper:
         if kept is None or not kept.log.frame_count >= number:
             raise StreamNotFound(
                 f"no answer with the id {answer_id!r} is kept; answers are kept only if asked for, "
-                f"and for {self._settings.resume_keep_s:g} s after their end"
+                f"and for {self._settings.server.resume_keep_s:g} s after their end"
             )
         if kept.log.framing is not framing:
             raise StreamNotFound(f"this answer goes on over {kept.log.framing.name} only")
@@ -239,7 +242,7 @@ class AnswerKeeper:
 
     async def _read(self, exchange: Exchange, kept: KeptAnswer, reader: LogReader) -> None:
         sink = await exchange.start_stream(b"", kept.log.headers)
-        beat_s = self._settings.heartbeat_s
+        beat_s = self._settings.server.heartbeat_s
         await Pump(reader, sink, heartbeat=SSE_COMMENT, heartbeat_s=beat_s).run()
         if kept.error is not None:
             raise kept.error  # it broke off: nobody is to take it for whole
@@ -249,7 +252,7 @@ class AnswerKeeper:
         try:
             await kept.perform(perform)
             if kept.error is None:
-                await trio.sleep(self._settings.resume_keep_s)
+                await trio.sleep(self._settings.server.resume_keep_s)
         finally:
             self._forget(kept)
 

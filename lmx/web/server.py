@@ -21,7 +21,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, LifespanState
 
-from lmx.config import ServerSettings
+from lmx.config import ServerSettings, Settings
 from lmx.web.barrier import contain
 from lmx.web.guarded import GuardedStream
 
@@ -162,13 +162,11 @@ class HttpServer:
         sockets: Bound, not yet listening.
     """
 
-    def __init__(
-        self, app: AsgiApp, settings: ServerSettings, sockets: Sequence[socket.socket]
-    ) -> None:
+    def __init__(self, app: AsgiApp, settings: Settings, sockets: Sequence[socket.socket]) -> None:
         self._app = app
         self._settings = settings
         self._sockets = sockets
-        self._config = hypercorn_config(settings)
+        self._config = hypercorn_config(settings.server)
         self._context = WorkerContext(None)
         self._state: LifespanState = {}
         self._open: set[GuardedStream] = set()
@@ -191,11 +189,15 @@ class HttpServer:
                 await listener.aclose()
             await self._closing.wait()
             await self._context.terminated.set()
-            with trio.move_on_after(self._settings.close_grace_s):
+            with trio.move_on_after(self._settings.server.close_grace_s):
                 await self._wait_closed()
             for stream in list(self._open):
                 stream.abort()
             connections.cancel_scope.cancel()
+
+    def follow_settings(self) -> None:
+        """Settings have changed: connections from now on keep to them."""
+        self._config = hypercorn_config(self._settings.server)
 
     def stop_accepting(self) -> None:
         """Refuse new connections; open ones go on."""
@@ -217,11 +219,11 @@ class HttpServer:
             await self._became_empty.wait()
 
     async def _handle_connection(self, stream: trio.SocketStream) -> None:
-        if len(self._open) >= self._settings.max_connections:
+        if len(self._open) >= self._settings.server.max_connections:
             await _refuse(stream)
             return
         _keep_alive(stream.socket)
-        guarded = GuardedStream(stream, write_timeout_s=self._settings.write_timeout_s)
+        guarded = GuardedStream(stream, write_timeout_s=self._settings.server.write_timeout_s)
         self._open.add(guarded)
         server = _Connection(
             _ConnectionApp(self._app, guarded),  # type: ignore[arg-type]

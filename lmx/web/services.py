@@ -21,14 +21,14 @@ class Services(NamedTuple):
     """The daemon as the web layer sees it.
 
     Attributes:
-        settings: As they were at start.
+        settings: The settings in force; the same object as `live.current`.
         loader: Knows the models.
         dispatch: Opens replies.
         telemetry: Counts and tells.
         admin: Manages the models.
         events: Tells clients what happens.
         keeper: Keeps answers that survive their connection.
-        live: The settings in force, of which some may change.
+        live: Reads the settings again.
         hardware: The machine.
         vectors: Answers requests for numbers.
         log_tail: Has the last log lines.

@@ -13,7 +13,7 @@ from typing import Literal, Protocol, TypeVar
 import trio
 from msgspec import UNSET
 
-from lmx.config import ServerSettings
+from lmx.config import Settings
 from lmx.daemon.origin import Origin
 from lmx.daemon.vectors import Numbers
 from lmx.errors import RequestError
@@ -76,7 +76,7 @@ class VectorRoutes:
         settings: Limits.
     """
 
-    def __init__(self, desk: Desk, settings: ServerSettings) -> None:
+    def __init__(self, desk: Desk, settings: Settings) -> None:
         self._desk = desk
         self._settings = settings
 
@@ -132,7 +132,7 @@ class VectorRoutes:
         return Answer(await _encode(encode, size_bytes=size_bytes), headers=_headers(numbers))
 
     async def _parse(self, exchange: Exchange, parse: Callable[[bytes], T]) -> T:
-        return await parse_body(exchange, parse, timeout_s=self._settings.body_timeout_s)
+        return await parse_body(exchange, parse, timeout_s=self._settings.server.body_timeout_s)
 
 
 def _plan_embedding(body: bytes) -> tuple[EmbeddingRequest, Embed]:

@@ -1,6 +1,9 @@
 """`POST /admin/config/reload`: what the operator writes takes effect; mistakes take none."""
 
 import json
+import os
+import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +11,7 @@ import pytest
 
 from tests.daemon_process import Daemon
 from tests.http.shared import shared_daemon
-from tests.http.wire import CHAT_PATH, Connection, Reply, chat_body
+from tests.http.wire import CHAT_PATH, Connection, Reply, chat_body, encode_request
 
 RELOAD = "/admin/config/reload"
 START = "security:\n  admin_key: adm\nserver:\n  heartbeat_s: 7\n"
@@ -19,7 +22,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon with a file, which the test may rewrite."""
     home = tmp_path_factory.mktemp("home")
     (home / "config.yaml").write_text(START)
-    with shared_daemon(home, "fake:x") as own:
+    with shared_daemon(home, "fake:x", "fake:slow?step_ms=10") as own:
         yield own
 
 
@@ -35,6 +38,14 @@ def ask(daemon: Daemon, method: str, path: str, body: bytes | None = None, **hea
         return connection.ask(method, path, body, headers=fields)
 
 
+def wait_logged(daemon: Daemon, event: str) -> None:
+    """Wait for a line of the log."""
+    deadline_s = time.monotonic() + 10
+    while not daemon.events(event):
+        assert time.monotonic() < deadline_s, event
+        time.sleep(0.02)
+
+
 def reload(daemon: Daemon, key: str = "adm") -> Any:
     """The answer to a reload, as the CLI sends it: JSON by its type, without a body."""
     reply = ask(daemon, "POST", RELOAD, b"", x_admin_key=key)
@@ -46,7 +57,15 @@ def test_a_created_key_works(daemon: Daemon) -> None:
     """What `opta key create` does: insert a line, reload, check with the key."""
     assert 200 == ask(daemon, "GET", "/v1/models").status
     write(daemon, START.replace("security:\n", "security:\n  inference_api_key: opta_sk_new\n"))
-    assert {"success": True, "updated": ["security"], "needs_restart": []} == reload(daemon)
+    expected = {
+        "success": True,
+        "updated": ["security"],
+        "needs_restart": [],
+        "updated_keys": ["security.inference_api_key"],
+        "needs_restart_keys": [],
+        "warnings": [],
+    }
+    assert expected == reload(daemon)
     assert 200 == ask(daemon, "GET", "/v1/models", authorization="Bearer opta_sk_new").status
     assert 401 == ask(daemon, "GET", "/v1/models").status
     assert 200 == ask(daemon, "GET", "/admin/status", x_admin_key="adm").status
@@ -58,7 +77,7 @@ def test_a_changed_admin_key(daemon: Daemon) -> None:
     write(daemon, START.replace(": adm", ": new"))
     assert ["security"] == reload(daemon)["updated"]
     assert 403 == ask(daemon, "POST", RELOAD, b"", x_admin_key="adm").status
-    assert {"success": True, "updated": [], "needs_restart": []} == reload(daemon, "new")
+    assert [] == reload(daemon, "new")["updated"]
 
 
 def test_the_reload_needs_the_admin_key(daemon: Daemon) -> None:
@@ -96,11 +115,15 @@ def test_a_mistake_changes_nothing(daemon: Daemon, text: str | None, names: str)
 
 def test_what_needs_a_restart_is_told(daemon: Daemon) -> None:
     """It does not take effect, and does not hide what does."""
-    text = START.replace("heartbeat_s: 7", "heartbeat_s: 8") + "device: {role: lab}\n"
+    text = START + "device: {role: lab}\nworker: {lease: shared}\nmodels: {lode: [x]}\n"
     write(daemon, text)
-    assert {"success": True, "updated": ["device"], "needs_restart": ["server"]} == reload(daemon)
+    answer = reload(daemon)
+    assert (["device"], ["worker"]) == (answer["updated"], answer["needs_restart"])
+    assert ["worker.lease"] == answer["needs_restart_keys"]
+    (warning,) = answer["warnings"]
+    assert "line 7: unknown setting models.lode; did you mean models.load?" in warning
     assert "lab" == ask(daemon, "GET", "/admin/device", x_admin_key="adm").json()["role"]
-    assert ["server"] == reload(daemon)["needs_restart"]
+    assert ["worker"] == reload(daemon)["needs_restart"]
 
 
 def test_the_log_level_takes_effect(daemon: Daemon) -> None:
@@ -124,6 +147,53 @@ def test_hosts_and_origins_take_effect(daemon: Daemon) -> None:
     write(daemon, START.replace("server:", f"  cors_allowed_origins: ['{evil}']\nserver:"))
     reload(daemon)
     assert 200 == ask(daemon, "POST", CHAT_PATH, body, origin=evil).status
+
+
+def test_new_limits_meet_new_requests(daemon: Daemon) -> None:
+    """An answer that runs goes on as it began; the next one finds the new settings."""
+    alias = "routing:\n  aliases: {fast: x}\n"
+    limits = "  max_body_bytes: 200\nmodels:\n  default_max_tokens: 3\n"
+    body = chat_body("slow", stream=False, max_tokens=40)
+    with Connection(daemon) as running:
+        running.send(encode_request("POST", CHAT_PATH, body))
+        while not ask(daemon, "GET", "/admin/status", x_admin_key="adm").json()[
+            "in_flight_requests"
+        ]:
+            assert daemon.is_alive
+        write(daemon, START + limits + alias)
+        assert ["server", "models", "routing"] == reload(daemon)["updated"]
+        answer = running.read_reply()
+    assert (200, 40) == (answer.status, answer.json()["usage"]["completion_tokens"])
+    short = json.dumps({"model": "fast", "messages": [{"role": "user", "content": "a"}]}).encode()
+    answer = ask(daemon, "POST", CHAT_PATH, short)
+    assert (200, "x") == (answer.status, answer.json()["model"])
+    assert 3 == answer.json()["usage"]["completion_tokens"]
+    assert 413 == ask(daemon, "POST", CHAT_PATH, short + b" " * 200).status
+    assert 413 == ask(daemon, "POST", "/admin/models/probe", b" " * 300, x_admin_key="adm").status
+    assert 200 == ask(daemon, "GET", "/v1/models/fast").status
+    write(daemon, START)
+    reload(daemon)
+    assert 404 == ask(daemon, "GET", "/v1/models/fast").status
+
+
+def test_memory_levels_take_effect(daemon: Daemon) -> None:
+    """The budget that models share follows them at once."""
+    write(daemon, START + "memory: {budget_gb: 100, critical_percent: 50}\n")
+    assert ["memory"] == reload(daemon)["updated"]
+    memory = ask(daemon, "GET", "/admin/memory", x_admin_key="adm").json()
+    assert (50.0, True) == (memory["threshold_percent"], 45 < memory["budget"]["budget_gb"] <= 50)
+
+
+def test_a_signal_reloads(daemon: Daemon) -> None:
+    """SIGHUP does what the route does, and a mistake is only logged."""
+    write(daemon, START + "device: {role: lab}\n")
+    os.kill(daemon.pid, signal.SIGHUP)
+    wait_logged(daemon, "config reloaded")
+    assert "lab" == ask(daemon, "GET", "/admin/device", x_admin_key="adm").json()["role"]
+    write(daemon, "{")
+    os.kill(daemon.pid, signal.SIGHUP)
+    wait_logged(daemon, "config not reloaded")
+    assert "lab" == ask(daemon, "GET", "/admin/device", x_admin_key="adm").json()["role"]
 
 
 def test_bodies_are_ignored(daemon: Daemon) -> None:

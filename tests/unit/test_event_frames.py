@@ -3,10 +3,12 @@
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lmx.config import Settings
 from lmx.daemon.telemetry import Telemetry
 from lmx.schema.events import encode_event
 from lmx.web.events import MAX_PENDING_BYTES, RING_EVENTS, EventHub, Subscription
@@ -65,7 +67,7 @@ class Listening:
 
     def __init__(self, stack: ExitStack) -> None:
         self.telemetry = Telemetry()
-        self.hub = EventHub(self.telemetry, heartbeat_s=30)
+        self.hub = EventHub(self.telemetry, Settings(home=Path("/nowhere")))
         self.dropped = 0
         self._stack = stack
 

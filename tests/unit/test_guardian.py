@@ -7,19 +7,21 @@ of the meter has been read, never for a time.
 import threading
 from collections.abc import Collection, Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from lmx.config import MemorySettings
+from lmx.config import MemorySettings, Settings
 from lmx.daemon.gauge import Gauge
 from lmx.daemon.guardian import HOLD_READINGS, Guardian, budget_bytes, measure_usage
 from lmx.daemon.meter import Pressure, Reading
 from lmx.daemon.telemetry import DaemonEvent, Telemetry
 
-SETTINGS = MemorySettings()
+MEMORY = MemorySettings()
+SETTINGS = Settings(home=Path("/nowhere"), memory=MEMORY)
 TOTAL_BYTES = 100_000_000_000
 
 
@@ -191,7 +193,7 @@ class TestRelief:
         await watch(*[reading(95)] * 4, relief=relief)
         gaps = [after - before for before, after in pairwise(relief.times)]
         assert 3 == len(gaps)
-        assert all(gap >= SETTINGS.period_s for gap in gaps)
+        assert all(gap >= MEMORY.period_s for gap in gaps)
 
     @pytest.mark.parametrize("percent", [80, 89.9])
     async def test_it_stops_below_the_level(self, clock: MockClock, percent: float) -> None:
@@ -298,8 +300,8 @@ class TestMeter:
 class TestBudget:
     def test_of_the_machine(self) -> None:
         """Everybody's use counts; models may reserve up to the critical level."""
-        assert 60.0 == measure_usage(SETTINGS, reading(60)).percent
-        assert 90_000_000_000 - reading(60).daemon_bytes == budget_bytes(SETTINGS, reading(60))
+        assert 60.0 == measure_usage(MEMORY, reading(60)).percent
+        assert 90_000_000_000 - reading(60).daemon_bytes == budget_bytes(MEMORY, reading(60))
 
     def test_by_hand(self) -> None:
         """The daemon's and the workers' use counts, against that budget, and nobody else's."""

@@ -43,7 +43,7 @@ async def test_a_key_inserted_by_hand_works(tmp_path: Path) -> None:
     """As `opta key create` inserts it: two blanks, below `security:`."""
     (tmp_path / "config.yaml").write_text("security:\n  admin_key: adm\nserver:\n  port: 1\n")
     daemon = Daemon(tmp_path)
-    assert Reloaded(["security"], []) == await daemon.rewrite(HAND_INSERTED)
+    assert Reloaded(["security.inference_api_key"], []) == await daemon.rewrite(HAND_INSERTED)
     security = daemon.live.current.security
     assert (("adm",), ("opta_sk_by-hand",)) == (security.admin_keys, security.inference_keys)
 
@@ -51,13 +51,25 @@ async def test_a_key_inserted_by_hand_works(tmp_path: Path) -> None:
 async def test_what_takes_effect_and_what_does_not(tmp_path: Path) -> None:
     """Sections that need a restart are told at every reload until there is one."""
     daemon = Daemon(tmp_path)
-    text = "logging: {level: debug}\nserver: {port: 2}\nmodels: {max_waiting: 3}\ndevice: {role: x}"
-    assert Reloaded(["logging", "device"], ["server", "models"]) == await daemon.rewrite(text)
-    assert Reloaded([], ["server", "models"]) == await daemon.rewrite(text)
+    text = (
+        "logging: {level: debug, format: json}\nserver: {port: 2, heartbeat_s: 3}\n"
+        "models: {max_waiting: 3, load: [x]}\ndevice: {role: x}"
+    )
+    waiting = ["server.port", "models.load", "logging.format"]
+    updated = ["server.heartbeat_s", "models.max_waiting", "logging.level", "device.role"]
+    changed = await daemon.rewrite(text)
+    assert Reloaded(updated, waiting) == changed
+    assert ["server", "models", "logging", "device"] == changed.updated
+    assert ["server", "models", "logging"] == changed.needs_restart
+    assert Reloaded([], waiting) == await daemon.rewrite(text)
     current = daemon.live.current
-    assert (1234, "x") == (current.server.port, current.device.role)
+    assert (1234, 3.0, 3) == (
+        current.server.port,
+        current.server.heartbeat_s,
+        current.models.max_waiting,
+    )
     assert "debug" == daemon.levels[-1]
-    assert Reloaded(["logging", "device"], []) == await daemon.rewrite("")
+    assert Reloaded(updated, []) == await daemon.rewrite("")
     assert "info" == daemon.levels[-1]
 
 
@@ -105,7 +117,9 @@ async def test_a_file_that_appears_is_read_and_must_stay(tmp_path: Path) -> None
     """Nobody loses keys because a file vanishes that was not there at the start."""
     daemon = Daemon(tmp_path)
     assert Reloaded([], []) == await daemon.live.reload()
-    assert Reloaded(["security"], []) == await daemon.rewrite("security: {admin_key: adm}")
+    assert Reloaded(["security.admin_key"], []) == await daemon.rewrite(
+        "security: {admin_key: adm}"
+    )
     daemon.file.unlink()
     with pytest.raises(ConfigError, match=r"config\.yaml"):
         await daemon.live.reload()
@@ -119,7 +133,7 @@ async def test_the_same_file_is_read(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path, file=named)
     assert Reloaded([], []) == await daemon.rewrite("security: {admin_key: adm}")
     named.write_text("security: {admin_key: named}")
-    assert Reloaded(["security"], []) == await daemon.live.reload()
+    assert Reloaded(["security.admin_key"], []) == await daemon.live.reload()
     assert ("named",) == daemon.live.current.security.admin_keys
 
 
@@ -135,7 +149,7 @@ async def test_reloads_come_one_after_another(tmp_path: Path) -> None:
     async with trio.open_nursery() as nursery:
         for _ in range(5):
             nursery.start_soon(reload)
-    assert 1 == results.count(Reloaded(["security"], []))
+    assert 1 == results.count(Reloaded(["security.admin_key"], []))
     assert 4 == results.count(Reloaded([], []))
 
 
@@ -146,12 +160,16 @@ async def test_subscribers_hear_of_a_reload(tmp_path: Path) -> None:
         daemon.file.write_text("logging: {level: loud}")
         with pytest.raises(ConfigError):
             await reload_settings(daemon.live, telemetry)
-        daemon.file.write_text("logging: {level: debug}\nmemory: {critical_percent: 95}")
-        assert Reloaded(["logging"], ["memory"]) == await reload_settings(daemon.live, telemetry)
+        daemon.file.write_text(
+            "logging: {level: debug}\nmemory: {critical_percent: 95}\n"
+            "routing: {aliases: {fast: org/x}}\nserver: {port: 1}"
+        )
+        changed = await reload_settings(daemon.live, telemetry)
+        assert ["server.port"] == changed.needs_restart_keys
         fields = {
-            "updated": ["logging"],
-            "routing_aliases": {},
-            "memory_threshold": 90.0,
+            "updated": ["memory", "logging", "routing"],
+            "routing_aliases": {"fast": "org/x"},
+            "memory_threshold": 95.0,
             "log_level": "debug",
         }
         assert DaemonEvent("config_reloaded", fields) == events.receive_nowait()

@@ -1,6 +1,7 @@
 """Answers that are kept: what readers get, how long, and what all of them together may hold."""
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from lmx.config import ServerSettings
+from lmx.config import ServerSettings, Settings
 from lmx.errors import InvalidRequest, LmxError, NoModelLoaded, StreamNotFound
 from lmx.web.answer_log import MESSAGE_FRAMING, SSE_FRAMING, AnswerLog
 from lmx.web.answers import StartStream
@@ -83,9 +84,14 @@ class Keeping:
         return True
 
 
+def keeper_with(**settings: Any) -> AnswerKeeper:
+    """A keeper with these settings of the server."""
+    return AnswerKeeper(Settings(home=Path("/nowhere"), server=ServerSettings(**settings)))
+
+
 async def keeping(use: Callable[[Keeping], Awaitable[None]], **settings: Any) -> None:
     """Run a test with a keeper."""
-    keeper = AnswerKeeper(ServerSettings(**settings))
+    keeper = keeper_with(**settings)
     async with trio.open_nursery() as nursery:
         await nursery.start(keeper.run)
         await use(Keeping(keeper))
@@ -328,11 +334,11 @@ def test_the_request_decides_before_the_setting(
     wants: bool,  # noqa: FBT001
 ) -> None:
     """Off unless one of them asks."""
-    assert wants is AnswerKeeper(ServerSettings(resume=setting)).wants(asked)
+    assert wants is keeper_with(resume=setting).wants(asked)
 
 
 def test_a_keeper_that_does_not_run_keeps_nothing() -> None:
     """It says so at once."""
     unused: Perform = Script().perform
     with pytest.raises(RuntimeError):
-        AnswerKeeper(ServerSettings()).begin("a", SSE_FRAMING, unused)
+        keeper_with().begin("a", SSE_FRAMING, unused)

@@ -2,13 +2,14 @@
 
 import json
 import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from lmx.config import ServerSettings
+from lmx.config import Settings
 from lmx.daemon.origin import Origin
 from lmx.daemon.vectors import Method, Numbers
 from lmx.errors import ContextTooLong, LmxError, QueueFull
@@ -82,7 +83,7 @@ def make_exchange(path: str, body: bytes) -> Exchange:
 
 async def ask(desk: ScriptedDesk, path: str, **fields: Any) -> tuple[Any, dict[bytes, bytes]]:
     """The decoded answer and its headers."""
-    routes = VectorRoutes(desk, ServerSettings())
+    routes = VectorRoutes(desk, Settings(home=Path("/nowhere")))
     route = {
         "/v1/embeddings": routes.embed,
         "/v1/rerank": routes.rerank,
