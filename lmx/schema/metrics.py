@@ -278,6 +278,9 @@ LEASE_WAIT = metric(
     "From wanting the device to having it, where workers take turns.",
     "model",
 )
+SKILL_RUNS = metric(
+    "lmx_skill_runs_total", "counter", "Calls of skills, by how they ended.", "skill", "outcome"
+)
 
 METRICS: tuple[Metric, ...] = (
     RUNNING,
@@ -331,6 +334,7 @@ METRICS: tuple[Metric, ...] = (
     LOAD_DURATION,
     EXITS,
     LEASE_WAIT,
+    SKILL_RUNS,
 )
 
 

@@ -9,20 +9,17 @@ import os
 import time
 from collections import deque
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import structlog
 import trio
 from msgspec import Struct
 
+from lmx.skills.outcome import Ending
+
 MAX_FILE_BYTES = 10_000_000
 MAX_PENDING = 10_000
 FLUSH_LIMIT_S = 1.0
-
-Ending = Literal[
-    "ok", "failed", "timed_out", "denied", "requires_approval", "invalid_arguments", "cancelled"
-]
 
 log = structlog.get_logger("lmx.audit")
 trouble_log = structlog.get_logger("lmx.skills")

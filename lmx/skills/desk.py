@@ -13,20 +13,24 @@ import msgspec
 import trio
 
 from lmx.config import SkillSettings
+from lmx.daemon.tables import FoldingTable
 from lmx.daemon.telemetry import Telemetry
 from lmx.errors import ConfigError, InvalidRequest, LmxError
 from lmx.skills.arguments import digest
-from lmx.skills.audit import AuditLine, AuditLog, Ending
+from lmx.skills.audit import AuditLine, AuditLog
 from lmx.skills.box.plan import BoxCapability, BoxPlan, BoxResult
+from lmx.skills.counts import RunCounts
 from lmx.skills.library import Library
 from lmx.skills.manifest import Manifest
-from lmx.skills.outcome import Outcome
+from lmx.skills.outcome import Ending, Outcome
 from lmx.skills.packaged import is_builtin
 from lmx.skills.plans import BOXED_KINDS, plan_run, to_outcome
 from lmx.skills.service import BrokenManifest, McpTools
 
 # A folder of manifests that does not answer must not keep the daemon from starting.
 FIRST_LOOK_S = 2.0
+# Skills that are counted by name; servers may offer new names for ever.
+COUNTED_SKILLS = 256
 
 InternalSkill = Callable[[dict[str, Any]], Awaitable[Any]]
 
@@ -107,6 +111,9 @@ class SkillDesk:
         telemetry: Is told of runs.
         internal: What runs in the daemon, by qualified name; raises `LmxError` for what it refuses.
         mcp: Tools of MCP servers, if there are any.
+
+    Attributes:
+        runs: What was counted, by reference.
     """
 
     def __init__(
@@ -126,6 +133,7 @@ class SkillDesk:
         self._telemetry = telemetry
         self._internal = internal
         self._mcp = mcp
+        self.runs = FoldingTable(RunCounts, limit=COUNTED_SKILLS)
         self._places = trio.CapacityLimiter(settings.max_running)
 
     @property
@@ -175,6 +183,7 @@ class SkillDesk:
             outcome = await self._settle(entry, approved=approved, timeout_s=limit_s)
         finally:
             self._audit.record(entry.line())
+            self.runs.of(manifest.reference).endings[entry.ending] += 1
         return msgspec.structs.replace(outcome, duration_ms=entry.duration_ms)
 
     async def _settle(self, entry: Entry, *, approved: bool, timeout_s: float) -> Outcome:

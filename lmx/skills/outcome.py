@@ -4,9 +4,14 @@ A refusal is an outcome too, because models and clients are told of it in the sa
 answer.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
+
+# How a call ended, as the audit log, events and metrics say it.
+Ending = Literal[
+    "ok", "failed", "timed_out", "denied", "requires_approval", "invalid_arguments", "cancelled"
+]
 
 
 class Outcome(Struct, frozen=True, kw_only=True):

@@ -43,7 +43,12 @@ class LiveRoutes:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._scrape = Scrape(services.telemetry, services.dispatch, services.loader)
+        self._scrape = Scrape(
+            services.telemetry,
+            services.dispatch,
+            services.loader,
+            skill_runs=services.skills.runs,
+        )
 
     async def metrics(self) -> Response:
         """``GET /metrics`` and ``GET /admin/metrics``."""

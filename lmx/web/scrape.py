@@ -11,9 +11,11 @@ from lmx.daemon.loader import Loader
 from lmx.daemon.measures import Histogram, Latencies, ModelMeasures, Totals, merge
 from lmx.daemon.model_state import ModelState
 from lmx.daemon.running import Occupancy
+from lmx.daemon.tables import FoldingTable
 from lmx.daemon.telemetry import NO_MODEL, Telemetry
 from lmx.schema import metrics as m
 from lmx.schema.metrics import Buckets, Metric, Sample
+from lmx.skills.counts import RunCounts
 from lmx.web.admin_views import machine_memory, ready_models
 
 Family = tuple[Metric, Iterable[Sample]]
@@ -29,12 +31,21 @@ class Scrape:
         telemetry: Has the counters.
         dispatch: Knows the requests under way.
         loader: Knows the models.
+        skill_runs: What was counted of skills.
     """
 
-    def __init__(self, telemetry: Telemetry, dispatch: Dispatch, loader: Loader) -> None:
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        dispatch: Dispatch,
+        loader: Loader,
+        *,
+        skill_runs: FoldingTable[RunCounts],
+    ) -> None:
         self._telemetry = telemetry
         self._dispatch = dispatch
         self._loader = loader
+        self._skill_runs = skill_runs
 
     def encode(self) -> bytes:
         """All of it, as Prometheus reads it."""
@@ -51,6 +62,14 @@ class Scrape:
         yield from self._machine()
         yield from self._models()
         yield from _of_models(models)
+        yield (
+            m.SKILL_RUNS,
+            [
+                Sample((name, ending), number)
+                for name, one in self._skill_runs.items()
+                for ending, number in one.endings.items()
+            ],
+        )
 
     def _occupancy(self, models: Iterable[str]) -> Iterator[Family]:
         found = self._dispatch.occupancy

@@ -9,15 +9,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from lmx.daemon.tables import FoldingTable
 from lmx.protocol.messages import Vitals
 from lmx.protocol.values import Kept, Memory, Pacing
 from lmx.schema.metrics import METRICS, Buckets, Metric, Sample, encode_scrape
+from lmx.skills.counts import RunCounts
 from lmx.web.admin_views import ready_models
 from lmx.web.scrape import Scrape
-from tests.lifecycle import open_house
+from tests.lifecycle import House, open_house
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 ROW = re.compile(r"^\| `([^`]+)` \| (\w+) \| (.*?) \| (.+) \|$", re.MULTILINE)
+
+
+def make_scrape(house: House) -> Scrape:
+    """Of a house, and of one skill that was called once."""
+    runs = FoldingTable(RunCounts, limit=8)
+    runs.of("local/s@1.0.0").endings["ok"] += 1
+    return Scrape(house.telemetry, house.dispatch, house.loader, skill_runs=runs)
 
 
 def parse(text: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -43,7 +52,7 @@ def rows_of_docs() -> list[re.Match[str]]:
 async def test_every_metric_is_served(autojump_clock: object) -> None:
     """A scrape names exactly the metrics of the table, in its order, whatever has happened."""
     async with open_house({"a": 10}) as (house, _):
-        scrape = Scrape(house.telemetry, house.dispatch, house.loader)
+        scrape = make_scrape(house)
         assert list(METRICS) == [metric for metric, _ in scrape.families()]
         await house.load("a")
         await house.ask("a")
@@ -59,7 +68,7 @@ async def test_a_scrape_shows_what_happened(autojump_clock: object) -> None:
         await house.ask("a")
         for _, ready in ready_models(house.loader):
             ready.worker.link.vitals = Vitals(Memory(10, kept=Kept(700, 8, 9)), Pacing(96, 0.15))
-        found = parse(Scrape(house.telemetry, house.dispatch, house.loader).encode())
+        found = parse(make_scrape(house).encode())
         model, served = (("model", "a"),), (("model_name", "a"),)
         expected: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {
             ("lmx_requests_total", ()): 1,
@@ -87,6 +96,7 @@ async def test_a_scrape_shows_what_happened(autojump_clock: object) -> None:
             ("vllm:e2e_request_latency_seconds_count", served): 1,
             ("vllm:e2e_request_latency_seconds_bucket", (("le", "+Inf"), *served)): 1,
             ("lmx_request_duration_seconds_count", ()): 1,
+            ("lmx_skill_runs_total", (("outcome", "ok"), ("skill", "local/s@1.0.0"))): 1,
         }
         assert expected == {name: found.get(name) for name in expected}
 
@@ -121,7 +131,7 @@ async def test_a_scrape_of_twenty_models_is_quick(autojump_clock: object) -> Non
     async with open_house({}) as (house, _):
         for number in range(20):
             house.telemetry.models.of(f"model/{number}").outcomes["stop"] += 1
-        scrape = Scrape(house.telemetry, house.dispatch, house.loader)
+        scrape = make_scrape(house)
         took_s = []
         for _ in range(10):
             began_s = time.perf_counter()

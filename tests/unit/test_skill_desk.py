@@ -129,6 +129,7 @@ async def test_a_cancelled_run_frees_its_place_and_is_written_down() -> None:
         assert (await desk.call(function(), {})).ok
     assert ["cancelled", "ok"] == telemetry.of("skill_finished", "outcome")
     assert ["cancelled", "ok"] == [line["outcome"] for line in lines]
+    assert {"cancelled": 1, "ok": 1} == desk.runs.of("local/f@1.0.0").endings
 
 
 async def test_the_audit_log_never_holds_arguments() -> None:
