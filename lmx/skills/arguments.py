@@ -89,7 +89,8 @@ class ArgumentRules:
 def digest(arguments: Any) -> tuple[str, int]:
     """SHA-256 and size in bytes of arguments as canonical JSON; of what is no JSON, as it came."""
     try:
-        value = msgspec.json.decode(arguments) if isinstance(arguments, str) else arguments
+        is_text = isinstance(arguments, str) and len(arguments) <= MAX_ARGUMENT_BYTES
+        value = msgspec.json.decode(arguments) if is_text else arguments
         data = msgspec.json.encode(value, order="sorted")
     except (TypeError, ValueError, RecursionError):
         data = arguments.encode(errors="replace") if isinstance(arguments, str) else b""
