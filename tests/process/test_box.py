@@ -1,15 +1,18 @@
 """What a box runs, and what it says of it: programs, functions, limits, environment, refusals."""
 
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from lmx.skills.box.capability import detect_capability
 from lmx.skills.box.plan import BoxPlan
-from lmx.skills.box.removal import remove_tree
+from lmx.skills.box.removal import make_directory, remove_abandoned, remove_tree
 from lmx.skills.box.runner import Box
 from lmx.skills.manifest import Permissions
 
@@ -144,14 +147,33 @@ async def test_what_cannot_be_granted_is_refused(box: Box, tmp_path: Path) -> No
 
 async def test_secrets_within_the_system_are_hidden(box: Box) -> None:
     """A configuration among the programs' own files is not seen; without a way, nothing runs."""
-    secret = Path("/usr/share")
+    secret, file = Path("/usr/share"), Path("/etc/hosts")
     with trio.fail_after(LIMIT_S):
-        hiding = Box(box.capability, secrets=[secret])
+        hiding = Box(box.capability, secrets=[secret, file])
         result = await hiding.run(BoxPlan(argv=("ls", str(secret))))
+        shown = await hiding.run(BoxPlan(argv=("cat", str(file))))
         if box.capability.namespaces:
-            assert b"" == result.stdout
-        else:
-            assert "refused" == result.end
+            assert (0, b"") == (result.status, result.stdout)
+            assert b"" == shown.stdout
+        without = replace(box.capability, namespaces=False, seatbelt=False)
+        result = await Box(without, secrets=[secret]).run(BoxPlan(argv=("true",)))
+    assert "refused" == result.end
+    assert f"nothing on this machine keeps {secret} from skills" == result.error
+
+
+def test_what_a_killed_daemon_left_is_removed(tmp_path: Path) -> None:
+    """An old directory of a process that is gone goes; a new one, and one of ours, stays."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    names = [f"lmx-run-{ended.pid}-old", f"lmx-run-{ended.pid}-new", f"lmx-run-{os.getpid()}-old"]
+    for name in names:
+        (tmp_path / name / "deep").mkdir(parents=True)
+        if name.endswith("old"):
+            os.utime(tmp_path / name, (0, 0))
+    made = make_directory(tmp_path)
+    assert 0o700 == made.stat().st_mode & 0o777
+    remove_abandoned(tmp_path)
+    assert sorted([*names[1:], made.name]) == sorted(path.name for path in tmp_path.iterdir())
 
 
 async def test_what_is_detected_can_be_forced_off() -> None:

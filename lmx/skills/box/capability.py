@@ -7,8 +7,11 @@ import sys
 from collections.abc import Collection
 from typing import Literal
 
+import trio
+
 from lmx.skills.box.child import landlock
 from lmx.skills.box.plan import BoxCapability, BoxPlan, Limits
+from lmx.skills.box.removal import remove_abandoned
 from lmx.skills.box.runner import Box
 
 Mechanism = Literal["namespaces", "landlock", "seccomp", "seatbelt"]
@@ -18,11 +21,14 @@ _TRIAL = BoxPlan(limits=Limits(wall_s=5.0))
 
 
 async def detect_capability(without: Collection[Mechanism] = ()) -> BoxCapability:
-    """Find out what contains runs on this machine; takes some tens of milliseconds.
+    """Find out what contains runs on this machine; takes some hundred milliseconds.
+
+    Removes what daemons that were killed have left in the temporary directory.
 
     Args:
         without: Mechanisms that are not to be used.
     """
+    await trio.to_thread.run_sync(remove_abandoned, None)
     if sys.platform == "darwin":
         return await _detect_macos(without)
     found = BoxCapability(is_contained=False)

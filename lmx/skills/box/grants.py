@@ -6,7 +6,6 @@ a permission that would hand out the daemon's own secrets is refused here, whate
 
 import os
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from typing import NamedTuple
 import lmx
 from lmx.skills.box.child.wire import ChildLimits, ChildPlan, Mechanisms
 from lmx.skills.box.plan import BoxCapability, BoxPlan, Limits
+from lmx.skills.box.removal import make_directory
 from lmx.skills.box.seatbelt import make_profile
 
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
@@ -281,7 +281,7 @@ def _distinct(paths: Sequence[str]) -> list[str]:
 
 def _make_temporary(parent: Path | None) -> Path:
     try:
-        return Path(os.path.realpath(tempfile.mkdtemp(prefix="lmx-run-", dir=parent)))
+        return make_directory(parent)
     except OSError as error:
         raise PlanRefused(f"no temporary directory: {error.strerror}") from error
 

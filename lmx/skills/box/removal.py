@@ -1,4 +1,4 @@
-"""Removing a directory that something hostile has filled: deep, locked, large.
+"""Temporary directories: making them, and removing what something hostile has filled.
 
 `shutil.rmtree` recurses, keeps a descriptor per level, and stops at a folder without permissions.
 This moves what is deep up to the top, so that no depth matters. Nothing else may be using the
@@ -8,11 +8,51 @@ directory.
 import errno
 import os
 import stat
+import tempfile
+import time
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
+ABANDONED_S = 86_400.0
+_PREFIX = "lmx-run-"
 _MINE = stat.S_IRWXU
+
+
+def make_directory(parent: Path | None) -> Path:
+    """Make a directory for one run, readable for its owner alone; the path has no links.
+
+    Args:
+        parent: Where; `None` for the system's place.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent)).resolve()
+
+
+def remove_abandoned(parent: Path | None) -> None:
+    """Remove directories of daemons that were killed; those of others are let be.
+
+    A process id may be one of another view of them, so only what is old counts as abandoned.
+    """
+    for path in Path(parent or tempfile.gettempdir()).glob(f"{_PREFIX}[0-9]*-*"):
+        with suppress(OSError, ValueError):
+            found = path.lstat()
+            pid = int(path.name.removeprefix(_PREFIX).partition("-")[0])
+            is_old = time.time() - found.st_mtime > ABANDONED_S
+            if is_old and found.st_uid == os.geteuid() and not _is_alive(pid):
+                remove_tree(path)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def remove_tree(top: Path) -> None:

@@ -8,10 +8,9 @@ import os
 import resource
 import select
 import signal
-import sys
 import time
-from typing import NamedTuple
 
+from lmx.skills.box.child.processes import open_processes
 from lmx.skills.box.child.wire import ChildLimits, ChildReport, Ending
 
 # Between two looks; a process can take about 50 MB of memory meanwhile.
@@ -19,17 +18,6 @@ _LOOK_MS = 20
 # Rounds of killing what appears while killing, without process ids of its own.
 _KILL_ROUNDS = 1000
 _KILL_PAUSE_S = 0.001
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-_MEMORY_LINES = (b"RssAnon:", b"RssShmem:", b"VmSwap:")
-_KIB = 1024
-
-
-class Use(NamedTuple):
-    """What processes use at one moment."""
-
-    processes: int = 0
-    memory_bytes: int = 0
-    cpu_s: float = 0.0
 
 
 class Watch:
@@ -45,6 +33,7 @@ class Watch:
         self._control = control
         self._limits = limits
         self._owns_pids = owns_pids
+        self._processes = open_processes(owns_pids=owns_pids)
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
         os.set_blocking(self._woken, False)
@@ -80,7 +69,7 @@ class Watch:
             status = self._reap(main)
             if status is not None:
                 return _describe(status)
-            over = self._exceeded()
+            over = self._exceeded(main)
             if over is not None:
                 return {"ending": over}
             for descriptor, _ in poll.poll(_LOOK_MS):
@@ -100,8 +89,8 @@ class Watch:
             if pid == main:
                 found = status
 
-    def _exceeded(self) -> Ending | None:
-        used = self._measure()
+    def _exceeded(self, main: int) -> Ending | None:
+        used = self._processes.measure(self._processes.find(main))
         if used.processes > self._limits["processes"]:
             return "processes"
         if used.memory_bytes > self._limits["memory_bytes"]:
@@ -111,21 +100,6 @@ class Watch:
             return "cpu"
         return None
 
-    def _measure(self) -> Use:
-        if sys.platform != "linux":
-            return Use()
-        uses = [_measure_one(pid) for pid in self._pids()]
-        return Use(
-            sum(use.processes for use in uses),
-            sum(use.memory_bytes for use in uses),
-            sum(use.cpu_s for use in uses),
-        )
-
-    def _pids(self) -> list[int]:
-        if self._owns_pids:
-            return [int(name) for name in os.listdir("/proc") if name.isdigit() and name != "1"]
-        return _descendants(os.getpid())
-
     def _kill_all(self, main: int) -> None:
         if self._owns_pids:
             _kill(-1)  # all but this process, in one stroke
@@ -134,7 +108,7 @@ class Watch:
         _kill(-main)
         for _ in range(_KILL_ROUNDS):
             # Those that left the group, and what they start in the meantime.
-            left = _descendants(os.getpid()) if sys.platform == "linux" else []
+            left = self._processes.find(main)
             for pid in left:
                 _kill(pid)
             self._reap(main)
@@ -142,46 +116,6 @@ class Watch:
                 break
             time.sleep(_KILL_PAUSE_S)
         _reap_all()
-
-
-def _measure_one(pid: int) -> Use:
-    try:
-        with open(f"/proc/{pid}/status", "rb") as file:
-            lines = file.read().splitlines()
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
-        return Use()  # it has ended
-    threads = memory = 0
-    for line in lines:
-        if line.startswith(b"Threads:"):
-            threads = int(line.split()[1])
-        elif line.startswith(_MEMORY_LINES):
-            memory += int(line.split()[1]) * _KIB
-    # proc(5): utime, stime, cutime and cstime are fields 14 to 17; the first here is the third.
-    ticks = sum(int(field) for field in fields[11:15])
-    return Use(max(1, threads), memory, ticks / _TICKS_PER_S)
-
-
-def _descendants(pid: int) -> list[int]:
-    found: list[int] = []
-    pending = [pid]
-    while pending:
-        for child in _children(pending.pop()):
-            found.append(child)
-            pending.append(child)
-    return found
-
-
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    try:
-        for task in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
-                found += [int(text) for text in file.read().split()]
-    except OSError:
-        pass  # it has ended
-    return found
 
 
 def _describe(status: int) -> ChildReport:
