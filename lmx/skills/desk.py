@@ -205,7 +205,7 @@ class SkillDesk:
 
     async def _refusal(self, manifest: Manifest, *, approved: bool) -> Outcome | None:
         """Why it must not run, or not yet; `None` if it may."""
-        if manifest.requires_approval and not approved:
+        if self._needs_approval(manifest) and not approved:
             error = f"{manifest.reference} needs approval for each call"
             return Outcome(ok=False, requires_approval=True, error=error)
         if manifest.kind not in BOXED_KINDS:
@@ -220,6 +220,12 @@ class SkillDesk:
             return None
         error = f"it would run uncontained and needs approval: {capability.reason}"
         return Outcome(ok=False, requires_approval=True, error=error)
+
+    def _needs_approval(self, manifest: Manifest) -> bool:
+        """A manifest of one's own for a server's tool does not lift what the settings demand."""
+        servers = self._settings.mcp_servers
+        server = servers.get(manifest.mcp.server) if manifest.mcp is not None else None
+        return manifest.requires_approval or (server is not None and server.requires_approval)
 
     def _has_no_place(self) -> bool:
         places = self._places.statistics()

@@ -9,6 +9,7 @@ import structlog
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from lmx.config.skills import McpServerSettings
 from lmx.errors import NoModelLoaded
 from lmx.skills.box.plan import BoxResult
 from lmx.skills.manifest import HttpCall, Manifest, McpTool
@@ -210,6 +211,15 @@ async def test_tools_of_servers_are_skills() -> None:
     assert [(McpTool(server="srv", tool="t"), {"x": 1}, 3)] == tools.calls
     tools.manifests, tools.changed_s = (), 2e12
     assert ([], 2e12) == (desk.list(), desk.changed_s)
+
+
+async def test_the_approval_of_a_server_holds_for_every_name_of_its_tools() -> None:
+    """A manifest that names the tool anew needs the decision, too."""
+    server = McpServerSettings(command=("x",), requires_approval=True)
+    desk = make_desk(FakeBox(), tools=FakeTools(), mcp_servers={"srv": server})
+    manifest = Manifest(name="mine", kind="mcp", mcp=McpTool(server="srv", tool="t"))
+    assert "requires_approval" == flags(await desk.call(manifest, {}))
+    assert "ok" == flags(await desk.call(manifest, {}, approved=True))
 
 
 async def test_without_servers_a_tool_fails() -> None:
