@@ -5,7 +5,7 @@ and Ctrl-C is then a `KeyboardInterrupt` where the answer is waited for.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -100,7 +100,7 @@ class Client:
         with self._failing():
             return self._http.get(path, timeout=timeout_s)
 
-    def events(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def events(self, path: str, body: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
         """The documents of a stream, as they come. Closing the generator hangs up.
 
         Raises:

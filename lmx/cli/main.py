@@ -14,6 +14,7 @@ import typer
 from lmx import __version__
 from lmx.cli import (
     card,
+    chatting,
     embedding,
     importing,
     listing,
@@ -110,5 +111,16 @@ def serve(
     run_daemon(config, overrides)
 
 
-for _part in (listing, models, card, pulling, quantizing, importing, embedding, service_commands):
+PARTS = (
+    listing,
+    models,
+    card,
+    chatting,
+    pulling,
+    quantizing,
+    importing,
+    embedding,
+    service_commands,
+)
+for _part in PARTS:
     _part.add_commands(app)

@@ -1,0 +1,178 @@
+"""The command line as people use it: real processes, a real daemon, and a terminal for the chat."""
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.daemon_process import REPOSITORY, Daemon, spawn_daemon
+
+LIMIT_S = 30.0
+# Makes standard input the terminal that Ctrl-C comes from, and becomes the command.
+OWN_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
+MODEL = "fake:slow?tokens=400&step_ms=25"
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon with one slow talker."""
+    home = tmp_path_factory.mktemp("home")
+    own = {"HOME": str(home / "user"), "HF_HOME": str(home / "hub")}
+    with spawn_daemon(home, MODEL, settings=own) as spawned:
+        spawned.wait_ready_blocking()
+        yield spawned
+
+
+def run(daemon: Daemon, home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "lmx", *arguments],
+        cwd=REPOSITORY,
+        env=environment(daemon, home),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+
+
+def environment(daemon: Daemon, home: Path) -> dict[str, str]:
+    """Of a command that knows the daemon."""
+    return {**os.environ, "LMX_HOME": str(home), "LMX_URL": daemon.url, "TERM": "xterm"}
+
+
+class Terminal:
+    """A command on a terminal of its own."""
+
+    def __init__(self, daemon: Daemon, home: Path, *arguments: str) -> None:
+        self._main, other = pty.openpty()
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", OWN_TERMINAL, sys.executable, "-m", "lmx", *arguments],
+            cwd=REPOSITORY,
+            env=environment(daemon, home),
+            stdin=other,
+            stdout=other,
+            stderr=other,
+            start_new_session=True,
+        )
+        os.close(other)
+        self._seen = ""
+
+    def type(self, text: str) -> None:
+        """Press keys."""
+        os.write(self._main, text.encode())
+
+    def wait_for(self, text: str) -> None:
+        """Wait until the screen shows something that it did not show before."""
+        deadline_s = time.monotonic() + LIMIT_S
+        while text not in self._seen:
+            assert time.monotonic() < deadline_s, f"no {text!r} in {self._seen!r}"
+            self._read(1.0)
+        self._seen = self._seen.partition(text)[2]
+
+    def wait_end(self) -> int:
+        """The exit status, once it is there."""
+        deadline_s = time.monotonic() + LIMIT_S
+        while self._process.poll() is None:
+            assert time.monotonic() < deadline_s, self._seen
+            self._read(0.1)
+        return self._process.returncode
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait(LIMIT_S)
+        os.close(self._main)
+
+    def _read(self, wait_s: float) -> None:
+        readable, _, _ = select.select([self._main], [], [], wait_s)
+        with suppress(OSError):  # Linux says EIO once nobody has the other end
+            self._seen += os.read(self._main, 65536).decode() if readable else ""
+
+
+def test_commands_speak_with_a_real_daemon(daemon: Daemon, tmp_path: Path) -> None:
+    """Each reads what the daemon really answers."""
+    assert f"address   {daemon.url}" in run(daemon, tmp_path, "status").stdout
+    loaded = run(daemon, tmp_path, "load", "fake:other?weight_bytes=2000000", "--json")
+    assert "other" == json.loads(loaded.stdout)["model_id"]
+    shown = run(daemon, tmp_path, "ps").stdout.splitlines()
+    assert ["slow", "other"] == [line.split()[0] for line in shown[1:]]
+    assert "other is unloaded" in run(daemon, tmp_path, "unload", "other").stdout
+    listed = json.loads(run(daemon, tmp_path, "list", "--json").stdout)
+    assert ["slow"] == [row["path"] for row in listed["models"]]
+    gone = run(daemon, tmp_path, "show", "nowhere/none")
+    assert (5, "") == (gone.returncode, gone.stdout)
+
+
+def test_help_is_quick(daemon: Daemon, tmp_path: Path) -> None:
+    """It imports neither the daemon nor HTTP."""
+    code = (
+        "import sys, lmx.cli.main\n"
+        "heavy = {'trio', 'quart', 'httpx2', 'numpy', 'mlx', 'matplotlib', 'lmx.daemon'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=True,
+    )
+    assert "[]\n" == process.stdout
+    assert "Serve models" in run(daemon, tmp_path, "--help").stdout
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(daemon: Daemon, tmp_path: Path) -> None:
+    """Then the next question is answered; twice at the prompt ends it with 130."""
+    terminal = Terminal(daemon, tmp_path, "chat")
+    try:
+        for question in ("first", '"""two\nlines"""'):
+            terminal.wait_for(">>> ")
+            terminal.type(question + "\n")
+            terminal.wait_for("slate")  # one of the fake model's words
+            terminal.type("\x03")
+            terminal.wait_for("(stopped)")
+        terminal.wait_for(">>> ")
+        terminal.type("/nonsense\n")
+        terminal.wait_for("there is no /nonsense")
+        terminal.wait_for(">>> ")
+        terminal.type("\x03")
+        terminal.wait_for("once more")
+        terminal.wait_for(">>> ")
+        terminal.type("\x03")
+        assert 130 == terminal.wait_end()
+    finally:
+        terminal.close()
+    assert "first" in (tmp_path / "history").read_text()
+
+
+def test_a_pipe_that_closes_ends_the_command_quietly(daemon: Daemon, tmp_path: Path) -> None:
+    """As with `lmx chat | head`: no traceback, and the daemon stops the answer."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lmx", "chat", "hi"],
+        cwd=REPOSITORY,
+        env=environment(daemon, tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.read(3)
+    process.stdout.close()
+    assert b"Traceback" not in process.stderr.read()
+    process.stderr.close()
+    assert process.wait(LIMIT_S) != -signal.SIGKILL
