@@ -22,6 +22,7 @@ from lmx.cli import (
     pulling,
     quantizing,
     service_commands,
+    tools,
 )
 from lmx.cli.exits import Exit
 from lmx.errors import ConfigError, LmxError
@@ -121,6 +122,7 @@ PARTS = (
     importing,
     embedding,
     service_commands,
+    tools,
 )
 for _part in PARTS:
     _part.add_commands(app)

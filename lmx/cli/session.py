@@ -47,7 +47,9 @@ class Session:
         as_json: Print documents.
 
     Attributes:
-        as_json: The same.
+        url: The same; so the two after it.
+        admin_key: For the address.
+        as_json: Of results.
         out: Standard output.
         err: Standard error.
     """
@@ -55,8 +57,8 @@ class Session:
     def __init__(
         self, url: str | None = None, admin_key: str | None = None, *, as_json: bool = False
     ) -> None:
-        self._url = url
-        self._admin_key = admin_key
+        self.url = url
+        self.admin_key = admin_key
         self.as_json = as_json
         self.out = _console(is_error=False)
         self.err = _console(is_error=True)
@@ -72,7 +74,7 @@ class Session:
         from lmx.cli.client import Client
         from lmx.cli.target import find_target
 
-        return Client(find_target(self._url, self._admin_key))
+        return Client(find_target(self.url, self.admin_key))
 
     @property
     def is_terminal(self) -> bool:

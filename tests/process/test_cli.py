@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.daemon_process import REPOSITORY, Daemon, spawn_daemon
+from tests.model_folders import write
 
 LIMIT_S = 30.0
 # Makes standard input the terminal that Ctrl-C comes from, and becomes the command.
@@ -35,12 +36,14 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         yield spawned
 
 
-def run(daemon: Daemon, home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def run(
+    daemon: Daemon, home: Path, *arguments: str, **more: str
+) -> "subprocess.CompletedProcess[str]":
     """Run a command to its end."""
     return subprocess.run(
         [sys.executable, "-m", "lmx", *arguments],
         cwd=REPOSITORY,
-        env=environment(daemon, home),
+        env=environment(daemon, home) | more,
         capture_output=True,
         text=True,
         timeout=LIMIT_S,
@@ -158,6 +161,85 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(daemon: Daemon, tmp_path: P
     finally:
         terminal.close()
     assert "first" in (tmp_path / "history").read_text()
+
+
+def test_a_bench_measures_what_was_asked_for(daemon: Daemon, tmp_path: Path) -> None:
+    """Rows for each prompt and number of streams, bars on the terminal, and a PNG on request."""
+    asked = ("bench", "slow", "--tokens", "4", "--streams", "1,2", "--prompts", "8,32")
+    png = tmp_path / "speed.png"
+    outcome = run(daemon, tmp_path, *asked, "--json", "--png", str(png))
+    assert 0 == outcome.returncode, outcome.stderr
+    document = json.loads(outcome.stdout)
+    assert ("slow", "fake", 4) == (document["model"], document["backend"], document["tokens"])
+    assert [1, 2] == [row["streams"] for row in document["by_streams"]]
+    short, long = document["by_prompt"]
+    assert short["prompt_tokens"] < long["prompt_tokens"]
+    # A token each 25 ms, so that four take 75 ms after the first.
+    assert all(5 < row["stream_tps"] < 60 for row in document["by_streams"])
+    assert b"\x89PNG" == png.read_bytes()[:4]
+    shown = run(daemon, tmp_path, *asked).stdout
+    assert "█" in shown
+    assert max(len(line.rstrip()) for line in shown.splitlines()) <= 80
+
+
+def test_a_bench_that_cannot_be_says_why(daemon: Daemon, tmp_path: Path) -> None:
+    """Numbers that are none, a model that is not loaded, plots without matplotlib."""
+    assert 2 == run(daemon, tmp_path, "bench", "--streams", "1,many").returncode
+    assert 5 == run(daemon, tmp_path, "bench", "other").returncode
+    write(tmp_path / "site" / "matplotlib" / "__init__.py", "raise ImportError")
+    asked = ("bench", "--tokens", "2", "--streams", "1", "--prompts", "4", "--png", "a.png")
+    outcome = run(daemon, tmp_path, *asked, PYTHONPATH=str(tmp_path / "site"))
+    assert 1 == outcome.returncode
+    assert "pip install 'opta-lmx[plot]'" in outcome.stderr
+
+
+def test_logs_are_followed(daemon: Daemon, tmp_path: Path) -> None:
+    """The last lines at once, and each new one as it comes."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lmx", "logs", "-f", "-n", "1000", "--json"],
+        cwd=REPOSITORY,
+        env=environment(daemon, tmp_path),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        lines = iter(process.stdout.readline, "")
+        assert any(json.loads(line)["event"] == "listening" for line in lines)
+        run(daemon, tmp_path, "load", "fake:logged")
+        assert any("logged" in line for line in lines)
+        process.send_signal(signal.SIGINT)
+        assert 130 == process.wait(LIMIT_S)
+    finally:
+        process.kill()
+        process.wait(LIMIT_S)
+        process.stdout.close()
+        run(daemon, tmp_path, "unload", "logged")
+
+
+def test_model_ids_are_completed(daemon: Daemon, tmp_path: Path) -> None:
+    """What the shell asks after a tab; without a daemon the answer is quick and empty."""
+    asked = {
+        "_LMX_COMPLETE": "complete_bash",
+        "COMP_WORDS": "lmx unload s",
+        "COMP_CWORD": "2",
+    }
+    assert ["slow"] == complete(daemon, tmp_path, asked)
+    assert [] == complete(daemon, tmp_path, asked | {"LMX_URL": "http://127.0.0.1:9"})
+
+
+def complete(daemon: Daemon, home: Path, asked: Mapping[str, str]) -> list[str]:
+    """What is offered."""
+    process = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.argv[0] = 'lmx'; from lmx.cli import main; main()"],
+        cwd=REPOSITORY,
+        env=environment(daemon, home) | dict(asked),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    return process.stdout.split()
 
 
 def test_a_pipe_that_closes_ends_the_command_quietly(daemon: Daemon, tmp_path: Path) -> None:
