@@ -7,7 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
-import httpx2
 import msgspec
 import typer
 
@@ -223,6 +222,8 @@ def _log_directory(manager: Launchd | Systemd, *, is_system: bool) -> str | None
 
 def _wait_answer(url: str, wait_s: float) -> bool:
     """Whether the daemon answers before the wait is over."""
+    import httpx2
+
     deadline_s = time.monotonic() + wait_s
     while time.monotonic() < deadline_s:
         with suppress(httpx2.HTTPError):
