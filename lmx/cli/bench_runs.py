@@ -110,16 +110,19 @@ class Bench:
 
     async def _ask_together(self, streams: int, prompt_tokens: int) -> tuple[list[Answer], float]:
         answers: list[Answer] = []
+        failures: list[CommandFailed] = []
         began_s = time.perf_counter()
         try:
             async with self._open() as http, trio.open_nursery() as nursery:
                 for _ in range(streams):
                     nursery.start_soon(self._ask, http, self._prompt(prompt_tokens), answers)
         except* CommandFailed as group:
-            raise group.exceptions[0] from None
-        except* httpx2.TransportError as group:
+            failures += (leaf for leaf in group.exceptions if isinstance(leaf, CommandFailed))
+        except* httpx2.TransportError:
             message = f"the connection to {self._target.url} broke off"
-            raise CommandFailed(message, Exit.UNREACHABLE, "unreachable") from group
+            failures.append(CommandFailed(message, Exit.UNREACHABLE, "unreachable"))
+        if failures:
+            raise failures[0]
         return answers, time.perf_counter() - began_s
 
     async def _ask(self, http: "httpx2.AsyncClient", prompt: str, answers: list[Answer]) -> None:

@@ -1,4 +1,4 @@
-"""``lmx logs`` without a daemon that answers, and where new lines begin; words for numbers."""
+"""``lmx logs`` without a daemon that answers, and where new lines begin; addresses, numbers, bars."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from lmx.cli.exits import CommandFailed
 from lmx.cli.log_reading import new_lines
 from lmx.cli.target import find_target, parse_url
 from lmx.cli.words import count_text, duration_text, printable, size_text
-from tests.cli_fakes import FakeDaemon, fake_daemon, run_lmx
+from tests.cli_fakes import Asked, FakeDaemon, fake_daemon, refusal, run_lmx
 
 LINE = {"ts": 0.0, "level": "info", "event": "listening", "logger": "lmx", "port": 1}
 
@@ -127,3 +127,20 @@ def test_where_the_daemon_is(tmp_path: Path) -> None:
     assert "http://a:1234" == find_target("a", environment=home | {"OPTA_LMX_URL": "b"}).url
     assert "x" == find_target("a", environment=home | {"OPTA_ADMIN_KEY": "x"}).admin_key
     assert "k" not in repr(own)
+
+
+def test_a_bench_that_is_refused_says_why(tmp_path: Path) -> None:
+    """One sentence, however many answers ran together; also when the connection breaks."""
+    with fake_daemon() as daemon:
+        daemon.answers["GET /admin/models"] = {"loaded": [{"id": "m", "backend": "mlx"}]}
+        chat = "POST /v1/chat/completions"
+        daemon.answers[chat] = (503, refusal("draining", "the daemon is stopping"))
+        outcome = run_lmx("bench", "--streams", "4", home=tmp_path, daemon=daemon)
+        assert 1 == outcome.status
+        assert "lmx: the daemon is stopping\n" in outcome.err
+
+        def hang_up(_asked: Asked) -> None:
+            raise ConnectionAbortedError
+
+        daemon.answers[chat] = hang_up
+        assert 3 == run_lmx("bench", home=tmp_path, daemon=daemon).status
