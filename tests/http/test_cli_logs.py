@@ -1,4 +1,4 @@
-"""``lmx logs`` without a daemon that answers, and where new lines begin; addresses, numbers, bars."""
+"""``lmx logs`` without a daemon, where new lines begin; addresses, numbers, bars."""
 
 import json
 from pathlib import Path
