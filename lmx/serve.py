@@ -24,6 +24,9 @@ from lmx.daemon.following import Follower
 from lmx.daemon.gauge import Gauge
 from lmx.daemon.guardian import Guardian
 from lmx.daemon.hardware import Hardware, read_hardware
+from lmx.daemon.jobs.arrivals import Arrivals
+from lmx.daemon.jobs.downloads import Downloads
+from lmx.daemon.jobs.quantizer import Quantizer
 from lmx.daemon.live import LiveSettings
 from lmx.daemon.loader import Loader
 from lmx.daemon.log_tail import LogTail
@@ -109,6 +112,7 @@ async def serve(
         siblings.start_soon(partial(keep_running, guardian.run, name="memory guardian"))
         siblings.start_soon(partial(keep_running, services.admin.run, name="model administration"))
         siblings.start_soon(partial(keep_running, services.skills.run, name="skills"))
+        await _start_jobs(siblings, services)
         async with trio.open_nursery() as http:
             urls = await http.start(server.run)
             log.info("listening", version=__version__, urls=urls, pid=os.getpid())
@@ -122,6 +126,16 @@ async def serve(
             await _drain(server, dispatch, drain_s=settings.server.drain_s)
         siblings.cancel_scope.cancel()
     log.info("stopped", **msgspec.structs.asdict(services.telemetry.statistics()))
+
+
+async def _start_jobs(siblings: trio.Nursery, services: Services) -> None:
+    """What goes on in the background for longer than any request, and over restarts."""
+    arrivals, quantizer = services.arrivals, services.quantizer
+    await arrivals.downloads.recall()
+    await quantizer.recall()
+    siblings.start_soon(partial(keep_running, arrivals.run, name="loads of downloads"))
+    siblings.start_soon(partial(keep_running, arrivals.downloads.run, name="downloads"))
+    siblings.start_soon(partial(keep_running, quantizer.run, name="quantisations"))
 
 
 def _compose(
@@ -144,6 +158,13 @@ def _compose(
     )
     live.listen(Follower(settings, loader).follow)
     dispatch = Dispatch(loader, telemetry, settings)
+    admin = ModelAdmin(loader)
+    downloads = Downloads(
+        settings.home,
+        lambda: settings.downloads,
+        telemetry=telemetry,
+        shelf=loader.shelf,
+    )
     return Services(
         settings=settings,
         live=live,
@@ -151,7 +172,9 @@ def _compose(
         loader=loader,
         dispatch=dispatch,
         telemetry=telemetry,
-        admin=ModelAdmin(loader),
+        admin=admin,
+        arrivals=Arrivals(admin, downloads),
+        quantizer=Quantizer(admin, telemetry, lambda: settings.downloads),
         events=EventHub(telemetry, settings),
         keeper=AnswerKeeper(settings),
         vectors=VectorDesk(dispatch, loader, settings),

@@ -40,12 +40,18 @@ def model_roots(home: Path, extra: Sequence[str] = ()) -> list[Root]:
         extra: Configured folders; a tilde is the user's home.
     """
     configured = {_absolute(path) for path in extra}
-    plain = [str(models_directory(home)), *extra, "~/models", *LM_STUDIO]
+    own = [str(models_directory(home)), str(quantized_directory(home))]
+    plain = [*own, *extra, "~/models", *LM_STUDIO]
     paths = dict.fromkeys(_absolute(path) for path in plain)
     return [
         *(Root(path, "plain", path in configured) for path in paths),
         Root(_absolute(_hub()), "hub"),
     ]
+
+
+def quantized_directory(home: Path) -> Path:
+    """Where models that LMX has quantised appear."""
+    return home / "quantized"
 
 
 def hub_name(model_id: str) -> str:

@@ -81,7 +81,7 @@ def remove(removal: Removal) -> int:
 
 
 def _roots(home: Path, folders: Sequence[str]) -> Iterator[Root]:
-    own = {root.path for root in model_roots(home, folders)[: 1 + len(folders)]}
+    own = {root.path for root in model_roots(home, folders)[: 2 + len(folders)]}
     foreign = {Path(os.path.expanduser(path)).absolute() for path in LM_STUDIO}  # noqa: PTH111
     for root in model_roots(home, folders):
         if root.path in own or root.path not in foreign:

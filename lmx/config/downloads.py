@@ -9,7 +9,8 @@ class DownloadSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Fetching models from a hub of Hugging Face's kind.
 
     Attributes:
-        enabled: Whether requests may fetch models. Off, no client can fill this machine's disk.
+        enabled: Whether requests may fetch models. Without an admin key, only those from this
+            machine may, unless `security.open_admin` says otherwise.
         endpoint: Address of the hub; `None` for what ``HF_ENDPOINT`` says, else the public one.
         token_env: Name of the environment variable that holds the token for it. The token itself
             never stands in a file of settings.
@@ -18,7 +19,7 @@ class DownloadSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         keep_free_gb: Disk space that a download must leave, in 10^9 bytes.
     """
 
-    enabled: bool = False
+    enabled: bool = True
     endpoint: Annotated[str, Meta(pattern="^https?://")] | None = None
     token_env: Annotated[str, Meta(pattern="^[A-Za-z_][A-Za-z0-9_]*$")] = "HF_TOKEN"  # noqa: S105  # a variable's name
     max_parallel: Annotated[int, Meta(ge=1, le=16)] = 2

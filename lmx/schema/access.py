@@ -34,6 +34,10 @@ ADMIN_PREFIX = "/admin/"
 # Browsers cannot set headers on an `EventSource`, so these take keys from the query string.
 EVENT_STREAMS = re.compile(r"/admin/events|/v1/agents/runs/.+/events")
 READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+# What fills the disk.
+FILLING_PATHS = frozenset(
+    {"/admin/models/download", "/admin/models/load/confirm", "/admin/quantize"}
+)
 CHANGING_METHODS = frozenset({"DELETE", "PUT", "PATCH"})
 
 
@@ -55,7 +59,9 @@ def takes_query_keys(path: str) -> bool:
 
 
 def is_destructive(method: str, path: str) -> bool:
-    """Whether it deletes, or writes configuration."""
+    """Whether it deletes, fills the disk, or writes configuration."""
+    if method == "POST" and re.sub("//+", "/", path) in FILLING_PATHS:
+        return True
     return method in CHANGING_METHODS and needed_access(path) == "admin"
 
 

@@ -62,7 +62,13 @@ class LoadRequest(ModelFields, kw_only=True):
     performance_overrides: Annotated[
         dict[str, Any] | None, Meta(description="Reported back with the model.")
     ] = None
-    auto_download: Accepted = None
+    auto_download: Annotated[
+        bool | None,
+        Meta(
+            description="Whether to download a model that is not here, and wait for that; false "
+            "asks for a confirmation. Absent, it is true for who says model instead of model_id."
+        ),
+    ] = None
     allow_unsupported_runtime: Accepted = None
 
     @property
@@ -80,6 +86,13 @@ class LoadRequest(ModelFields, kw_only=True):
             known = ", ".join(BACKENDS)
             raise UnsupportedModel(f"there is no backend {asked!r}, only {known}", param=param)
         return BACKENDS[asked]
+
+    @property
+    def waits_for_download(self) -> bool:
+        """Whether one answer is expected, however long a download takes."""
+        if self.auto_download is None:
+            return self.model_id is None
+        return self.auto_download
 
     @property
     def keep_alive_s(self) -> float | None:
@@ -123,7 +136,7 @@ def parse_load_request(body: bytes) -> LoadRequest:
         InvalidRequest: Malformed, or without a model.
         UnsupportedModel: There is no such backend.
     """
-    request = _parse(body, LoadRequest)
+    request = parse_body(body, LoadRequest)
     _require_name(request)
     _ = request.format
     return request
@@ -135,7 +148,7 @@ def parse_unload_request(body: bytes) -> UnloadRequest:
     Raises:
         InvalidRequest: Malformed; `param` names the field.
     """
-    return _parse(body, UnloadRequest)
+    return parse_body(body, UnloadRequest)
 
 
 def parse_probe_request(body: bytes) -> ProbeRequest:
@@ -144,7 +157,7 @@ def parse_probe_request(body: bytes) -> ProbeRequest:
     Raises:
         InvalidRequest: Malformed, or without a model.
     """
-    request = _parse(body, ProbeRequest)
+    request = parse_body(body, ProbeRequest)
     _require_name(request)
     return request
 
@@ -167,7 +180,12 @@ def _require_name(request: ModelFields) -> None:
         raise InvalidRequest("'model_id' is needed", param="model_id")
 
 
-def _parse(body: bytes, kind: type[R]) -> R:
+def parse_body(body: bytes, kind: type[R]) -> R:
+    """Read a body; an empty one is an empty object.
+
+    Raises:
+        InvalidRequest: Malformed, or with a field that nobody reads; `param` names it.
+    """
     if not body.strip():
         body = b"{}"
     request = decode_body(body, msgspec.json.Decoder(kind))

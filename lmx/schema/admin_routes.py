@@ -1,6 +1,7 @@
 """The admin routes as the API's description lists them."""
 
 from lmx.errors import (
+    AdminKeyUnset,
     ConfigError,
     CorruptModel,
     DoesNotFit,
@@ -33,6 +34,8 @@ from lmx.schema.admin_requests import (
     UnloadRequest,
 )
 from lmx.schema.card import ModelCard
+from lmx.schema.downloads import DownloadPending
+from lmx.schema.job_routes import FETCH_ERRORS
 from lmx.schema.logs import LogTailQuery, LogTailReply
 from lmx.schema.machine import DeviceReply, ReloadReply
 from lmx.schema.route import BODY_ERRORS, Errors, Route
@@ -61,7 +64,8 @@ ADMIN_ROUTES: tuple[Route, ...] = (
         "Load a model and wait for it",
         LoadReply,
         request=LoadRequest,
-        errors=(*BODY_ERRORS, *LOAD_ERRORS),
+        others={202: DownloadPending},
+        errors=(*BODY_ERRORS, *LOAD_ERRORS, *FETCH_ERRORS, AdminKeyUnset),
     ),
     Route(
         "post",

@@ -30,7 +30,9 @@ UNNAMED = frozenset({"throughput", "memory", "model_event"})
 # What some listen for by name and others with `onmessage`.
 BOTH = frozenset({"heartbeat", "memory_warning", "memory_critical"})
 # The state of a moment, worthless later: not kept for clients that come back.
-FLEETING = frozenset({"heartbeat", "throughput", "memory"})
+FLEETING = frozenset(
+    {"heartbeat", "throughput", "memory", "download_progress", "quantize_progress"}
+)
 # How soon a browser comes back after the connection ended.
 RETRY_FRAME = b"retry: 3000\n\n"
 

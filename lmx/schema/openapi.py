@@ -33,6 +33,7 @@ from lmx.schema.completion_reply import TextCompletion
 from lmx.schema.completion_request import CompletionRequest
 from lmx.schema.events import TakeUpQuery
 from lmx.schema.extra_routes import EXTRA_ROUTES
+from lmx.schema.job_routes import JOB_ROUTES
 from lmx.schema.live_routes import LIVE_ROUTES
 from lmx.schema.machine import Discovery
 from lmx.schema.priority import PRIORITY_HEADERS
@@ -58,6 +59,7 @@ PATH_PARAMETERS = {
     "model": "A model's name; slashes in it may stand as they are.",
     "name": "A preset's name.",
     "session_id": "A session's id.",
+    "job_id": "An id, as the answer that began the job says.",
     "request_id": "A request's id, as its answer's x-request-id says.",
 }
 
@@ -198,6 +200,7 @@ ROUTES: tuple[Route, ...] = (
     Route("get", "/v1/discovery", "How to use this server", Discovery),
     Route("get", "/", "What this server is", Index),
     *ADMIN_ROUTES,
+    *JOB_ROUTES,
     *LIVE_ROUTES,
     *EXTRA_ROUTES,
 )

@@ -4,23 +4,25 @@ No outcome is answered with a status that clients repeat by themselves, such as 
 again twice and then lose the reason.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
-import trio
 from quart import Blueprint, Response, request
-from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 from werkzeug.routing import BaseConverter, PathConverter
 
 from lmx import __version__
+from lmx.catalog.inventory import InventoryRow
 from lmx.catalog.names import resolve_name
-from lmx.daemon.admin import ModelAdmin, memory_bytes
+from lmx.daemon.admin import memory_bytes
 from lmx.daemon.cards import read_card
 from lmx.daemon.compatibility import backend_name
 from lmx.daemon.dispatch import Dispatch
+from lmx.daemon.jobs.arrivals import Arrivals
+from lmx.daemon.jobs.downloads import coming_rows
+from lmx.daemon.jobs.record import LoadWish
 from lmx.daemon.model import LoadOptions, Model, ReadyModel
-from lmx.errors import BodyTimeout, BodyTooLarge, LoadCrashed, ModelNotFound
+from lmx.errors import LoadCrashed, ModelNotFound
 from lmx.schema.admin import (
     AdminModels,
     AdminStatus,
@@ -48,10 +50,10 @@ from lmx.web.admin_views import (
     performance_reply,
     ready_models,
 )
+from lmx.web.auth import check_unrestrained
+from lmx.web.bodies import read_body
 from lmx.web.card_views import card_reply
-from lmx.web.exchange import PARSE_IN_THREAD_BYTES
-
-T = TypeVar("T")
+from lmx.web.jobs import ACCEPTED, pending_reply
 
 
 class ModelIdConverter(PathConverter):
@@ -65,7 +67,8 @@ class DeletableIdConverter(ModelIdConverter):
     """An id that is no other route of these."""
 
     regex = (
-        r"(?!(?:available|compatibility|load|probe|unload)\Z)(?!.*/(?:card|performance)\Z)"
+        r"(?!(?:available|compatibility|downloads?|load|load/confirm|probe|unload)\Z)"
+        r"(?!.*/(?:card|performance)\Z)(?!download/.*/(?:cancel|progress)\Z)"
         + ModelIdConverter.regex
     )
     part_isolating = False
@@ -77,15 +80,15 @@ CONVERTERS: Mapping[str, type[BaseConverter]] = {
 }
 
 
-def admin_routes(admin: ModelAdmin, dispatch: Dispatch) -> Blueprint:
+def admin_routes(arrivals: Arrivals, dispatch: Dispatch) -> Blueprint:
     """The routes, for an application that knows `CONVERTERS`.
 
     Args:
-        admin: Does what is asked.
+        arrivals: Does what is asked.
         dispatch: Knows the running requests.
     """
     routes = Blueprint("admin", __name__, url_prefix="/admin")
-    views = AdminRoutes(admin, dispatch)
+    views = AdminRoutes(arrivals, dispatch)
     routes.get("/status")(views.status)
     routes.get("/memory")(views.memory)
     routes.get("/models")(views.models)
@@ -104,12 +107,13 @@ class AdminRoutes:
     """The handlers.
 
     Args:
-        admin: Does what is asked.
+        arrivals: Does what is asked.
         dispatch: Knows the running requests.
     """
 
-    def __init__(self, admin: ModelAdmin, dispatch: Dispatch) -> None:
-        self._admin = admin
+    def __init__(self, arrivals: Arrivals, dispatch: Dispatch) -> None:
+        self._arrivals = arrivals
+        self._admin = admin = arrivals.admin
         self._loader = admin.loader
         self._dispatch = dispatch
         self._uptime = admin.loader.telemetry.uptime
@@ -140,7 +144,7 @@ class AdminRoutes:
 
     async def models(self) -> Response:
         """``GET /admin/models``."""
-        inventory = await self._admin.inventory()
+        inventory = await self._inventory()
         loaded = loaded_rows(self._loader)
         reply = AdminModels(
             loaded=loaded,
@@ -152,7 +156,7 @@ class AdminRoutes:
 
     async def available(self) -> Response:
         """``GET /admin/models/available``."""
-        return _json(available_rows(await self._admin.inventory()))
+        return _json(available_rows(await self._inventory()))
 
     async def compatibility(self) -> Response:
         """``GET /admin/models/compatibility``."""
@@ -172,21 +176,31 @@ class AdminRoutes:
         return _json(card_reply(await read_card(self._admin, model_id), self._loader))
 
     async def load(self) -> Response:
-        """``POST /admin/models/load``: answers when the model is loaded or will not be."""
-        asked = await _read(parse_load_request)
+        """``POST /admin/models/load``: answers when the model is loaded or will not be.
+
+        Of a model that is not here it says what a download would mean, or waits for that, too.
+        """
+        asked = await read_body(parse_load_request)
         options = LoadOptions(
             context_tokens=asked.max_context_length,
             keep_alive_s=asked.keep_alive_s,
             performance=asked.performance_overrides or {},
         )
-        model = await self._admin.load(asked.name or "", asked.format, options)
+        wish = LoadWish(name=asked.name or "", backend=asked.format, options=options)
+        found = await self._arrivals.load(wish)
+        if not isinstance(found, Model) and asked.waits_for_download:
+            check_unrestrained(request.scope)
+            found = await self._arrivals.finish(found, wish)
+        if not isinstance(found, Model):
+            return _json(pending_reply(found), ACCEPTED)
+        model = found
         if model.ready is None:
             raise LoadCrashed(f"{model.id} came up and left again")
         return _json(self._load_reply(model, model.ready))
 
     async def unload(self) -> Response:
         """``POST /admin/models/unload``: answers when the memory is back."""
-        asked = await _read(parse_unload_request)
+        asked = await read_body(parse_unload_request)
         gone = await self._admin.unload(asked.name)
         freed = gigabytes(gone.freed_bytes)
         return _json(
@@ -195,7 +209,7 @@ class AdminRoutes:
 
     async def probe(self) -> Response:
         """``POST /admin/models/probe``."""
-        asked = await _read(parse_probe_request)
+        asked = await read_body(parse_probe_request)
         model_id, trials = await self._admin.probe(asked.name or "", limit_s=asked.timeout_s)
         passed = [trial.backend for trial in trials if trial.outcome == "pass"]
         reply = ProbeReply(
@@ -207,8 +221,15 @@ class AdminRoutes:
 
     async def delete(self, model_id: str) -> Response:
         """``DELETE /admin/models/{model}``."""
-        deleted_id, freed = await self._admin.delete(model_id)
+        deleted_id, freed = await self._arrivals.delete(model_id)
         return _json(DeleteReply(model_id=deleted_id, freed_bytes=freed))
+
+    async def _inventory(self) -> list[InventoryRow]:
+        """What is on disk, and what is on its way there."""
+        rows = await self._admin.inventory()
+        known = {row.id for row in rows}
+        coming = coming_rows(self._arrivals.downloads.jobs)
+        return [*rows, *(row for row in coming if row.id not in known)]
 
     def _load_reply(self, model: Model, ready: ReadyModel) -> LoadReply:
         load_ms = round(1000 * ready.load_s, 1)
@@ -224,25 +245,5 @@ class AdminRoutes:
         )
 
 
-async def _read(parse: Callable[[bytes], T]) -> T:
-    """The parsed body, read with the limits of all bodies, parsed off the loop if it is large.
-
-    Raises:
-        RequestError: The body did not come whole, or `parse` refuses it.
-    """
-    try:
-        body = await request.get_data(cache=False, as_text=False, parse_form_data=False)
-    except RequestEntityTooLarge as error:
-        limit = request.max_content_length
-        raise BodyTooLarge(f"the request body is over {limit} bytes", param="body") from error
-    except RequestTimeout as error:
-        raise BodyTimeout(
-            f"the request body did not arrive within {request.body_timeout:g} s"
-        ) from error
-    if len(body) > PARSE_IN_THREAD_BYTES:
-        return await trio.to_thread.run_sync(parse, body)
-    return parse(body)
-
-
-def _json(value: Any) -> Response:
-    return Response(msgspec.json.encode(value), content_type="application/json")
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, content_type="application/json")

@@ -29,6 +29,7 @@ from lmx.web.events import EventsRoute
 from lmx.web.exchange import Exchange, Handler, new_request_id, run_exchange
 from lmx.web.extras import extra_routes
 from lmx.web.health import HealthRoutes
+from lmx.web.jobs import download_routes, quantize_routes
 from lmx.web.logs import log_routes
 from lmx.web.machine import DiscoveryRoute, machine_routes
 from lmx.web.models import model_routes
@@ -76,7 +77,9 @@ def make_quart(services: Services) -> QuartTrio:
     services.live.listen(follow_settings)
     app.url_map.converters.update(CONVERTERS)
     app.register_blueprint(model_routes(services.loader))
-    app.register_blueprint(admin_routes(services.admin, services.dispatch))
+    app.register_blueprint(admin_routes(services.arrivals, services.dispatch))
+    app.register_blueprint(download_routes(services.arrivals))
+    app.register_blueprint(quantize_routes(services.quantizer))
     app.register_blueprint(machine_routes(services))
     app.register_blueprint(live_routes(services))
     app.register_blueprint(preset_routes(services.presets))

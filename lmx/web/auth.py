@@ -5,7 +5,7 @@ shows, in this order. Knows no route's handler, waits for nothing and reads no b
 stand before everything. What is open and what asks for which key says `lmx.schema.access`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import structlog
@@ -35,6 +35,13 @@ LOGGED_PATH_CHARACTERS = 200
 
 # Where a scope says whose it is.
 CALLER = "lmx.caller"
+# Where a scope says that its sender may not change anything for good, and why.
+RESTRAINT = "lmx.restraint"
+
+LOCAL_ONLY = (
+    "Without an admin key this works from the machine itself only; set `security.admin_key`, "
+    "or `security.open_admin: true` to let everybody in the network do it"
+)
 
 log = structlog.get_logger("lmx.web")
 
@@ -165,6 +172,13 @@ class Gate:
                     return Caller(name, name)
         return Caller(head.address)
 
+    def restrain(self, scope: dict[str, Any]) -> AdminKeyUnset | None:
+        """Why a request that may go on may all the same not change anything for good."""
+        head, rules = read_head(scope), self._rules()
+        if rules.admin or rules.security.open_admin or head.is_local:
+            return None
+        return AdminKeyUnset(LOCAL_ONLY)
+
     def _rules(self) -> _Rules:
         security = self._security()
         if security is not self._made.security:
@@ -217,6 +231,17 @@ def caller_of(scope: dict[str, Any]) -> Caller:
     return caller if isinstance(caller, Caller) else NOBODY
 
 
+def check_unrestrained(scope: Mapping[str, Any]) -> None:
+    """Refuse to change something for good for who may not.
+
+    Raises:
+        AdminKeyUnset: The sender may not.
+    """
+    restraint = scope.get(RESTRAINT)
+    if isinstance(restraint, AdminKeyUnset):
+        raise restraint
+
+
 def _check_host(head: Head, rules: _Rules) -> AccessError | None:
     host = head.text(b"host")
     if host is None or head.path in PROBES or rules.hosts.allows(host):
@@ -243,10 +268,7 @@ def _check_destruction(head: Head, rules: _Rules) -> AccessError | None:
     """Without an admin key, other hosts may neither delete nor change anything for good."""
     if rules.security.open_admin or head.is_local or not is_destructive(head.method, head.path):
         return None
-    return AdminKeyUnset(
-        "Without an admin key this works from the machine itself only; set `security.admin_key`, "
-        "or `security.open_admin: true` to let everybody in the network do it"
-    )
+    return AdminKeyUnset(LOCAL_ONLY)
 
 
 def _shown_keys(head: Head, rules: _Rules, spellings: Spellings) -> list[bytes]:

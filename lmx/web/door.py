@@ -12,7 +12,7 @@ from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEven
 
 from lmx.errors import LmxError
 from lmx.schema.problems import encode_problem
-from lmx.web.auth import CALLER, Gate, read_head
+from lmx.web.auth import CALLER, RESTRAINT, Gate, read_head
 from lmx.web.exchange import NO_CONTENT, Answer, Exchange, new_request_id, run_exchange
 from lmx.web.server import AsgiApp
 
@@ -64,6 +64,7 @@ class Door:
                 await _answer(refusal, Exchange(scope, receive, send), grants)
                 return
         scope[CALLER] = self._gate.identify(scope)
+        scope[RESTRAINT] = self._gate.restrain(scope)
         await self._app(scope, receive, send)
 
     def _grants(self, scope: dict[str, Any]) -> list[Header]:

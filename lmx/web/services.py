@@ -6,6 +6,8 @@ from lmx.config import Settings
 from lmx.daemon.admin import ModelAdmin
 from lmx.daemon.dispatch import Dispatch
 from lmx.daemon.hardware import Hardware
+from lmx.daemon.jobs.arrivals import Arrivals
+from lmx.daemon.jobs.quantizer import Quantizer
 from lmx.daemon.live import LiveSettings
 from lmx.daemon.loader import Loader
 from lmx.daemon.log_tail import LogTail
@@ -26,6 +28,8 @@ class Services(NamedTuple):
         dispatch: Opens replies.
         telemetry: Counts and tells.
         admin: Manages the models.
+        arrivals: Loads models that may have to be downloaded first.
+        quantizer: Writes models again with smaller weights.
         events: Tells clients what happens.
         keeper: Keeps answers that survive their connection.
         live: Reads the settings again.
@@ -41,6 +45,8 @@ class Services(NamedTuple):
     dispatch: Dispatch
     telemetry: Telemetry
     admin: ModelAdmin
+    arrivals: Arrivals
+    quantizer: Quantizer
     events: EventHub
     keeper: AnswerKeeper
     live: LiveSettings

@@ -1,0 +1,1 @@
+"""Long work that outlives its clients and the daemon itself: downloads and quantisations."""
