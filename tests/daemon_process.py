@@ -32,7 +32,8 @@ REPOSITORY = Path(__file__).parent.parent
 HOST = "127.0.0.1"
 LOG_NAME = "daemon.log"
 # Requests made by hand call the daemon `lmx`, which is not this machine's name.
-OWN_SETTINGS = {"LMX_SECURITY__ALLOWED_HOSTS": "[lmx]"}
+# No test asks a hub but its own: this address refuses at once.
+OWN_SETTINGS = {"LMX_SECURITY__ALLOWED_HOSTS": "[lmx]", "HF_ENDPOINT": "http://127.0.0.1:9"}
 # A loaded machine with two cores; a healthy daemon needs about one second.
 START_LIMIT_S = 20.0
 READY_LIMIT_S = 20.0

@@ -15,7 +15,7 @@ from typing import BinaryIO, TypeVar
 import msgspec
 
 from lmx.errors import JobFailed, LmxError, StorageFull
-from lmx.protocol.jobs import Done, Failed, JobProgress, Planned, Report, Stage
+from lmx.protocol.jobs import Done, Failed, JobProgress, Planned, Report
 
 Order = TypeVar("Order")
 
@@ -25,31 +25,48 @@ NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Reporter:
-    """Writes reports; of progress at most four a second.
+    """Writes reports; of progress the latest, four times a second, from a thread of its own.
+
+    So the last word before a silence is heard, too.
 
     Args:
         sink: Where the lines go.
-        clock: Seconds that only grow.
     """
 
-    def __init__(self, sink: BinaryIO, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, sink: BinaryIO) -> None:
         self._sink = sink
-        self._clock = clock
-        self._next_at_s = 0.0
-        self._stage: Stage | None = None
+        self._writing = threading.Lock()
+        self._latest: JobProgress | None = None
+
+    def start(self) -> None:
+        """Begin to tell of progress."""
+        threading.Thread(target=self._tell_for_ever, daemon=True).start()
 
     def send(self, report: Report) -> None:
-        """One report, at once."""
-        self._sink.write(msgspec.json.encode(report) + b"\n")
-        self._sink.flush()
+        """One report, at once, after what is known of the progress."""
+        with self._writing:
+            self._write_latest()
+            self._write(report)
 
     def progress(self, progress: JobProgress) -> None:
-        """One report, if the last one is a while ago or was of another stage."""
-        now_s = self._clock()
-        if now_s >= self._next_at_s or progress.stage != self._stage:
-            self._next_at_s = now_s + REPORT_PERIOD_S
-            self._stage = progress.stage
-            self.send(progress)
+        """Note how far it is; any number of times a second."""
+        with self._writing:
+            self._latest = progress
+
+    def _tell_for_ever(self) -> None:
+        while True:
+            time.sleep(REPORT_PERIOD_S)
+            with self._writing:
+                self._write_latest()
+
+    def _write_latest(self) -> None:
+        latest, self._latest = self._latest, None
+        if latest is not None:
+            self._write(latest)
+
+    def _write(self, report: Report) -> None:
+        self._sink.write(msgspec.json.encode(report) + b"\n")
+        self._sink.flush()
 
 
 def run_job(orders: type[Order] | object, work: Callable[[Order, Reporter], Planned | Done]) -> int:
@@ -66,6 +83,7 @@ def run_job(orders: type[Order] | object, work: Callable[[Order, Reporter], Plan
     sink = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     reporter = Reporter(sink)
+    reporter.start()
     order: Order = msgspec.json.decode(_read_line(sys.stdin.fileno()), type=orders)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:

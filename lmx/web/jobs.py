@@ -79,14 +79,14 @@ def download_routes(arrivals: Arrivals) -> Blueprint:
             DownloadList(downloads=rows, count=len(rows), include_inactive=query.include_inactive)
         )
 
-    @routes.get("/download/<path:job_id>/progress")
+    @routes.get("/download/<job_id>/progress")
     async def show_progress(job_id: str) -> Response:
         row = progress_row(downloads.get(job_id))
         if row.status == "cancelled":
             row = msgspec.structs.replace(row, status="failed")
         return _json(row)
 
-    @routes.post("/download/<path:job_id>/cancel")
+    @routes.post("/download/<job_id>/cancel")
     async def cancel(job_id: str) -> Response:
         return _json(progress_row(await downloads.cancel(job_id)))
 
@@ -115,11 +115,11 @@ def quantize_routes(quantizer: Quantizer) -> Blueprint:
         rows = [quantize_row(job) for job in newest_first(quantizer.jobs)]
         return _json(QuantizeList(jobs=rows, count=len(rows)))
 
-    @routes.get("/<path:job_id>")
+    @routes.get("/<job_id>")
     async def show(job_id: str) -> Response:
         return _json(quantize_row(quantizer.get(job_id)))
 
-    @routes.post("/<path:job_id>/cancel")
+    @routes.post("/<job_id>/cancel")
     async def cancel(job_id: str) -> Response:
         was_unfinished = quantizer.get(job_id).is_unfinished
         job = await quantizer.cancel(job_id)

@@ -91,13 +91,18 @@ def test_where_the_query_string_may_hold_a_key(path: str, *, expected: bool) -> 
         ("DELETE", "//admin/models/x", True),
         ("PUT", "/admin/config", True),
         ("PATCH", "/admin/config", True),
+        ("POST", "/admin/models/download", True),
+        ("POST", "//admin/models/load//confirm", True),
+        ("POST", "/admin/quantize", True),
+        ("GET", "/admin/quantize", False),
+        ("POST", "/admin/models/load", False),
         ("POST", "/admin/config/reload", False),
         ("GET", "/admin/status", False),
         ("DELETE", "/v1/rag/collections/x", False),
     ],
 )
 def test_what_is_destructive(method: str, path: str, *, expected: bool) -> None:
-    """Deleting and writing under `/admin`; loads, unloads and reloads can be undone."""
+    """Deleting, writing and filling the disk; loads, unloads and reloads can be undone."""
     assert expected == is_destructive(method, path)
 
 

@@ -15,7 +15,7 @@ from lmx.errors import (
     KeyRefused,
     OriginRefused,
 )
-from lmx.web.auth import Gate
+from lmx.web.auth import RESTRAINT, Gate, check_unrestrained
 
 OPEN = SecuritySettings()
 ADMIN = SecuritySettings(admin_key="adm")
@@ -239,6 +239,23 @@ def test_without_an_admin_key_other_hosts_destroy_nothing(method: str) -> None:
     assert None is judge(ADMIN, scope(path, bearer(b"adm"), method=method))
     assert None is judge(OPEN, scope("/admin/models/load", method="POST"))
     assert None is judge(OPEN, scope(STATUS))
+
+
+def test_without_an_admin_key_other_hosts_are_restrained() -> None:
+    """Requests that go on say whether they may change something for good."""
+
+    def restraint(security: SecuritySettings, client: str | None = "192.168.1.7") -> object:
+        asked = scope("/admin/models/load", method="POST", client=client)
+        return Gate(lambda: security, hostname="lmx", clock=lambda: 0.0).restrain(asked)
+
+    assert isinstance(restraint(OPEN), AdminKeyUnset)
+    assert isinstance(restraint(INFERENCE), AdminKeyUnset)
+    assert None is restraint(OPEN, "127.0.0.1")
+    assert None is restraint(ADMIN)
+    assert None is restraint(SecuritySettings(open_admin=True))
+    with pytest.raises(AdminKeyUnset):
+        check_unrestrained({RESTRAINT: restraint(OPEN)})
+    check_unrestrained({RESTRAINT: None})
 
 
 def test_foreign_hosts() -> None:
