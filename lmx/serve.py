@@ -110,7 +110,6 @@ async def serve(
         await siblings.start(services.keeper.run)
         siblings.start_soon(partial(keep_running, services.events.run, name="event heartbeat"))
         siblings.start_soon(partial(keep_running, guardian.run, name="memory guardian"))
-        siblings.start_soon(partial(keep_running, services.admin.run, name="model administration"))
         siblings.start_soon(partial(keep_running, services.skills.run, name="skills"))
         await _start_jobs(siblings, services)
         async with trio.open_nursery() as http:
@@ -133,6 +132,7 @@ async def _start_jobs(siblings: trio.Nursery, services: Services) -> None:
     arrivals, quantizer = services.arrivals, services.quantizer
     await arrivals.downloads.recall()
     await quantizer.recall()
+    siblings.start_soon(partial(keep_running, services.admin.run, name="model administration"))
     siblings.start_soon(partial(keep_running, arrivals.run, name="loads of downloads"))
     siblings.start_soon(partial(keep_running, arrivals.downloads.run, name="downloads"))
     siblings.start_soon(partial(keep_running, quantizer.run, name="quantisations"))
