@@ -1,10 +1,12 @@
 """Skills inside chat requests, by a real daemon with real skills: whole, streamed, on a socket."""
 
 import json
+import signal
 import socket
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -15,7 +17,7 @@ from jsonschema_rs import validator_for
 
 from lmx import __version__
 from lmx.schema.openapi import openapi_document
-from tests.daemon_process import Daemon
+from tests.daemon_process import Daemon, spawn_daemon
 from tests.http.answers import HELLO, Told, chat, fold_chat, streamed_chat, whole_chat
 from tests.http.shared import shared_daemon
 from tests.http.socket_client import ChatSocketClient, fold, open_socket
@@ -32,6 +34,7 @@ ADD: dict[str, Any] = {"skills": ["add"]}
 WAIT: dict[str, Any] = {"skills": ["wait"]}
 # From a client's leaving to its skill's end.
 END_LIMIT_S = 0.5
+SERVED = b'HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\n"ok"'
 MANIFESTS = {
     "wait": "kind: http\nhttp: {{url: 'http://127.0.0.1:{port}/'}}\npermissions: {{network: true}}",
     "delete": "kind: prompt\ntemplate: gone\nrequires_approval: true",
@@ -76,16 +79,27 @@ def service() -> Iterator[Service]:
         yield Service(listener)
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory, service: Service) -> Iterator[Daemon]:
-    """A model per answer, and two skills beside those that are built in."""
-    home = tmp_path_factory.mktemp("home")
+def write_skills(home: Path, service: Service) -> None:
+    """Two skills beside those that are built in."""
     (home / "skills").mkdir()
     for name, rest in MANIFESTS.items():
         head = f"schema: opta.skills.manifest/v1\nname: {name}\n"
         text = head + rest.format(port=service.port)
         (home / "skills" / f"{name}.yaml").write_text(text)
-    models = [f"fake:{n}?text={quote(a)}&then={quote(b)}" for n, (a, b) in ANSWERS.items()]
+
+
+def model_of(name: str) -> str:
+    """The model that gives an answer."""
+    text, then = map(quote, ANSWERS[name])
+    return f"fake:{name}?text={text}&then={then}"
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory, service: Service) -> Iterator[Daemon]:
+    """A model per answer."""
+    home = tmp_path_factory.mktemp("home")
+    write_skills(home, service)
+    models = [model_of(name) for name in ANSWERS]
     settings = {"LMX_SERVER__HEARTBEAT_S": "0.2"}
     with shared_daemon(home, *models, settings=settings) as shared:
         assert wait_until(lambda: shared.get_json("/healthz")[1]["loaded_models"] == len(models))
@@ -264,8 +278,7 @@ def test_a_cut_stream_goes_on_while_its_skill_runs(daemon: Daemon, service: Serv
             if b"skill.call" in body:
                 break
     with service.called() as caller:
-        answer = b'HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\n"ok"'
-        caller.sendall(answer)
+        caller.sendall(SERVED)
         last_id = body.rpartition(b"id: ")[2].partition(b"\n")[0].decode()
         with Connection(daemon) as connection:
             headers = {"last-event-id": last_id}
@@ -275,3 +288,18 @@ def test_a_cut_stream_goes_on_while_its_skill_runs(daemon: Daemon, service: Serv
     [told] = fold_chat(b"\n\n".join([*frames, b""]))
     assert ("Done.", "stop") == (told.content, told.reason)
     assert [1, 1] == [b"".join(frames).count(kind) for kind in (b"skill.call", b"skill.result")]
+
+
+def test_a_daemon_that_stops_waits_for_the_answer(tmp_path: Path, service: Service) -> None:
+    """Asked to while a skill runs, it lets the skill end and the model answer, and then ends."""
+    write_skills(tmp_path, service)
+    with spawn_daemon(tmp_path, model_of("waits")) as daemon:
+        daemon.wait_ready_blocking()
+        with Connection(daemon) as connection:
+            connection.send(chat_request("waits", stream=True, **WAIT))
+            with service.called() as caller:
+                daemon.process.send_signal(signal.SIGTERM)
+                assert wait_until(lambda: bool(daemon.events("stopping")))
+                caller.sendall(SERVED)
+            [told] = fold_chat(connection.read_reply().body)
+        assert ("Done.", "stop", 0) == (told.content, told.reason, daemon.process.wait(10))
