@@ -31,6 +31,7 @@ class Hold:
 
     Attributes:
         origin: The same.
+        model_id: Canonical, once it is known; before that as the client spelled it.
         error: Why it is to end, once it is.
         is_working: Whether it is between two replies.
     """
@@ -38,9 +39,9 @@ class Hold:
     def __init__(self, origin: Origin, model_name: str, find: FindModel) -> None:
         now_s = trio.current_time()
         self.origin = origin
+        self.model_id = model_name[:NAME_LIMIT]
         self.error: LmxError | None = None
         self.is_working = False
-        self._model_name = model_name[:NAME_LIMIT]
         self._received_s = now_s if origin.received_s is None else origin.received_s
         self._received_at = time.time() - (now_s - self._received_s)
         self._find = find
@@ -77,7 +78,8 @@ class Hold:
         Raises:
             LmxError: There is no such model, it cannot be loaded, or this is to end.
         """
-        return (await self.during(self._find)).id
+        self.model_id = (await self.during(self._find)).id
+        return self.model_id
 
     def fail(self, error: LmxError) -> None:
         """End it, for this reason. Idempotent."""
@@ -89,7 +91,7 @@ class Hold:
         """What it is doing, while it works."""
         return RunningRequest(
             request_id=self.origin.request_id,
-            model_id=self._model_name,
+            model_id=self.model_id,
             client=self.origin.client,
             route=self.origin.route,
             state="skills",

@@ -153,6 +153,7 @@ class SkillLoop:
             origin = msgspec.structs.replace(origin, received_s=None)
         name = task.model_name if self.head is None else self.head.model_id
         async with self._dispatch.open(ask, model_name=name, origin=origin) as reply:
+            hold.model_id = reply.model_id
             self._begin(LoopHead(reply.model_id, encode_cache_header(reply.prompts)))
             turn = self.feed.open_turn(reply, task.make_parser(reply.started))
             try:

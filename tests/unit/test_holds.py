@@ -76,7 +76,11 @@ async def test_the_model_is_found_or_refused() -> None:
     """By its canonical id, before any reply is opened."""
     async with open_bench() as (bench, _):
         with bench.dispatch.hold(ORIGIN, "alias") as hold:
-            assert "m" == await hold.find_model()
+            assert ("alias", "m", "m") == (
+                hold.model_id,
+                await hold.find_model(),
+                hold.model_id,
+            )
             bench.loader.error = NoModelLoaded("No model loaded")
             with pytest.raises(NoModelLoaded):
                 await hold.find_model()

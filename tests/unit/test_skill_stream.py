@@ -248,7 +248,7 @@ async def test_an_administrator_ends_a_skill_by_the_requests_id(autojump_clock: 
         nursery.start_soon(partial(client.follow, bench, skills=["wait"]))
         await trio.sleep(1)
         [shown] = bench.bench.dispatch.running
-        assert ("req_1", "skills", "laptop") == (shown.request_id, shown.state, shown.client)
+        assert ("req_1", "skills", "m") == (shown.request_id, shown.state, shown.model_id)
         assert bench.bench.dispatch.cancel("req_1")
         await wait_all_tasks_blocked()
         assert not bench.bench.dispatch.cancel("req_1")
