@@ -27,6 +27,11 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """HTTP: where to listen and when to give up on a client.
 
     Attributes:
+        host: Address to listen on; ``0.0.0.0`` is all of them.
+        port: Port to listen on; 0 picks a free one.
+        max_body_bytes: Longest body of a request; more is a 413.
+        body_timeout_s: Time for a whole body to arrive.
+        max_connections: Most open connections; more are answered 503.
         keep_alive_s: Idle time after which a connection closes; also the header-read limit.
         write_timeout_s: Longest time a client may take no byte before it is reset.
         heartbeat_s: Silence on a stream after which a comment is sent.
@@ -276,7 +281,13 @@ def _set_keys(*keys: str | None) -> tuple[str, ...]:
 
 
 class DeviceSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How this machine presents itself; no `name` means the host's."""
+    """How this machine presents itself to clients that look for it.
+
+    Attributes:
+        name: What clients show; `None` for the host's name.
+        purpose: What it is used for.
+        role: Its part among the machines of its owner.
+    """
 
     name: str | None = None
     purpose: str = "inference"
