@@ -1,11 +1,10 @@
 """Write the example of the configuration and the tables of its documentation from the types.
 
-``python -m scripts.generate_config`` writes them; with ``--check`` it only says which are stale, and ends
-with status 1 if any is.
+``python -m scripts.generate_config`` writes them; with ``--check`` it only says which are stale,
+and ends with status 1 if any is.
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ EXAMPLE = Path("config.example.yaml")
 DOCUMENT = Path("docs/configuration.md")
 # The name of the table of other versions' names, which is no section.
 FORMER_NAMES = "other names"
+END = "<!-- end -->"
 
 
 def fill_tables(document: str) -> str:
@@ -28,10 +28,11 @@ def fill_tables(document: str) -> str:
     """
     for name in (*SECTIONS, FORMER_NAMES):
         table = former_table() if name == FORMER_NAMES else section_table(name)
-        mark = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        if not mark.search(document):
+        head, opening, rest = document.partition(f"<!-- table: {name} -->\n")
+        _, closing, tail = rest.partition(END)
+        if not opening or not closing:
             raise ValueError(f"no place for the table of {name}")
-        document = mark.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", document)
+        document = f"{head}{opening}{table}\n{closing}{tail}"
     return document
 
 
@@ -57,7 +58,7 @@ def main() -> int:
     options = parser.parse_args()
     paths = stale(ROOT)
     for path in paths:
-        print(f"{path} is {'stale; run python -m scripts.generate_config' if options.check else 'new'}")
+        print(f"{path} is stale" if options.check else path)
     if not options.check:
         for path, text in generated(ROOT):
             (ROOT / path).write_text(text, encoding="utf-8")

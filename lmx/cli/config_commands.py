@@ -1,4 +1,4 @@
-"""``lmx config``: which settings hold, where each came from, and whether files are as they should be.
+"""``lmx config``: which settings hold, where each came from, and whether files can be used.
 
 Reads what ``lmx serve`` would read, and no daemon. Keys are never printed.
 """

@@ -15,6 +15,7 @@ from lmx import __version__
 from lmx.cli import (
     card,
     chatting,
+    config_commands,
     embedding,
     importing,
     listing,
@@ -117,6 +118,7 @@ PARTS = (
     models,
     card,
     chatting,
+    config_commands,
     pulling,
     quantizing,
     importing,

@@ -24,8 +24,8 @@ _PLAIN = re.compile(r"[A-Za-z0-9_][\w./-]*")
 # Texts that YAML would read as something else.
 _NOT_TEXT = re.compile(r"(?i)(null|true|false|yes|no|on|off|[\d._-]+)")
 HEAD = """\
-# Every setting of LMX with its default. Copy this file to ~/.opta-lmx/config.yaml, take the `#` away
-# before what you change, and check it with `lmx config check`.
+# Every setting of LMX with its default. Copy this file to ~/.opta-lmx/config.yaml, take the `#`
+# away before what you change, and check it with `lmx config check`.
 #
 # Written by scripts/generate_config.py from the types in lmx/config; change it there.
 """
