@@ -42,6 +42,7 @@ from lmx.daemon.vectors import VectorDesk
 from lmx.errors import ConfigError
 from lmx.skills.containment import Containment
 from lmx.skills.desk import SkillDesk
+from lmx.skills.mcp.host import McpHost
 from lmx.skills.packaged import SEARCH_DOCUMENTS
 from lmx.skills.search.documents import DocumentSearch
 from lmx.web.app import Dispatcher
@@ -108,9 +109,8 @@ async def serve(
         siblings.start_soon(partial(keep_running, broadcaster.run, name="broadcaster"))
         await siblings.start(loader.run)
         await siblings.start(services.keeper.run)
-        siblings.start_soon(partial(keep_running, services.events.run, name="event heartbeat"))
         siblings.start_soon(partial(keep_running, guardian.run, name="memory guardian"))
-        siblings.start_soon(partial(keep_running, services.skills.run, name="skills"))
+        _keep_services(siblings, services)
         await _start_jobs(siblings, services)
         async with trio.open_nursery() as http:
             urls = await http.start(server.run)
@@ -136,6 +136,16 @@ async def _start_jobs(siblings: trio.Nursery, services: Services) -> None:
     siblings.start_soon(partial(keep_running, arrivals.run, name="loads of downloads"))
     siblings.start_soon(partial(keep_running, arrivals.downloads.run, name="downloads"))
     siblings.start_soon(partial(keep_running, quantizer.run, name="quantisations"))
+
+
+def _keep_services(siblings: trio.Nursery, services: Services) -> None:
+    """Start what requests lean on and may fail without ending the daemon."""
+    for run, name in (
+        (services.events.run, "event heartbeat"),
+        (services.skills.run, "skills"),
+        (services.mcp.run, "MCP server"),
+    ):
+        siblings.start_soon(partial(keep_running, run, name=name))
 
 
 def _compose(
@@ -165,6 +175,7 @@ def _compose(
         telemetry=telemetry,
         shelf=loader.shelf,
     )
+    skills = _make_skills(live, dispatch, loader, telemetry=telemetry)
     return Services(
         settings=settings,
         live=live,
@@ -180,7 +191,8 @@ def _compose(
         vectors=VectorDesk(dispatch, loader, settings),
         log_tail=log_tail,
         presets=Presets(settings),
-        skills=_make_skills(live, dispatch, loader, telemetry=telemetry),
+        skills=skills,
+        mcp=McpHost(skills),
     )
 
 

@@ -31,8 +31,9 @@ BLIND_EXCEPTS: Mapping[str, str] = {
     "lmx/worker/loop.py": "the worker's load step",
     "lmx/daemon/restarts.py": "the restart wrapper",
 }
-# Where an import may wait for a call: a worker pays for one engine, `lmx --help` for no daemon.
-LATE_IMPORTS = ("lmx/engines/__init__.py", "lmx/cli/", "lmx/cli.py")
+# Where an import may wait for a call: a worker pays for one engine, `lmx --help` for no daemon, a
+# daemon for no SDK of MCP until somebody speaks it.
+LATE_IMPORTS = ("lmx/engines/__init__.py", "lmx/cli/", "lmx/cli.py", "lmx/skills/mcp/__init__.py")
 # Engine libraries change shape between versions; asking an object what it has is their interface.
 PROBED_ATTRIBUTES = ("lmx/engines/",)
 

@@ -40,6 +40,7 @@ from lmx.schema.priority import PRIORITY_HEADERS
 from lmx.schema.problems import TABLE, ErrorDocument
 from lmx.schema.ranking import RerankRequest, ScoreRequest
 from lmx.schema.route import BODY_ERRORS, Errors, Route
+from lmx.schema.skill_routes import SKILL_ROUTES
 from lmx.schema.status import Health, Index, ModelList, ModelRow, Ready, Unready
 from lmx.schema.tokens import (
     ApplyTemplateReply,
@@ -60,6 +61,7 @@ PATH_PARAMETERS = {
     "name": "A preset's name.",
     "session_id": "A session's id.",
     "job_id": "An id, as the answer that began the job says.",
+    "skill": "A skill's name, qualified name or reference; slashes may stand as they are.",
     "request_id": "A request's id, as its answer's x-request-id says.",
 }
 
@@ -203,6 +205,7 @@ ROUTES: tuple[Route, ...] = (
     *JOB_ROUTES,
     *LIVE_ROUTES,
     *EXTRA_ROUTES,
+    *SKILL_ROUTES,
 )
 
 

@@ -26,15 +26,17 @@ from lmx.web.dashboard import dashboard_routes
 from lmx.web.docs import show_docs, show_openapi
 from lmx.web.door import with_headers
 from lmx.web.events import EventsRoute
-from lmx.web.exchange import Exchange, Handler, new_request_id, run_exchange
+from lmx.web.exchange import REQUEST_ID, Exchange, Handler, new_request_id, run_exchange
 from lmx.web.extras import extra_routes
 from lmx.web.health import HealthRoutes
 from lmx.web.jobs import download_routes, quantize_routes
 from lmx.web.logs import log_routes
 from lmx.web.machine import DiscoveryRoute, machine_routes
+from lmx.web.mcp import MCP_BODY_BYTES, MCP_METHODS, MCP_PATH, McpRoute
 from lmx.web.models import model_routes
 from lmx.web.presets import preset_routes
 from lmx.web.services import Services
+from lmx.web.skills import SkillNameConverter, skill_routes
 from lmx.web.socket_requests import SocketServices
 from lmx.web.tokens import TokenRoutes
 from lmx.web.vectors import VectorRoutes
@@ -75,7 +77,7 @@ def make_quart(services: Services) -> QuartTrio:
 
     follow_settings()
     services.live.listen(follow_settings)
-    app.url_map.converters.update(CONVERTERS)
+    app.url_map.converters.update(CONVERTERS, skill_name=SkillNameConverter)
     app.register_blueprint(model_routes(services.loader))
     app.register_blueprint(admin_routes(services.arrivals, services.dispatch))
     app.register_blueprint(download_routes(services.arrivals))
@@ -85,6 +87,7 @@ def make_quart(services: Services) -> QuartTrio:
     app.register_blueprint(preset_routes(services.presets))
     app.register_blueprint(extra_routes(services.loader, services.live, SessionShelf()))
     app.register_blueprint(log_routes(services.log_tail))
+    app.register_blueprint(skill_routes(services.skills))
 
     @app.errorhandler(LmxError)
     async def refuse(error: LmxError) -> Response:
@@ -132,7 +135,9 @@ class Dispatcher:
         tokens = TokenRoutes(dispatch, services.loader, settings)
         messages = MessagesRoute(dispatch, settings, keeper, presets=presets)
         vectors = VectorRoutes(services.vectors, settings)
+        mcp = McpRoute(services.mcp, settings, dispatch.wait_revoked)
         self._raw: dict[tuple[str, str], Handler] = {
+            **{(method, MCP_PATH): mcp for method in MCP_METHODS},
             **dashboard_routes(health.index),
             ("GET", "/health"): health.live,
             ("GET", "/healthz"): health.live,
@@ -180,8 +185,11 @@ class Dispatcher:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         handler = self._raw.get((method, scope["path"]))
         if handler is None:
-            request_id = (b"x-request-id", new_request_id().encode())
+            scope[REQUEST_ID] = new_request_id()
+            request_id = (b"x-request-id", scope[REQUEST_ID].encode())
             await self._quart(scope, receive, with_headers(send, [request_id]))  # type: ignore[arg-type]
             return
         body_limit = self._settings.server.max_body_bytes
+        if scope["path"] == MCP_PATH:
+            body_limit = min(body_limit, MCP_BODY_BYTES)
         await run_exchange(handler, Exchange(scope, receive, send), body_limit=body_limit)

@@ -6,7 +6,7 @@ answer, without which Hypercorn would leak the connection.
 """
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import parse_qs
@@ -41,6 +41,8 @@ CLIENT_NAME_LIMIT = 64
 JSON_HEADERS: Headers = (JSON_TYPE,)
 # The status of an answer that has no body, not even one of no bytes.
 NO_CONTENT = 204
+# Where a scope notes the id of its request, for applications that know no `Exchange`.
+REQUEST_ID = "lmx.request_id"
 EVENT_STREAM_HEADERS: Headers = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -48,6 +50,11 @@ EVENT_STREAM_HEADERS: Headers = (
 )
 
 T = TypeVar("T")
+Message = MutableMapping[str, Any]
+AsgiCall = Callable[
+    [Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]],
+    Awaitable[None],
+]
 
 log = structlog.get_logger("lmx.web")
 
@@ -88,6 +95,7 @@ class Exchange:
         self._send = send
         self._is_streaming = False
         self._is_answered = False
+        self._is_handed_over = False
         self._on_disconnect: Callable[[], None] | None = None
 
     @property
@@ -146,6 +154,38 @@ class Exchange:
             return SocketSink(stream)
         return AsgiSink(self._send)
 
+    async def hand_over(self, app: AsgiCall, body: bytes) -> None:
+        """Let an ASGI application answer.
+
+        It gets the body whole and never a disconnect: a client that leaves cancels it. An answer
+        that it began and left is ended for it; one that it began and failed at is cut off.
+
+        Args:
+            app: Called once, with this exchange's scope.
+            body: As it was read.
+        """
+        self._is_handed_over = True
+        self.scope[REQUEST_ID] = self.request_id
+        unread = [body]
+
+        async def receive() -> Message:
+            if not unread:
+                await trio.sleep_forever()
+            return {"type": "http.request", "body": unread.pop(), "more_body": False}
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._is_streaming = True
+                request_id = (b"x-request-id", self.request_id.encode())
+                message = {**message, "headers": [*message["headers"], request_id]}
+            is_last = message["type"] == "http.response.body" and not message.get("more_body")
+            self._is_answered = self._is_answered or is_last
+            # The end of an answer shows as a disconnect from within its last send.
+            with trio.CancelScope(shield=is_last):
+                await self._send(message)  # type: ignore[arg-type]
+
+        await app(self.scope, receive, send)
+
     async def listen(self, *, body_limit: int, on_disconnect: Callable[[], None]) -> None:
         """Read everything the client sends until it is gone or the exchange is over."""
         self._on_disconnect = on_disconnect
@@ -166,6 +206,8 @@ class Exchange:
         Cancellation:
             A client that goes away during a large answer cancels the rest of it.
         """
+        if self._is_handed_over and self._is_answered:
+            return
         *most, last = [memoryview(b"")] if answer is None else _cut(answer.body)
         is_large = bool(most) and not self._is_streaming
         if answer is not None and is_large:

@@ -15,6 +15,7 @@ from lmx.daemon.presets import Presets
 from lmx.daemon.telemetry import Telemetry
 from lmx.daemon.vectors import VectorDesk
 from lmx.skills.desk import SkillDesk
+from lmx.skills.mcp.host import McpHost
 from lmx.web.events import EventHub
 from lmx.web.resume import AnswerKeeper
 
@@ -38,6 +39,7 @@ class Services(NamedTuple):
         log_tail: Has the last log lines.
         skills: Runs skills.
         presets: Named sets of request parameters.
+        mcp: Serves them to clients of MCP.
     """
 
     settings: Settings
@@ -55,3 +57,4 @@ class Services(NamedTuple):
     log_tail: LogTail
     skills: SkillDesk
     presets: Presets
+    mcp: McpHost

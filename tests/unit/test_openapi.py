@@ -24,6 +24,7 @@ from lmx.schema.completion_request import (
     to_generates,
 )
 from lmx.schema.openapi import ROUTES, openapi_document
+from lmx.schema.priority import PRIORITY_HEADERS
 from lmx.schema.problems import error_body
 from lmx.schema.reply import ReplyHead
 from lmx.text.parts import AnswerPart, ReasoningPart, TextPart, ToolCallPart
@@ -63,7 +64,7 @@ def test_headers_that_say_a_priority_are_declared() -> None:
         for method, operation in operations.items():
             declared = {
                 one["name"] for one in operation.get("parameters", []) if one["in"] == "header"
-            }
+            } & set(PRIORITY_HEADERS)
             body = operation.get("requestBody", {"content": {}})["content"].get("application/json")
             name = "" if body is None else body["schema"]["$ref"].rpartition("/")[2]
             is_generation = name in {"ChatRequest", "CompletionRequest", "AnthropicRequest"}
@@ -141,6 +142,12 @@ PATHS = {
     "/detokenize",
     "/health",
     "/healthz",
+    "/mcp",
+    "/mcp/capabilities",
+    "/mcp/prompts/get",
+    "/mcp/prompts/list",
+    "/mcp/resources/list",
+    "/mcp/resources/read",
     "/metrics",
     "/readyz",
     "/rerank",
@@ -155,6 +162,16 @@ PATHS = {
     "/v1/models/{model}",
     "/v1/rerank",
     "/v1/score",
+    "/v1/skills",
+    "/v1/skills/mcp/call",
+    "/v1/skills/mcp/capabilities",
+    "/v1/skills/mcp/prompts",
+    "/v1/skills/mcp/prompts/get",
+    "/v1/skills/mcp/resources",
+    "/v1/skills/mcp/tools",
+    "/v1/skills/openclaw/invoke",
+    "/v1/skills/{skill}",
+    "/v1/skills/{skill}/execute",
     "/v2/rerank",
 }
 

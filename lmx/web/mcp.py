@@ -1,0 +1,50 @@
+"""``/mcp``: the MCP server over streamable HTTP, with the limits of all requests.
+
+The body is read here, so that its size and its time are bounded like any other's; the SDK sees it
+whole. A client that leaves, or a daemon that stops, cancels the request and the run it asked for.
+"""
+
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from lmx.config import Settings
+from lmx.errors import Draining
+from lmx.skills.mcp.host import MESSAGE_BYTES, McpHost
+from lmx.web.exchange import Answer, Exchange
+
+MCP_PATH = "/mcp"
+MCP_METHODS = ("GET", "POST", "DELETE")
+MCP_BODY_BYTES = MESSAGE_BYTES
+
+
+class McpRoute:
+    """The route over a host.
+
+    Args:
+        host: Serves MCP.
+        settings: As they are now; how long a body may take to arrive.
+        wait_stop: Returns when streams have to end, because the daemon stops.
+    """
+
+    def __init__(
+        self, host: McpHost, settings: Settings, wait_stop: Callable[[], Awaitable[object]]
+    ) -> None:
+        self._host = host
+        self._settings = settings
+        self._wait_stop = wait_stop
+
+    async def __call__(self, exchange: Exchange) -> Answer | None:
+        """Handle one exchange."""
+        body = await exchange.body.read(timeout_s=self._settings.server.body_timeout_s)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._cancel_at_stop, nursery.cancel_scope)
+            await exchange.hand_over(self._host.handle, body)
+            nursery.cancel_scope.cancel()
+        if not exchange.is_streaming:
+            raise Draining("The MCP server is stopping")
+        return None
+
+    async def _cancel_at_stop(self, scope: trio.CancelScope) -> None:
+        await self._wait_stop()
+        scope.cancel()
