@@ -27,7 +27,6 @@ NEEDS_RESTART = frozenset(
         "logging.format",
         "logging.max_mb",
         "logging.backups",
-        "logging.prompts",
         "discovery.mdns_enabled",
         "discovery.mdns_service_name",
         "presets.enabled",

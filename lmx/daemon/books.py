@@ -162,23 +162,25 @@ class Books:
     def _record(self, request: OpenRequest, model: Model, outcome: Outcome) -> None:
         """What the model's own rows tell, and the log."""
         ends = _ends(request.choices)
-        if not ends:
-            return
         tokens = sum(end.usage.completion_tokens for end in ends)
-        decode_s = max(end.timings.decode_s for end in ends)
+        decode_s = max((end.timings.decode_s for end in ends), default=0.0)
         if request.ready is not None:
             request.ready.generated_tokens += tokens
-        is_answered = all(end.reason in {"stop", "length"} for end in ends)
-        model.count(tokens=tokens, decode_s=decode_s, is_answered=is_answered)
+        if ends:
+            is_answered = all(end.reason in {"stop", "length"} for end in ends)
+            model.count(tokens=tokens, decode_s=decode_s, is_answered=is_answered)
+        failure = {} if outcome.error is None else {"code": outcome.error.code}
         log.info(
             "request ended",
             request_id=request.origin.request_id,
             client=request.origin.client,
             model=model.id,
             reason=outcome.reason,
-            prompt_tokens=ends[0].usage.prompt_tokens,
+            prompt_tokens=request.prompt_tokens,
             completion_tokens=tokens,
+            tokens_per_second=round(tokens / decode_s, 1) if decode_s else 0.0,
             decode_s=round(decode_s, 3),
+            **failure,
         )
 
     def _count_client(self, request: OpenRequest, outcome: Outcome) -> None:

@@ -24,6 +24,7 @@ from lmx.daemon.reply import ReplyStream
 from lmx.daemon.running import Occupancy, OpenRequest, RunningRequest
 from lmx.daemon.tally import RequestTally
 from lmx.daemon.telemetry import Telemetry
+from lmx.daemon.transcripts import Transcripts
 from lmx.errors import (
     Draining,
     LmxError,
@@ -129,6 +130,7 @@ class Dispatch:
 
     def __init__(self, loader: Loader, telemetry: Telemetry, settings: Settings) -> None:
         self._loader = loader
+        self._transcripts = Transcripts(lambda: settings.logging.prompts)
         self._books = Books(telemetry)
         self._settings = settings
         self._open: set[ReplyStream] = set()
@@ -237,6 +239,7 @@ class Dispatch:
                     place.leave()
                 ready.leave()
                 self._close(request.choices, ready)
+                self._transcripts.end(request)
                 self._judge(ask, request.choices, model=model, ready=ready)
 
     async def inspect(self, prompt: Prompt, *, model_name: str) -> tuple[str, Inspected]:
@@ -322,6 +325,7 @@ class Dispatch:
     ) -> Started:
         choices = ready.worker.link.open_replies(ask)
         request.attach(choices)
+        self._transcripts.begin(ask, request)
         for choice, place in zip(choices, places, strict=True):
             choice.on_over = place.leave
         self._open.update(choices)

@@ -18,7 +18,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
-import structlog
 from msgspec import Struct
 
 from lmx.errors import AlreadyRunning, ConfigError
@@ -32,8 +31,6 @@ RETRY_S = 0.1
 # A lock whose file names nobody alive is held by who starts this moment, or only looks.
 UNKNOWN_HOLDER_WAIT_S = 1.0
 PS_LIMIT_S = 5.0
-
-log = structlog.get_logger("lmx.instance")
 
 
 class Holder(Struct, frozen=True, kw_only=True):
@@ -125,9 +122,14 @@ class Instance:
     Args:
         descriptor: Of the open lock file; closing it gives the lock back.
         holder: This process.
+        left: What stood in the file.
+
+    Attributes:
+        left: The daemon before, if it died without giving the lock back.
     """
 
-    def __init__(self, descriptor: int, holder: Holder) -> None:
+    def __init__(self, descriptor: int, holder: Holder, *, left: Holder | None) -> None:
+        self.left = left
         self._descriptor = descriptor
         self._holder = holder
 
@@ -174,10 +176,8 @@ def hold_instance(home: Path, *, wait_s: float) -> Iterator[Instance]:
             "this user, or set LMX_HOME to another directory"
         ) from error
     left = _read(descriptor)
-    instance = Instance(descriptor, _this_process())
+    instance = Instance(descriptor, _this_process(), left=left)
     try:
-        if left is not None:
-            log.warning("took over the lock of a daemon that died", pid=left.pid, host=left.host)
         instance.announce("")
         yield instance
     finally:

@@ -80,6 +80,13 @@ class WorkerLink:
         return None if self.vitals is None else self.vitals.memory
 
     @property
+    def request_ids(self) -> tuple[str, ...]:
+        """Of the requests that the worker is answering, as their clients know them."""
+        tallies = (reply.tally for reply in self._replies.values())
+        ids = (tally.request_id for tally in tallies if tally is not None)
+        return tuple(dict.fromkeys(filter(None, ids)))
+
+    @property
     def has_work(self) -> bool:
         """Whether the worker owes somebody an event."""
         return bool(self._replies or self._inspections)

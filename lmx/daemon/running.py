@@ -119,6 +119,7 @@ class OpenRequest:
         """It is about to use a worker; from now on what it delivers is counted."""
         self.model, self.ready = model, ready
         self.tally = RequestTally(measures, self.received_s, trio.current_time)
+        self.tally.request_id = self.origin.request_id
         return self.tally
 
     def attach(self, choices: Sequence[ReplyStream]) -> None:

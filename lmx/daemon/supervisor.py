@@ -207,11 +207,10 @@ class Supervisor:
         ended = ready.worker.ended
         if ended is None:
             return
-        log.warning(
-            "worker ended", model=model.id, pid=ended.pid, kind=ended.kind, reason=ended.reason
-        )
+        known = {"model": model.id, "pid": ended.pid, "request_ids": list(ended.request_ids)}
+        log.warning("worker ended", **known, kind=ended.kind, reason=ended.reason)
         if ended.output:
-            log.warning("worker said", model=model.id, output=ended.output[-2000:])
+            log.warning("worker said", **known, output=ended.output[-2000:])
         self._measures.exits[ended.kind] += 1
         self._shop.telemetry.publish(
             "worker_exited",
@@ -316,14 +315,16 @@ class Supervisor:
         if leaving is None:
             return
         model.error = leaving.error if leaving.reason == "oom" else None
-        log.info("model unloaded", model=model.id, reason=leaving.reason)
+        gigabytes = freed / 1e9
+        line = f"Model unloaded, freed {gigabytes:.1f} GB"
+        log.info(line, model=model.id, reason=leaving.reason)
         self._shop.telemetry.publish(
             "model_unloaded",
             model_id=model.id,
-            memory_freed_gb=round(freed / 1e9, 3),
+            memory_freed_gb=round(gigabytes, 3),
             reason=leaving.reason,
         )
-        self._tell_model_event("unloaded", freed / 1e9, duration_s=0.0)
+        self._tell_model_event("unloaded", gigabytes, duration_s=0.0)
 
     def _move(self, event: ModelEvent) -> None:
         self._model.apply(event)

@@ -27,9 +27,18 @@ class RequestTally:
         started_s: When the last choice had started, once all had.
         first_text_s: When the first text came, once it did.
         ended_s: When the last choice ended, once all have.
+        request_id: Whose they are, as the client knows it.
     """
 
-    __slots__ = ("clock", "ended_s", "first_text_s", "measures", "received_s", "started_s")
+    __slots__ = (
+        "clock",
+        "ended_s",
+        "first_text_s",
+        "measures",
+        "received_s",
+        "request_id",
+        "started_s",
+    )
 
     def __init__(self, measures: ModelMeasures, received_s: float, clock: Clock) -> None:
         self.measures = measures
@@ -38,6 +47,7 @@ class RequestTally:
         self.started_s: float | None = None
         self.first_text_s: float | None = None
         self.ended_s: float | None = None
+        self.request_id = ""
 
     def begin(self, now_s: float) -> None:
         """A choice's first text has come."""
@@ -57,6 +67,7 @@ class ChoiceTally:
         paced_count: Of these, tokens that came after the first text.
         first_s: When the first text came, once it did.
         last_s: When the last one did.
+        transcript: Gets all text, if anybody wants to keep it.
     """
 
     __slots__ = (
@@ -68,6 +79,7 @@ class ChoiceTally:
         "last_s",
         "paced_count",
         "token_count",
+        "transcript",
     )
 
     def __init__(self, request: RequestTally) -> None:
@@ -79,12 +91,18 @@ class ChoiceTally:
         self.paced_count = 0
         self.first_s: float | None = None
         self.last_s = 0.0
+        self.transcript: list[str] | None = None
 
     @property
     def tokens_per_second(self) -> float:
         """Since the first text; 0 before the second."""
         paced_s = 0.0 if self.first_s is None else self.last_s - self.first_s
         return self.paced_count / paced_s if paced_s > 0 else 0.0
+
+    @property
+    def request_id(self) -> str:
+        """Whose choice it is, as the client knows it."""
+        return self._request.request_id
 
     def take(self, delta: Delta) -> None:
         """Count one delivery."""
@@ -93,6 +111,8 @@ class ChoiceTally:
         self._totals.generated_tokens += count
         if not delta.text:
             return  # log-probabilities alone: the client sees no text yet
+        if self.transcript is not None:
+            self.transcript.append(delta.text)
         now_s = self._clock()
         if self.first_s is None:
             self.first_s = now_s

@@ -59,6 +59,7 @@ class WorkerExit(Struct, frozen=True, kw_only=True):
         status: As `subprocess` gives it: negative for a signal, `None` if it did not end by itself.
         reason: One sentence.
         output: The last of what it printed.
+        request_ids: Of the requests that it was answering.
     """
 
     pid: int
@@ -66,6 +67,7 @@ class WorkerExit(Struct, frozen=True, kw_only=True):
     status: int | None
     reason: str
     output: str
+    request_ids: tuple[str, ...] = ()
 
     @property
     def may_be_a_request(self) -> bool:
@@ -141,6 +143,7 @@ class Worker:
             status=status,
             reason=reason,
             output=self._output.decode(errors="replace"),
+            request_ids=self.link.request_ids,
         )
         self.link.end(self.ended.error())
         self._has_ended.set()
@@ -160,7 +163,8 @@ class Worker:
                 self._output += data
                 del self._output[:-OUTPUT_TAIL_BYTES]
                 for line in bytes(data).decode(errors="replace").splitlines():
-                    log.debug("worker output", pid=self.pid, line=line)
+                    ids = list(self.link.request_ids)
+                    log.debug("worker output", pid=self.pid, request_ids=ids, line=line)
 
     async def stop(self, grace_s: float) -> None:
         """End the process and everything it started, and reap it."""

@@ -13,7 +13,7 @@ from functools import partial
 import trio
 
 from lmx.catalog.specs import ModelSpec, parse_spec
-from lmx.cli.logs import configure_logging
+from lmx.cli.logs import open_log
 from lmx.daemon.instance import hold_instance
 from lmx.daemon.live import LiveSettings, SettingsSource
 from lmx.daemon.log_tail import LogTail
@@ -51,10 +51,12 @@ def main() -> None:
     source = SettingsSource(overrides={"server": {"host": options.host, "port": options.port}})
     settings = source.load()
     log_tail = LogTail()
-    log_level = configure_logging(settings.logging.level, log_tail)
-    live = LiveSettings(source, settings, set_log_level=log_level.set)
     specs = [parse_spec(text) for text in options.model]
-    with hold_instance(settings.home, wait_s=0) as instance:
+    with (
+        hold_instance(settings.home, wait_s=0) as instance,
+        open_log(settings.logging, log_tail) as control,
+    ):
+        live = LiveSettings(source, settings, set_log_level=control.level.set)
         presence = Presence(instance, Notifier({}))
         trio.run(partial(run, live, specs, presence=presence, log_tail=log_tail))
 

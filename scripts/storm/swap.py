@@ -149,7 +149,7 @@ def count_residents(daemon: Daemon, after_s: float) -> tuple[int, int]:
         if line.event.startswith("Model loaded: "):
             up.add(line.event.split()[2])
             loads += line.at_s >= after_s
-        elif line.event == "model unloaded":
+        elif line.event.startswith("Model unloaded"):
             up.discard(str(line.fields["model"]))
         most = max(most, len(up))
     return loads, most

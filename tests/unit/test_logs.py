@@ -8,13 +8,15 @@ import sys
 import pytest
 import structlog
 
-from lmx.cli.logs import LogLevel
+from lmx.cli.logs import Blotter, LogLevel
 
 SCRIPT = """
 import structlog
-from lmx.cli.logs import configure_logging
+from lmx.cli.logs import open_log
+from lmx.config import LoggingSettings
 from lmx.daemon.log_tail import LogTail
-level = configure_logging("info", LogTail())
+control = open_log(LoggingSettings(), LogTail()).__enter__()
+level = control.level
 log = structlog.get_logger("x")
 def say(name):
     log.debug("debug", at=name)
@@ -30,9 +32,10 @@ TERMINAL_SCRIPT = """
 import sys
 sys.stderr.isatty = lambda: True
 import structlog
-from lmx.cli.logs import configure_logging
+from lmx.cli.logs import open_log
+from lmx.config import LoggingSettings
 from lmx.daemon.log_tail import LogTail
-configure_logging("info", LogTail())
+open_log(LoggingSettings(), LogTail()).__enter__()
 def fail(admin_key):
     raise ValueError("no")
 try:
@@ -76,3 +79,24 @@ def test_less_severe_lines_are_dropped() -> None:
     assert {"a": 1} == level(None, "critical", {"a": 1})
     with pytest.raises(structlog.DropEvent):
         level(None, "info", {"a": 1})
+
+
+def test_keys_are_blotted_out_wherever_they_stand() -> None:
+    """In texts, lists and mappings; short ones are words, and are left."""
+    blotter = Blotter()
+    assert {"a": "x"} == blotter(None, "info", {"a": "x"})
+    blotter.keys = lambda: ["", "abc", "long-key", "longer-key"]
+    line = {"event": "abc long-key!", "n": 1, "deep": [{"longer-key": ("a long-key", None)}]}
+    assert {
+        "event": "abc [key]!",
+        "n": 1,
+        "deep": [{"[key]": ["a [key]", None]}],
+    } == blotter(None, "info", line)
+
+
+def test_the_format_can_be_chosen() -> None:
+    """Text without colours where there is no terminal."""
+    text = run(SCRIPT.replace("LoggingSettings()", 'LoggingSettings(format="text")'))
+    assert "first" in text.splitlines()[0]
+    assert "\x1b" not in text
+    assert "{" not in text
