@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -82,19 +83,38 @@ class BoxSite:
             await wait_until(lambda: not list(self.temp_parent.iterdir()))
 
 
+def run_for_ever(top: str, *without: Mechanism) -> None:
+    """What a process does that is killed: one run without an end."""
+
+    async def run() -> None:
+        site = BoxSite(Path(top), await detect(*without))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(site.box.run, site.plan("spin", {"shield": True}))
+            await wait_until(lambda: len(box_processes(of=os.getpid())) > 1)
+            sys.stdout.write("running")
+            sys.stdout.flush()
+
+    trio.run(run)
+
+
 def count_descriptors() -> int:
     """Open descriptors of this process."""
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def box_processes() -> list[int]:
-    """Processes that boxes of this test have made, zombies of ours included."""
+def box_processes(*, of: int | None = None) -> list[int]:
+    """Processes that boxes of this test have made, zombies included.
+
+    Args:
+        of: Whose children count too; by default this process'.
+    """
+    parent_pid = of or os.getpid()
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             command = (process / "cmdline").read_bytes()
             parent = int((process / "stat").read_bytes().rpartition(b")")[2].split()[1])
             is_ours = LAUNCHER in command and os.fsencode(Path.cwd()) in command
-            if is_ours or parent == os.getpid():
+            if is_ours or parent == parent_pid:
                 found.append(int(process.name))
     return found

@@ -6,6 +6,8 @@ a container that forbids them.
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,8 @@ import trio
 from lmx.skills.box.capability import Mechanism
 from lmx.skills.box.plan import BoxPlan, Limits
 from lmx.skills.manifest import Permissions
-from tests.boxes import BoxSite, box_processes, detect
+from tests.boxes import LIMIT_S, BoxSite, box_processes, detect
+from tests.chat_client import wait_until
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into /proc")
 
@@ -104,6 +107,33 @@ async def test_cancelling_early_leaves_nothing(site: BoxSite) -> None:
         await site.check_nothing_left()
 
 
+async def test_a_killed_daemon_takes_its_runs_along(site: BoxSite) -> None:
+    """Whoever runs a plan may be killed at any time: the run ends with its socket."""
+    source = "import sys, tests.boxes; tests.boxes.run_for_ever(*sys.argv[1:])"
+    top = site.home.parent / "other"
+    without = () if site.box.capability.namespaces else ("namespaces",)
+    command = [sys.executable, "-c", source, str(top), *without]
+    with trio.fail_after(LIMIT_S):
+        process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
+        try:
+            assert process.stdout is not None
+            async with process.stdout:
+                assert b"running" == (await process.stdout.receive_some()).strip()
+            assert [] != box_processes(of=process.pid)
+        finally:
+            process.kill()
+            await process.wait()
+        await wait_until(lambda: [] == box_processes())
+
+
+async def test_no_descriptor_is_passed_on(site: BoxSite) -> None:
+    """A function has the three standard streams and the pipe for its result; a program three."""
+    result = await site.run(site.plan("descriptors"))
+    assert 4 == len(result.value)
+    result = await site.run(BoxPlan(argv=("sh", "-c", "for i in 3 4 5 6 7 8 9; do : >&$i; done")))
+    assert 0 != result.status
+
+
 async def test_files_outside_cannot_be_reached(site: BoxSite, tmp_path: Path) -> None:
     """Neither directly nor by links, parents, processes or programs; and none is changed."""
     secret = tmp_path / "secret"
@@ -149,11 +179,12 @@ async def test_permitted_files_are_what_was_permitted(site: BoxSite, tmp_path: P
         *((how, str(tmp_path / "out" / "file")) for how in ("read", "write", "truncate", "remove")),
         ("write", "own"),
         ("make a folder", str(tmp_path / "out" / "folder")),
+        ("change mode", "/dev/null"),
     ]
     plan = site.plan("attempt", {"ways": ways}, permissions=Permissions(files=files))
     result = await site.run(plan)
     refused = ["Error" in word for word in result.value]
-    assert [False, True, True, True, False, False, False, False, False, False] == refused
+    assert [False, True, True, True, False, False, False, False, False, False, True] == refused
     assert "text" == (tmp_path / "in" / "file").read_text()
     assert ["folder"] == [path.name for path in (tmp_path / "out").iterdir()]
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 import lmx
 from lmx.skills.box.child.wire import ChildLimits, ChildPlan, Mechanisms
 from lmx.skills.box.plan import BoxCapability, BoxPlan, Limits
@@ -90,9 +92,9 @@ class PlanRefused(Exception):
 
 
 class Prepared(NamedTuple):
-    """A plan ready to be run, and the temporary directory that was made for it."""
+    """A `ChildPlan` as its process reads it, and the temporary directory made for it."""
 
-    child: ChildPlan
+    line: bytes
     temp: Path
 
 
@@ -132,11 +134,7 @@ def prepare(
     argv = _find_program(plan, folder, variables["PATH"])
     if argv and _is_hidden(os.path.realpath(argv[0]), secrets):
         raise PlanRefused(f"the program {argv[0]} is LMX's own")
-    links = _system_links()
-    if argv:
-        real = os.path.realpath(argv[0])
-        reads.append(real)
-        links |= {argv[0]: real} if real != argv[0] else {}
+    reads += [os.path.realpath(program) for program in argv[:1]]
     shown = [path for path in secrets.paths if os.path.lexists(path) and _is_below(path, system)]
     if shown and not (capability.namespaces or capability.seatbelt):
         raise PlanRefused(f"nothing on this machine keeps {shown[0]} from skills")
@@ -151,18 +149,22 @@ def prepare(
         temp=str(temp),
         env=variables,
         system=_distinct(system),
-        links=links,
+        links=_links(argv),
         reads=_distinct(reads),
         writes=writes,
         hidden=shown,
         network=plan.permissions.network,
         limits=_limits(plan.limits),
         mechanisms=_mechanisms(capability),
-        result_fd=-1,
     )
     if capability.seatbelt:
         _add_profile(child)
-    return Prepared(child, temp)
+    try:
+        line = msgspec.json.encode(child) + b"\n"
+    except (TypeError, ValueError) as error:  # such as a path that is no text
+        temp.rmdir()
+        raise PlanRefused(f"the plan is no JSON: {error}") from error
+    return Prepared(line, temp)
 
 
 def _add_profile(child: ChildPlan) -> None:
@@ -265,10 +267,12 @@ def _system_reads() -> list[str]:
     return [path for path in paths if os.path.exists(path) and not _is_linked_folder(path)]
 
 
-def _system_links() -> dict[str, str]:
-    """The folders of the root that are links, on many systems into /usr."""
+def _links(argv: Sequence[str]) -> dict[str, str]:
+    """Folders of the root that are links, on many systems into /usr; the program, if it is one."""
     linked = [path for path in SYSTEM_READS if _is_linked_folder(path) and path.count("/") == 1]
-    return {path: os.readlink(path) for path in linked}
+    links = {path: os.readlink(path) for path in linked}
+    programs = {program: os.path.realpath(program) for program in argv[:1]}
+    return links | {program: real for program, real in programs.items() if program != real}
 
 
 def _is_linked_folder(path: str) -> bool:

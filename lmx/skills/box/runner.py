@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,6 @@ import trio
 from msgspec import Struct
 
 import lmx
-from lmx.skills.box.child.wire import ChildPlan
 from lmx.skills.box.grants import PlanRefused, Prepared, Secrets, prepare
 from lmx.skills.box.plan import BoxCapability, BoxEnd, BoxPlan, BoxResult
 from lmx.skills.box.removal import remove_tree
@@ -30,8 +29,9 @@ _START = (
     "import sys; sys.path.append(sys.argv.pop());from lmx.skills.box.child.main import main; main()"
 )
 _PACKAGE_PARENT = str(Path(lmx.__file__).parent.parent)
-# How long the tree has to end by itself after it was told to; it needs a few milliseconds.
-KILL_WAIT_S = 0.3
+# How long the watching process has to kill the tree after it was told to. It needs some
+# milliseconds; ended before it is done, it could no longer say that nothing is left.
+KILL_WAIT_S = 2.0
 REAP_WAIT_S = 5.0
 # Longest that a run's end waits for its directory; a very large one is removed in the background.
 REMOVE_WAIT_S = 0.1
@@ -96,8 +96,8 @@ class Box:
             How it went, whatever the run did. Every process of it has ended.
 
         Cancellation:
-            Kills every process of the run, at once and shielded; it takes some milliseconds and
-            less than `KILL_WAIT_S` plus `REMOVE_WAIT_S` unless the kernel itself is stuck.
+            Kills every process of the run, at once and shielded; it takes some milliseconds, and
+            at most `KILL_WAIT_S` plus `REMOVE_WAIT_S` unless the kernel itself is stuck.
         """
         started_s = trio.current_time()
         check = partial(
@@ -133,7 +133,7 @@ async def _run_prepared(prepared: Prepared, plan: BoxPlan) -> BoxResult:
             output = _Output(plan.limits.output_bytes)
             for name, stream in tree.outputs.items():
                 nursery.start_soon(output.read, name, stream)
-            report = await _wait_report(tree, output, prepared.child, wall_s=plan.limits.wall_s)
+            report = await _wait_report(tree, output, prepared.line, wall_s=plan.limits.wall_s)
             await tree.end()
             with trio.move_on_after(KILL_WAIT_S):
                 await output.wait_whole()
@@ -146,11 +146,11 @@ async def _run_prepared(prepared: Prepared, plan: BoxPlan) -> BoxResult:
 
 
 async def _wait_report(
-    tree: "_Tree", output: "_Output", child: ChildPlan, *, wall_s: float
+    tree: "_Tree", output: "_Output", line: bytes, *, wall_s: float
 ) -> _Report | None:
     with trio.move_on_after(wall_s) as scope:
         output.on_overrun = scope
-        report = await tree.talk(child)
+        report = await tree.talk(line)
     if scope.cancelled_caught:
         output.overrun = output.overrun or "timed_out"
         return await tree.dismiss()
@@ -208,14 +208,11 @@ class _Tree:
         outputs: Streams by name: ``stdout``, ``stderr`` and ``result``.
     """
 
-    def __init__(
-        self, process: trio.Process, control: trio.SocketStream, *, result: int, result_end: int
-    ) -> None:
+    def __init__(self, process: trio.Process, control: trio.SocketStream, result: int) -> None:
         assert process.stdout is not None  # noqa: S101 - it was started with pipes
         assert process.stderr is not None  # noqa: S101
         self._process = process
         self._control = control
-        self._result_end = result_end
         self._received = bytearray()
         self.outputs: dict[str, trio.abc.ReceiveStream] = {
             "stdout": process.stdout,
@@ -230,11 +227,10 @@ class _Tree:
             with suppress(trio.BrokenResourceError):
                 await self._process.stdin.send_all(data)
 
-    async def talk(self, plan: ChildPlan) -> _Report | None:
+    async def talk(self, line: bytes) -> _Report | None:
         """Send the plan and wait for the report; `None` if the first process ended without one."""
-        plan["result_fd"] = self._result_end
         with suppress(trio.BrokenResourceError):
-            await self._control.send_all(msgspec.json.encode(plan) + b"\n")
+            await self._control.send_all(line)
         return await self._receive()
 
     async def dismiss(self) -> _Report | None:
@@ -276,27 +272,25 @@ class _Tree:
 
 
 async def _start() -> _Tree:
-    ours, theirs = socket.socketpair()
-    result, result_end = os.pipe()
-    try:
+    with ExitStack() as theirs, ExitStack() as ours:
+        control, control_end = socket.socketpair()
+        ours.callback(control.close)
+        theirs.callback(control_end.close)
+        result, result_end = os.pipe()
+        ours.callback(os.close, result)
+        theirs.callback(os.close, result_end)
         # Shielded: cancelled in the middle, the child would exist and nobody know its id.
         with trio.CancelScope(shield=True):
-            process = await _spawn(theirs.fileno(), result_end)
-    except OSError:
-        ours.close()
-        os.close(result)
-        raise
-    finally:
-        theirs.close()
-        os.close(result_end)
-    control = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
-    return _Tree(process, control, result=result, result_end=result_end)
+            process = await _spawn(control_end.fileno(), result_end)
+        ours.pop_all()  # from here on the tree's
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(control))
+        return _Tree(process, stream, result)
 
 
 async def _spawn(control: int, result_end: int) -> trio.Process:
     spawn = partial(
         trio.lowlevel.open_process,
-        [sys.executable, "-I", "-S", "-c", _START, str(control), _PACKAGE_PARENT],
+        [sys.executable, "-I", "-S", "-c", _START, str(control), str(result_end), _PACKAGE_PARENT],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

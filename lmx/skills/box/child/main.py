@@ -18,13 +18,16 @@ from lmx.skills.box.child.wire import EXIT_FAILED, ChildPlan, ChildReport
 
 
 def main() -> None:
-    """Run what the control socket, whose descriptor is the first argument, says."""
-    control = int(sys.argv[1])
+    """Run what the control socket says.
+
+    The arguments are the descriptors of that socket and of the pipe for the result.
+    """
+    control, result = map(int, sys.argv[1:])
     os.set_inheritable(control, False)  # noqa: FBT003 - by position alone
     plan: ChildPlan = json.loads(_read_line(control))
-    os.set_inheritable(plan["result_fd"], False)  # noqa: FBT003
+    os.set_inheritable(result, False)  # noqa: FBT003
     try:
-        _become_skill(plan, control)
+        _become_skill(plan, control, result)
         if plan["argv"]:
             payload.run_program(plan)
     except OSError as error:
@@ -35,11 +38,11 @@ def main() -> None:
     os.close(control)
     if plan["entrypoint"] is None:
         os._exit(0)
-    payload.call_function(plan)
+    payload.call_function(plan, result)
     os._exit(0)
 
 
-def _become_skill(plan: ChildPlan, control: int) -> None:
+def _become_skill(plan: ChildPlan, control: int, result: int) -> None:
     """Make the space and fork; returns in the process that is to be the skill, and in no other."""
     owner = restrict.choose_owner(plan)
     has_space = plan["mechanisms"]["namespaces"]
@@ -59,7 +62,7 @@ def _become_skill(plan: ChildPlan, control: int) -> None:
     skill = os.fork()
     if skill:
         os.closerange(0, 3)
-        os.close(plan["result_fd"])
+        os.close(result)
         _send(control, watch.run(skill))
         os._exit(0)
     watch.leave()

@@ -158,6 +158,8 @@ def _place_devices(root: str) -> None:
     for path in DEVICES:
         os.close(os.open(root + path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
         kernel.mount(path, root + path, "", flags=kernel.MS_BIND)
+        # A device on such a mount is still written to, but its mode cannot be changed.
+        kernel.restrict_mount(root + path, _READ_ONLY & ~kernel.MOUNT_ATTR_NODEV, deep=False)
     for path, target in _DEVICE_LINKS.items():
         os.symlink(target, root + path)
 

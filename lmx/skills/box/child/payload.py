@@ -26,7 +26,7 @@ def run_program(plan: ChildPlan) -> None:
     os.execve(program, plan["argv"], plan["env"])  # noqa: S606 - a shell would read the arguments
 
 
-def call_function(plan: ChildPlan) -> None:
+def call_function(plan: ChildPlan, result: int) -> None:
     """Call the entrypoint and write what it returns; what it raises is written by a hook.
 
     Raises:
@@ -34,7 +34,6 @@ def call_function(plan: ChildPlan) -> None:
     """
     os.environ.clear()
     os.environ.update(plan["env"])
-    result = plan["result_fd"]
     sys.dont_write_bytecode = True
     sys.excepthook = _make_hook(result)
     sys.argv = [plan["entrypoint"] or ""]

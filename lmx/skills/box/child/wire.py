@@ -44,7 +44,6 @@ class ChildPlan(TypedDict):
         writes: What may be written, and below.
         hidden: What may not be read although it is below `system`.
         network: Whether connections may be opened.
-        result_fd: Where the entrypoint's result is written.
     """
 
     argv: list[str]
@@ -62,7 +61,6 @@ class ChildPlan(TypedDict):
     network: bool
     limits: ChildLimits
     mechanisms: Mechanisms
-    result_fd: int
 
 
 class ChildReport(TypedDict, total=False):
