@@ -122,7 +122,8 @@ async def test_a_killed_daemon_takes_its_runs_along(site: BoxSite) -> None:
             assert [] != box_processes(of=process.pid)
         finally:
             process.kill()
-            await process.wait()
+            with trio.move_on_after(LIMIT_S, shield=True):
+                await process.wait()
         await wait_until(lambda: [] == box_processes())
 
 
