@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from tests.cli_fakes import FakeDaemon, fake_daemon
 from tests.daemon_process import REPOSITORY, Daemon, spawn_daemon
 from tests.model_folders import write
 
@@ -23,6 +24,8 @@ OWN_TERMINAL = (
     "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
     "os.execv(sys.argv[1], sys.argv[1:])"
 )
+PULL = ("pull", "org/name")
+CANCEL = "POST /admin/models/download/d1/cancel"
 MODEL = "fake:slow?tokens=400&step_ms=25"
 
 
@@ -43,7 +46,7 @@ def run(
     return subprocess.run(
         [sys.executable, "-m", "lmx", *arguments],
         cwd=REPOSITORY,
-        env=environment(daemon, home) | more,
+        env=environment(daemon.url, home) | more,
         capture_output=True,
         text=True,
         timeout=LIMIT_S,
@@ -51,20 +54,20 @@ def run(
     )
 
 
-def environment(daemon: Daemon, home: Path) -> dict[str, str]:
+def environment(url: str, home: Path) -> dict[str, str]:
     """Of a command that knows the daemon."""
-    return {**os.environ, "LMX_HOME": str(home), "LMX_URL": daemon.url, "TERM": "xterm"}
+    return {**os.environ, "LMX_HOME": str(home), "LMX_URL": url, "TERM": "xterm"}
 
 
 class Terminal:
     """A command on a terminal of its own."""
 
-    def __init__(self, daemon: Daemon, home: Path, *arguments: str) -> None:
+    def __init__(self, url: str, home: Path, *arguments: str) -> None:
         self._main, other = pty.openpty()
         self._process = subprocess.Popen(
             [sys.executable, "-c", OWN_TERMINAL, sys.executable, "-m", "lmx", *arguments],
             cwd=REPOSITORY,
-            env=environment(daemon, home),
+            env=environment(url, home),
             stdin=other,
             stdout=other,
             stderr=other,
@@ -141,7 +144,7 @@ def test_help_is_quick(daemon: Daemon, tmp_path: Path) -> None:
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(daemon: Daemon, tmp_path: Path) -> None:
     """Then the next question is answered; twice at the prompt ends it with 130."""
-    terminal = Terminal(daemon, tmp_path, "chat")
+    terminal = Terminal(daemon.url, tmp_path, "chat")
     try:
         for question in ("first", '"""two\nlines"""'):
             terminal.wait_for(">>> ")
@@ -161,6 +164,48 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(daemon: Daemon, tmp_path: P
     finally:
         terminal.close()
     assert "first" in (tmp_path / "history").read_text()
+
+
+def test_ctrl_c_leaves_a_download_to_the_daemon(tmp_path: Path) -> None:
+    """The command asks, watches, and says how to watch on; the daemon is told nothing."""
+    with downloading_daemon() as fake, closing(Terminal(fake.url, tmp_path, *PULL)) as terminal:
+        terminal.wait_for("Download org/name, 4.0 MB? [y/N]")
+        terminal.type("y\n")
+        terminal.wait_for("1.0/4.0 MB")
+        terminal.type("\x03")
+        terminal.wait_for("goes on in the daemon; `lmx pull org/name` watches it again")
+        assert 130 == terminal.wait_end()
+        assert [] == fake.bodies(CANCEL)
+
+
+def test_a_download_that_nobody_wants_is_cancelled(tmp_path: Path) -> None:
+    """Anything but yes is no."""
+    with downloading_daemon() as fake, closing(Terminal(fake.url, tmp_path, *PULL)) as terminal:
+        terminal.wait_for("[y/N]")
+        terminal.type("\n")
+        terminal.wait_for("nothing was downloaded")
+        assert 1 == terminal.wait_end()
+        assert [{}] == fake.bodies(CANCEL)
+
+
+@contextmanager
+def downloading_daemon() -> Iterator[FakeDaemon]:
+    """A daemon whose download takes for ever."""
+    row = {
+        "download_id": "d1",
+        "repo_id": "org/name",
+        "status": "downloading",
+        "progress_percent": 25.0,
+        "downloaded_bytes": 1_000_000,
+        "total_bytes": 4_000_000,
+    }
+    with fake_daemon() as fake:
+        fake.answers = {
+            "POST /admin/models/download": row | {"estimated_size_bytes": 4_000_000},
+            "GET /admin/models/download/d1/progress": row,
+            CANCEL: row,
+        }
+        yield fake
 
 
 def test_a_bench_measures_what_was_asked_for(daemon: Daemon, tmp_path: Path) -> None:
@@ -198,7 +243,7 @@ def test_logs_are_followed(daemon: Daemon, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "lmx", "logs", "-f", "-n", "1000", "--json"],
         cwd=REPOSITORY,
-        env=environment(daemon, tmp_path),
+        env=environment(daemon.url, tmp_path),
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -233,7 +278,7 @@ def complete(daemon: Daemon, home: Path, asked: Mapping[str, str]) -> list[str]:
     process = subprocess.run(
         [sys.executable, "-c", "import sys; sys.argv[0] = 'lmx'; from lmx.cli import main; main()"],
         cwd=REPOSITORY,
-        env=environment(daemon, home) | dict(asked),
+        env=environment(daemon.url, home) | dict(asked),
         capture_output=True,
         text=True,
         timeout=LIMIT_S,
@@ -247,7 +292,7 @@ def test_a_pipe_that_closes_ends_the_command_quietly(daemon: Daemon, tmp_path: P
     process = subprocess.Popen(
         [sys.executable, "-m", "lmx", "chat", "hi"],
         cwd=REPOSITORY,
-        env=environment(daemon, tmp_path),
+        env=environment(daemon.url, tmp_path),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
