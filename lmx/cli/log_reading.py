@@ -16,6 +16,7 @@ from rich.text import Text
 
 from lmx.cli.client import Client
 from lmx.cli.exits import CommandFailed, Exit
+from lmx.cli.service.launchd import AGENT_LOGS, SYSTEM_LOGS
 from lmx.cli.session import Session
 from lmx.cli.words import printable
 from lmx.config import Settings, load_settings
@@ -24,9 +25,13 @@ MOST_LINES = 1000
 POLL_S = 1.0
 # A file of this length has its last lines within its last part.
 TAIL_BYTES = 4 << 20
-# What services write to, by their place; `logging.file` goes before them.
-SERVICE_LOGS = ("opta-lmx.log", "opta-lmx-service.log", "opta-lmx.stderr.log")
-SYSTEM_FOLDER = Path("/var/log/opta-lmx")
+# What services write to, in one of three places.
+SERVICE_LOGS = (
+    "opta-lmx.log",
+    "opta-lmx.stdout.log",
+    "opta-lmx.stderr.log",
+    "opta-lmx-service.log",
+)
 COLOURS = {"warning": "yellow", "error": "red", "critical": "bold red", "debug": "dim"}
 # Fields that stand at the beginning of a line and not among the others.
 LEADING = frozenset({"ts", "timestamp", "level", "event", "logger"})
@@ -74,14 +79,13 @@ def new_lines(before: Sequence[Line], after: Sequence[Line]) -> Sequence[Line]:
 
 
 def find_log(settings: Settings) -> Path | None:
-    """The file that a daemon on this machine wrote last."""
-    named = settings.logging.file
-    places = [Path(named).expanduser()] if named else []
-    folders = (Path(tempfile.gettempdir()), SYSTEM_FOLDER)
-    places += [folder / name for folder in folders for name in SERVICE_LOGS]
+    """The file that settings name, or else the one that a service on this machine wrote last."""
+    if settings.logging.file is not None:
+        named = Path(settings.logging.file).expanduser()
+        return named if named.is_file() else None
+    folders = {Path(tempfile.gettempdir()), Path(AGENT_LOGS), Path(SYSTEM_LOGS)}
+    places = [folder / name for folder in folders for name in SERVICE_LOGS]
     found = [path for path in places if path.is_file()]
-    if named and found[:1] == places[:1]:
-        return found[0]
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 

@@ -7,8 +7,8 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from lmx.cli.arguments import ModelArgument
-from lmx.cli.exits import CommandFailed
-from lmx.cli.pulling import watch
+from lmx.cli.exits import CommandFailed, Exit
+from lmx.cli.pulling import RUNNING, watch
 from lmx.cli.session import Session, command
 from lmx.cli.words import path_segment, size_text
 
@@ -25,9 +25,12 @@ def quantize(
     bits: Annotated[int, typer.Option(help="Of one weight, 4 or 8.")] = 4,
     group_size: Annotated[int, typer.Option(help="Weights that share a scale.")] = 64,
     output: Annotated[str | None, typer.Option(help="Where to. [LMX_HOME/quantized/NAME]")] = None,
-    wait: Annotated[bool, typer.Option(help="Wait until it is done.")] = True,
+    cancel: Annotated[bool, typer.Option("--cancel", help="End its running conversion.")] = False,
 ) -> None:
     """Quantise a model: the same model in fewer bits, beside the old one."""
+    if cancel:
+        _cancel(session, model)
+        return
     asked = {
         "source_model": model,
         "bits": bits,
@@ -37,13 +40,13 @@ def quantize(
     body = {key: value for key, value in asked.items() if value is not None}
     job = session.client.post("/admin/quantize", body)
     job_id = job["job_id"]
-    if not wait:
-        session.show(job, lambda: f"{model} is being quantised as job {job_id}")
-        return
     try:
         row = _follow(session, job_id, model)
     except KeyboardInterrupt:
-        session.say(f"The conversion goes on in the daemon as job {job_id}.")
+        session.say(
+            f"The conversion goes on in the daemon as job {job_id}; "
+            f"`lmx quantize {model} --cancel` ends it."
+        )
         raise
     if row["status"] != "completed":
         reason = row.get("error") or row["status"]
@@ -51,6 +54,20 @@ def quantize(
     if not session.as_json:
         size = size_text(row.get("output_size_bytes"))
         session.out.print(f"{row['output_path']} is there, {size}")
+
+
+def _cancel(session: Session, model: str) -> None:
+    rows = session.client.get("/admin/quantize")["jobs"]
+    found = [
+        row
+        for row in rows
+        if row["status"] in RUNNING and model in {row["source_model"], row["job_id"]}
+    ]
+    if not found:
+        raise CommandFailed(f"no conversion of {model} is running", Exit.NOT_FOUND, "not_found")
+    for row in found:
+        document = session.client.post(f"/admin/quantize/{path_segment(row['job_id'])}/cancel")
+        session.show(document, lambda: f"the conversion of {model} is cancelled")
 
 
 def _follow(session: Session, job_id: str, model: str) -> dict[str, Any]:

@@ -183,6 +183,17 @@ def test_quantize_watches_its_job(daemon: FakeDaemon, tmp_path: Path) -> None:
     assert (1, "lmx: org/name was not quantised: no room\n") == (failed.status, failed.err)
 
 
+def test_a_conversion_is_cancelled_by_its_model(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """Only one that runs; what has ended is not found."""
+    job = {"job_id": "q1", "source_model": MODEL, "status": "running"}
+    daemon.answers["GET /admin/quantize"] = {"jobs": [job, job | {"status": "failed"}]}
+    daemon.answers["POST /admin/quantize/q1/cancel"] = {"cancelled": True}
+    outcome = run_lmx("quantize", MODEL, "--cancel", home=tmp_path, daemon=daemon)
+    assert (0, "the conversion of org/name is cancelled\n") == (outcome.status, outcome.out)
+    daemon.answers["GET /admin/quantize"] = {"jobs": [job | {"status": "failed"}]}
+    assert 5 == run_lmx("quantize", MODEL, "--cancel", home=tmp_path, daemon=daemon).status
+
+
 def test_what_is_imported_is_named_or_a_gguf_file(tmp_path: Path) -> None:
     """Anything else is wrong usage; a file that is not there is a failure."""
     wrong = run_lmx("import", "something", home=tmp_path)

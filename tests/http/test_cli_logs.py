@@ -11,7 +11,7 @@ from lmx.cli.exits import CommandFailed
 from lmx.cli.log_reading import new_lines
 from lmx.cli.target import find_target, parse_url
 from lmx.cli.words import count_text, duration_text, printable, size_text
-from tests.cli_fakes import Asked, FakeDaemon, fake_daemon, refusal, run_lmx
+from tests.cli_fakes import Asked, fake_daemon, refusal, run_lmx
 
 LINE = {"ts": 0.0, "level": "info", "event": "listening", "logger": "lmx", "port": 1}
 
@@ -61,13 +61,6 @@ def test_the_file_is_read_while_the_daemon_is_down(tmp_path: Path) -> None:
         " ".join(line.split()[slice(2, 3) if "port" in line else slice(1, None)])
         for line in outcome.out.splitlines()
     ]
-
-
-def test_no_log_at_all(tmp_path: Path) -> None:
-    """Status 3: neither a daemon nor a file."""
-    gone = FakeDaemon("http://127.0.0.1:9")
-    outcome = run_lmx("logs", home=tmp_path, daemon=gone, environment={"TMPDIR": str(tmp_path)})
-    assert 3 == outcome.status
 
 
 def test_numbers_in_words() -> None:

@@ -262,6 +262,14 @@ def test_logs_are_followed(daemon: Daemon, tmp_path: Path) -> None:
         run(daemon, tmp_path, "unload", "logged")
 
 
+def test_no_log_at_all(daemon: Daemon, tmp_path: Path) -> None:
+    """Status 3: neither a daemon nor a file."""
+    outcome = run(
+        daemon, tmp_path, "logs", LMX_URL="http://127.0.0.1:9", LMX_LOGGING__FILE="no.log"
+    )
+    assert (3, True) == (outcome.returncode, "there is no log file" in outcome.stderr)
+
+
 def test_model_ids_are_completed(daemon: Daemon, tmp_path: Path) -> None:
     """What the shell asks after a tab; without a daemon the answer is quick and empty."""
     asked = {
