@@ -30,6 +30,7 @@ from lmx.daemon.jobs.quantizer import Quantizer
 from lmx.daemon.live import LiveSettings
 from lmx.daemon.loader import Loader
 from lmx.daemon.log_tail import LogTail
+from lmx.daemon.mdns import make_announcer
 from lmx.daemon.meters import find_budget, make_meter
 from lmx.daemon.naming import Names
 from lmx.daemon.presence import Presence
@@ -116,6 +117,7 @@ async def serve(
             urls = await http.start(server.run)
             log.info("listening", version=__version__, urls=urls, pid=os.getpid())
             await presence.tell_ready(urls)
+            _announce(siblings, services, urls[0])
             await _load_first(services, specs)
             siblings.start_soon(partial(keep_running, restorer.run, name="loaded set"))
             task_status.started(urls)
@@ -125,6 +127,13 @@ async def serve(
             await _drain(server, dispatch, drain_s=settings.server.drain_s)
         siblings.cancel_scope.cancel()
     log.info("stopped", **msgspec.structs.asdict(services.telemetry.statistics()))
+
+
+def _announce(siblings: trio.Nursery, services: Services, url: str) -> None:
+    """Let the network know, if settings allow and it can reach us."""
+    announcer = make_announcer(services.settings, services.hardware.hostname, url)
+    if announcer is not None:
+        siblings.start_soon(partial(keep_running, announcer.run, name="mDNS"))
 
 
 async def _start_jobs(siblings: trio.Nursery, services: Services) -> None:
