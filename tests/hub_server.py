@@ -198,19 +198,21 @@ class _Handler(BaseHTTPRequestHandler):
         faults = self.server.faults
         if asked.path in faults.garbled:
             content = bytes([content[0] ^ 1]) + content[1:]
-        start = 0
-        if asked.range and not faults.ignores_ranges:
-            start = int(asked.range.removeprefix("bytes=").removesuffix("-"))
+        start, end = 0, len(content)
+        is_range = asked.range is not None and not faults.ignores_ranges
+        if asked.range is not None and is_range:
+            first, _, last = asked.range.removeprefix("bytes=").partition("-")
+            start, end = int(first), min(end, int(last) + 1 if last else end)
         if start >= len(content) > 0:
             return self._refuse(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, {})
-        self.send_response(HTTPStatus.PARTIAL_CONTENT if start else HTTPStatus.OK)
+        self.send_response(HTTPStatus.PARTIAL_CONTENT if is_range else HTTPStatus.OK)
         error = faults.length_error if is_large else 0
-        self.send_header("Content-Length", str(len(content) - start + error))
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(end - start + error))
+        if is_range:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
         self.end_headers()
         cut = faults.cuts.pop(0) if is_large and faults.cuts else None
-        self._send_body(asked, content[start:][:cut], may_hold=is_large)
+        self._send_body(asked, content[start:end][:cut], may_hold=is_large)
         self.close_connection = cut is not None or error != 0
         return None
 

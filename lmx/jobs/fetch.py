@@ -21,6 +21,8 @@ LONGEST_PAUSE_S = 20.0
 # A hub that asks for more patience than this gets a failed download, which can be taken up later.
 LONGEST_WISH_S = 120.0
 CONNECT_TIMEOUT_S = 10.0
+# CloudFront, before which the hub's storage stands, gives no more than 50 GB at once.
+LARGEST_RANGE_BYTES = 20 * 10**9
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -32,12 +34,14 @@ class Source(NamedTuple):
         url: The file.
         headers: What goes with every request.
         stall_s: Silence after which a connection is given up.
+        range_bytes: Most that one request asks for: storages refuse larger answers.
     """
 
     client: httpx2.Client
     url: str
     headers: Mapping[str, str]
     stall_s: float
+    range_bytes: int = LARGEST_RANGE_BYTES
 
 
 class _Cut(Exception):
@@ -108,14 +112,17 @@ def _complete(
 def _continue(source: Source, part: PartFile, on_bytes: Callable[[int], None]) -> None:
     """One request for what is missing."""
     headers = dict(source.headers)
-    if part.size:
-        headers["range"] = f"bytes={part.size}-"
+    end = min(part.size + source.range_bytes, part.file.size_bytes)
+    is_last = end == part.file.size_bytes
+    if part.size or not is_last:
+        headers["range"] = f"bytes={part.size}-{'' if is_last else end - 1}"
     timeout = httpx2.Timeout(source.stall_s, connect=min(source.stall_s, CONNECT_TIMEOUT_S))
     with source.client.stream("GET", source.url, headers=headers, timeout=timeout) as response:
         _check_status(response, part, on_bytes)
         if not _continues(response, part.size):
             _restart(part, on_bytes)
-        _check_length(response, part)
+            end = part.file.size_bytes
+        _check_length(response, part, end)
         try:
             for block in response.iter_raw():
                 if part.size + len(block) > part.file.size_bytes:
@@ -125,7 +132,7 @@ def _continue(source: Source, part: PartFile, on_bytes: Callable[[int], None]) -
                 on_bytes(len(block))
         finally:
             part.flush()
-    if not part.is_full:
+    if part.size < end:
         raise _Cut("the body ended early")
 
 
@@ -148,22 +155,22 @@ def _check_status(
 
 
 def _continues(response: httpx2.Response, offset: int) -> bool:
-    """Whether the body starts at `offset` (RFC 9110, section 14.4); a whole one starts at 0."""
+    """Whether the body is the range that starts at `offset` (RFC 9110, section 14.4)."""
     if response.status_code != httpx2.codes.PARTIAL_CONTENT:
-        return offset == 0
+        return False
     found: str = response.headers.get("content-range", "")
     if not found.startswith(f"bytes {offset}-"):
         raise _Cut(f"the hub answers with a range nobody asked for: {found[:100]!r}")
     return True
 
 
-def _check_length(response: httpx2.Response, part: PartFile) -> None:
+def _check_length(response: httpx2.Response, part: PartFile, end: int) -> None:
     """A page of some gateway, or another file: known before it is here."""
     length = response.headers.get("content-length", "")
-    if length.isdecimal() and part.size + int(length) != part.file.size_bytes:
+    if length.isdecimal() and part.size + int(length) != end:
         raise ChecksumMismatch(
             f"the hub has {part.size + int(length)} bytes for {part.file.path}, of which "
-            f"{part.file.size_bytes} were announced"
+            f"{end} were announced"
         )
 
 

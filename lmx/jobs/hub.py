@@ -43,7 +43,7 @@ from lmx.protocol.jobs import DownloadPlan, PlannedFile, PlanOrder
 T = TypeVar("T")
 
 # Of one question; clients give a load ten seconds, of which this is one part.
-ASK_TIMEOUT_S = 5.0
+ASK_TIMEOUT_S = 4.0
 ATTEMPTS = 2
 PAUSE_S = 0.5
 SHA256 = re.compile(r"[0-9a-f]{64}")

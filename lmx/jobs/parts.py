@@ -8,6 +8,7 @@ a killed process leaves never looks like a model, and nothing is fetched or veri
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -144,9 +145,10 @@ def publish(partial: Path, target: Path, files: list[PlannedFile], *, weights: s
     flush_tree(partial)
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.exists():
-        partial.rename(target)
-        _flush(target.parent)
-        return
+        with suppress(OSError):  # another download of it may just have made the directory
+            partial.rename(target)
+            _flush(target.parent)
+            return
     for file in sorted(files, key=_rank):
         place = target / file.path
         place.parent.mkdir(parents=True, exist_ok=True)

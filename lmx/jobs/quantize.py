@@ -88,14 +88,19 @@ def _write_weights(model: Any, directory: Path, reporter: Reporter) -> None:
     for number in range(1, count + 1):
         shard = shards.pop(0)
         name = f"model-{number:05}-of-{count:05}.safetensors" if count > 1 else "model.safetensors"
+        for value in shard.values():
+            mx.eval(value)
+            done_bytes += value.nbytes
+            reporter.progress(
+                JobProgress(
+                    stage="quantize",
+                    done_bytes=done_bytes,
+                    total_bytes=total_bytes,
+                    files_done=number - 1,
+                )
+            )
         mx.save_safetensors(str(directory / name), shard, metadata={"format": "mlx"})
         places.update(dict.fromkeys(shard, name))
-        done_bytes += sum(value.nbytes for value in shard.values())
-        reporter.send(
-            JobProgress(
-                stage="quantize", done_bytes=done_bytes, total_bytes=total_bytes, files_done=number
-            )
-        )
     index = {"metadata": {"total_size": total_bytes}, "weight_map": dict(sorted(places.items()))}
     (directory / INDEX_FILE).write_text(json.dumps(index, indent=1))
 

@@ -7,7 +7,7 @@ import httpx2
 import pytest
 
 from lmx.errors import ChecksumMismatch, HubUnreachable, LmxError, ModelNotFound, RepositoryGated
-from lmx.jobs.fetch import ATTEMPTS, Source, fetch_file
+from lmx.jobs.fetch import ATTEMPTS, LARGEST_RANGE_BYTES, Source, fetch_file
 from lmx.jobs.hub import Hub
 from lmx.jobs.parts import PartFile, is_whole
 from lmx.protocol.jobs import DownloadPlan, PlannedFile, PlanOrder
@@ -33,11 +33,12 @@ class Fetch:
         """The weights."""
         return next(file for file in self.plan.files if file.path == WEIGHTS)
 
-    def run(self, *, stall_s: float = 10.0) -> None:
+    def run(self, *, stall_s: float = 10.0, range_bytes: int = LARGEST_RANGE_BYTES) -> None:
         """Fetch it, with pauses that take no time."""
         part = PartFile(self.directory, self.file)
         with httpx2.Client(follow_redirects=True) as client:
-            source = Source(client, self.hub.url(self.plan, WEIGHTS), self.hub.headers, stall_s)
+            url = self.hub.url(self.plan, WEIGHTS)
+            source = Source(client, url, self.hub.headers, stall_s, range_bytes)
             try:
                 part.open(self._count)
                 fetch_file(source, part, self._count, sleep=self.pauses.append)
@@ -120,6 +121,13 @@ def test_a_range_that_is_ignored_begins_anew(fetch: Fetch) -> None:
     fetch.run()
     assert (True, SIZE) == (fetch.is_whole, fetch.counted)
     assert SIZE + 65_536 == fetch.server.sent(WEIGHTS)
+
+
+def test_no_request_asks_for_too_much(fetch: Fetch) -> None:
+    """Very large files come in several answers, without a pause between them."""
+    fetch.run(range_bytes=80_000)
+    assert (True, SIZE, []) == (fetch.is_whole, fetch.counted, fetch.pauses)
+    assert ["bytes=0-79999", "bytes=80000-159999", "bytes=160000-"] == fetch.ranges
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])

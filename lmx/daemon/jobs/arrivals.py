@@ -142,7 +142,6 @@ class Arrivals:
             DownloadsDisabled: Settings forbid it.
             LmxError: It cannot begin.
         """
-        self.downloads.check_enabled()
         if job := self.downloads.find(wanted):
             return job
         return await self.downloads.start(wanted, await self.downloads.plan(wanted))
@@ -183,8 +182,7 @@ class Arrivals:
         self, wanted: Wanted, wish: LoadWish, absence: ModelNotFound
     ) -> Offer | DownloadJob:
         if job := self.downloads.find(wanted):
-            job.wish = job.wish or wish
-            return job
+            return await self.downloads.join(job, wish)
         try:
             plan = await self.downloads.plan(wanted)
         except (HubUnreachable, ModelNotFound) as error:

@@ -117,7 +117,7 @@ class Board(Generic[J]):
         job.error = job.error_code = job.completed_at = None
         self._jobs[job.id] = job
         self._notify()
-        await self._note(job)
+        await self.note(job)
         finished = [job for job in self._jobs.values() if not job.is_unfinished]
         for old in finished[: max(0, len(finished) - KEPT)]:
             await self.forget(old)
@@ -171,7 +171,7 @@ class Board(Generic[J]):
         job.status, job.started_at = "running", time.time()
         try:
             with scope:
-                await self._note(job)
+                await self.note(job)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._note_often, job)
                     error = await self._attempt(job)
@@ -204,7 +204,7 @@ class Board(Generic[J]):
         log.info("job ended", job=job.id, status=status, code=job.error_code, reason=job.error)
         self._notify()
         self._tell(status, job)
-        await self._note(job)
+        await self.note(job)
 
     async def _note_often(self, job: J) -> None:
         """So that a restart begins with a number that is nearly right."""
@@ -213,9 +213,10 @@ class Board(Generic[J]):
             await trio.sleep(NOTE_PERIOD_S)
             if job.done_bytes != noted:
                 noted = job.done_bytes
-                await self._note(job)
+                await self.note(job)
 
-    async def _note(self, job: J) -> None:
+    async def note(self, job: J) -> None:
+        """Have what is known of a job now on disk."""
         async with self._noting:  # so that an older state is never noted after a newer one
             note = partial(write_job, self._folder, job.id, msgspec.json.encode(job))
             try:

@@ -115,7 +115,7 @@ class Downloads:
         Cancellation:
             Nothing is left of it.
         """
-        self.check_enabled()
+        self._check_enabled()
         order = PlanOrder(**structs.asdict(wanted))
         with trio.move_on_after(PLAN_LIMIT_S):
             result = await run_job(MODULE, order, lambda _: None, environment=self._environment())
@@ -137,10 +137,9 @@ class Downloads:
             DownloadsDisabled: Settings forbid it.
             StorageFull: There is no room for it.
         """
-        self.check_enabled()
+        self._check_enabled()
         if job := self.find(wanted):
-            job.wish = wish or job.wish
-            return job
+            return await self.join(job, wish)
         target = models_directory(self._home) / plan.repo_id
         job = self._resumable(wanted, plan) or DownloadJob(
             id=new_id("dl"), wanted=wanted, plan=plan, target=str(target)
@@ -149,9 +148,16 @@ class Downloads:
         job.total_bytes = plan.total_bytes
         await self.check_space(plan, except_for=job)
         if other := self.find(wanted):  # somebody was quicker
-            return other
+            return await self.join(other, wish)
         await self._board.add(job)
         log.info("download", job=job.id, model=wanted.model_id, bytes=job.total_bytes)
+        return job
+
+    async def join(self, job: DownloadJob, wish: LoadWish | None) -> DownloadJob:
+        """Want a download that is under way, too; what is to be loaded afterwards is noted."""
+        if job.wish is None and wish is not None:
+            job.wish = wish
+            await self._board.note(job)
         return job
 
     async def check_space(
@@ -188,7 +194,7 @@ class Downloads:
         """Drop a download that has ended, with what it has brought so far."""
         await self._board.forget(job)
 
-    def check_enabled(self) -> None:
+    def _check_enabled(self) -> None:
         """Refuse where settings forbid downloads.
 
         Raises:
@@ -212,7 +218,7 @@ class Downloads:
 
     async def _fetch(self, job: DownloadJob) -> None:
         """Fetch one, with another process if one dies."""
-        self.check_enabled()
+        self._check_enabled()
         order = FetchOrder(
             plan=job.plan,
             target=job.target,
