@@ -20,7 +20,7 @@ _MERGE_TAG = "tag:yaml.org,2002:merge"
 # A key as tools insert it, above keys that stand deeper than it.
 _SHALLOW_KEY = re.compile(
     r"^(?P<head>security:[ \t]*(?:#.*)?\n)"
-    r"  (?P<line>inference_api_key:.*\n)(?P<indent> {3,})(?=\S)",
+    r"  (?P<line>inference_api_key:.*\n)(?P<indent> {3,})(?=[a-z_]+:)",
     re.MULTILINE,
 )
 

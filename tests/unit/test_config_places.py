@@ -184,6 +184,15 @@ def test_a_key_is_inserted_above_deeper_ones(tmp_path: Path) -> None:
     assert 2 == loaded.origins["security.inference_api_key"].line
 
 
+@pytest.mark.parametrize("below", ["     # a note", "     ure"])
+def test_other_lines_below_a_key_stay(tmp_path: Path, below: str) -> None:
+    """A comment, or the rest of a value, however deep, is no key that stands deeper."""
+    text = f"security:\n  inference_api_key: sec\n{below}\n  admin_key: adm\n"
+    security = read(tmp_path, text).settings.security
+    assert ("adm",) == security.admin_keys
+    assert security.inference_keys[0].startswith("sec")
+
+
 TOML = """\
 [server]
 host = "127.0.0.1"
