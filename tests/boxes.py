@@ -78,7 +78,7 @@ class BoxSite:
 
     async def check_nothing_left(self) -> None:
         """No process and no directory of any run is there."""
-        assert [] == box_processes()
+        assert [] == box_processes(children_of=os.getpid())
         with trio.fail_after(LIMIT_S):  # a large directory goes in the background
             await wait_until(lambda: not list(self.temp_parent.iterdir()))
 
@@ -90,7 +90,7 @@ def run_for_ever(top: str, *without: Mechanism) -> None:
         site = BoxSite(Path(top), await detect(*without))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(site.box.run, site.plan("spin", {"shield": True}))
-            await wait_until(lambda: len(box_processes(of=os.getpid())) > 1)
+            await wait_until(lambda: len(box_processes()) > 1)
             sys.stdout.write("running")
             sys.stdout.flush()
 
@@ -102,19 +102,18 @@ def count_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def box_processes(*, of: int | None = None) -> list[int]:
-    """Processes that boxes of this test have made, zombies included.
+def box_processes(*, children_of: int | None = None) -> list[int]:
+    """Processes that boxes of this checkout have made.
 
     Args:
-        of: Whose children count too; by default this process'.
+        children_of: Whose children count too, so that zombies are seen, which have no command.
     """
-    parent_pid = of or os.getpid()
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             command = (process / "cmdline").read_bytes()
             parent = int((process / "stat").read_bytes().rpartition(b")")[2].split()[1])
-            is_ours = LAUNCHER in command and os.fsencode(Path.cwd()) in command
-            if is_ours or parent == parent_pid:
+            is_launched = LAUNCHER in command and os.fsencode(Path.cwd()) in command
+            if is_launched or parent == children_of:
                 found.append(int(process.name))
     return found

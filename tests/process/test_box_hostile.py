@@ -103,7 +103,6 @@ async def test_cancelling_early_leaves_nothing(site: BoxSite) -> None:
     for step in range(12):
         with trio.move_on_after(step * 0.008):
             await site.box.run(site.plan("sleep"))
-        assert [] == box_processes()
         await site.check_nothing_left()
 
 
@@ -119,7 +118,7 @@ async def test_a_killed_daemon_takes_its_runs_along(site: BoxSite) -> None:
             assert process.stdout is not None
             async with process.stdout:
                 assert b"running" == (await process.stdout.receive_some()).strip()
-            assert [] != box_processes(of=process.pid)
+            assert [] != box_processes()
         finally:
             process.kill()
             with trio.move_on_after(LIMIT_S, shield=True):
