@@ -185,6 +185,7 @@ def _compose(
         shelf=loader.shelf,
     )
     skills = _make_skills(live, dispatch, loader, telemetry=telemetry)
+    live.listen(lambda: skills.follow_settings(settings.skills))
     return Services(
         settings=settings,
         live=live,

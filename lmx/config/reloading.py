@@ -31,11 +31,13 @@ NEEDS_RESTART = frozenset(
         "discovery.mdns_service_name",
         "presets.enabled",
         "presets.directory",
-        *(
-            name
-            for name in SETTINGS
-            if name.startswith("skills.") and name not in {"skills.max_steps", "skills.max_loop_s"}
-        ),
+        "skills.enabled",
+        "skills.folders",
+        "skills.fetch_url",
+        "skills.read_folders",
+        "skills.search_folder",
+        "skills.search_model",
+        "skills.mcp_servers",
     }
 )
 

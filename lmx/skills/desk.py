@@ -136,6 +136,11 @@ class SkillDesk:
         self.runs = FoldingTable(RunCounts, limit=COUNTED_SKILLS)
         self._places = trio.CapacityLimiter(settings.max_running)
 
+    def follow_settings(self, settings: SkillSettings) -> None:
+        """Other limits for the runs to come; which skills there are is not decided anew."""
+        self._settings = settings
+        self._places.total_tokens = settings.max_running
+
     @property
     def broken(self) -> Sequence[BrokenManifest]:
         """Manifests that cannot be used."""

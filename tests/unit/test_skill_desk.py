@@ -9,7 +9,7 @@ import structlog
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from lmx.config.skills import McpServerSettings
+from lmx.config.skills import McpServerSettings, SkillSettings
 from lmx.errors import NoModelLoaded
 from lmx.skills.box.plan import BoxResult
 from lmx.skills.manifest import HttpCall, Manifest, McpTool
@@ -114,6 +114,24 @@ async def test_so_many_run_and_so_many_wait() -> None:
             assert (2, ["denied"]) == (len(box.plans), said)
             box.gate.set()
     assert ["denied", "ok", "ok", "ok"] == said
+
+
+async def test_limits_follow_the_settings() -> None:
+    """More may run and fewer may wait from then on, beside those that run already."""
+    box = FakeBox()
+    box.gate = trio.Event()
+    desk = make_desk(box, max_running=1, max_waiting=3)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(desk.call, function(), {})
+            await wait_all_tasks_blocked()
+            assert 1 == len(box.plans)
+            desk.follow_settings(SkillSettings(max_running=2, max_waiting=0))
+            await wait_all_tasks_blocked()
+            assert 2 == len(box.plans)
+            assert "denied" == flags(await desk.call(function(), {}))
+            box.gate.set()
 
 
 async def test_a_cancelled_run_frees_its_place_and_is_written_down() -> None:
