@@ -12,7 +12,6 @@ from msgspec import Struct
 from lmx.cli.client import Client
 from lmx.cli.exits import CommandFailed, Exit
 from lmx.cli.finding import Finding, fail, ok, warn
-from lmx.cli.target import is_loopback
 
 PROBE_S = 2.5
 # What `/healthz` owes its callers.
@@ -76,7 +75,7 @@ def _nobody(url: str, failure: CommandFailed) -> Finding:
     if failure.code == "timeout":
         advice = "end it with `kill -9` and look into its log; it is no longer alive inside"
         return fail(NAME, f"something at {url} takes connections and says nothing", advice)
-    if is_loopback(url) and _is_taken(url):
+    if _is_taken(url):
         return _stranger(url)
     advice = "`lmx serve` or `lmx service start` starts it; --url names another address"
     return fail(NAME, f"no daemon answers at {url}", advice)
@@ -92,7 +91,7 @@ def _stranger(url: str) -> Finding:
 
 
 def _is_taken(url: str) -> bool:
-    """Whether a daemon could not listen there."""
+    """Whether somebody else listens there; of another machine's address nobody can tell."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -76,7 +76,7 @@ def find_all(url: str | None, admin_key: str | None) -> list[Finding]:
     client.close()
     about_daemon = [health.finding, *([about_key] if about_key else [])]
     clock = check_clock(time.time(), health.clock_s)
-    if not is_loopback(target.url):
+    if target.url != own_url(settings) and not is_loopback(target.url):
         return [*about_daemon, clock]
     capability = trio.run(detect_capability)
     return [

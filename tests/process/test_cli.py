@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -186,6 +187,19 @@ def test_a_download_that_nobody_wants_is_cancelled(tmp_path: Path) -> None:
         terminal.wait_for("nothing was downloaded")
         assert 1 == terminal.wait_end()
         assert [{}] == fake.bodies(CANCEL)
+
+
+def test_ctrl_c_leaves_a_load_to_the_daemon(tmp_path: Path) -> None:
+    """The command says so and ends with 130, whatever the daemon does then."""
+    may_end = Event()
+    with fake_daemon() as fake:
+        fake.answers["POST /admin/models/load"] = lambda _: {"status": may_end.wait(LIMIT_S)}
+        with closing(Terminal(fake.url, tmp_path, "load", "big")) as terminal:
+            terminal.wait_for("loading big")
+            terminal.type("\x03")
+            terminal.wait_for("The load goes on; `lmx ps` shows it")
+            assert 130 == terminal.wait_end()
+        may_end.set()
 
 
 @contextmanager

@@ -53,10 +53,10 @@ def daemon() -> Iterator[FakeDaemon]:
         yield daemon
 
 
-def doctor(
+def checks(
     home: Path, url: str, environment: Mapping[str, str] | None = None
 ) -> tuple[int, list[Any]]:
-    """Exit status and the checks that are not well."""
+    """Exit status and all checks."""
     inherited = {name: v for name, v in os.environ.items() if not name.startswith(("LMX", "OPTA"))}
     own = {"HOME": str(home), "HF_HOME": str(home / "hub"), "LMX_HOME": str(home), "LMX_URL": url}
     process = subprocess.run(
@@ -69,10 +69,19 @@ def doctor(
         check=False,
     )
     document = json.loads(process.stdout)
-    bad = [check for check in document["checks"] if check["state"] != "ok"]
-    assert document["ok"] == all(check["state"] != "fail" for check in bad)
-    assert all(check["advice"] for check in bad)
-    return process.returncode, [check for check in bad if check["name"] != "skills"]
+    found = document["checks"]
+    assert document["ok"] == all(check["state"] != "fail" for check in found)
+    assert all(check["advice"] for check in found if check["state"] != "ok")
+    return process.returncode, found
+
+
+def doctor(
+    home: Path, url: str, environment: Mapping[str, str] | None = None
+) -> tuple[int, list[Any]]:
+    """Exit status and the checks that are not well; what contains skills is the machine's own."""
+    status, found = checks(home, url, environment)
+    bad = [check for check in found if check["state"] != "ok"]
+    return status, [check for check in bad if check["name"] != "skills"]
 
 
 def fault(home: Path, url: str, environment: Mapping[str, str] | None = None) -> tuple[str, str]:
@@ -234,6 +243,18 @@ def test_skills_that_nothing_contains(tmp_path: Path) -> None:
     assert "warn" == check(SkillSettings())
     assert "fail" == check(SkillSettings(sandbox="require"))
     assert "ok" == check(SkillSettings(enabled=False))
+
+
+def test_whose_machine_is_looked_at(daemon: FakeDaemon, home: Path) -> None:
+    """This one where settings or a loopback address say so; of others only the daemon is seen."""
+
+    def names(url: str) -> set[str]:
+        return {check["name"] for check in checks(home, url)[1]}
+
+    assert {"home", "daemon", "key"} <= names(daemon.url)
+    assert {"daemon", "clock"} == names("http://192.0.2.1:9")
+    write(home / "config.yaml", "server: {host: 192.0.2.1, port: 9}\n")
+    assert {"home", "daemon", "clock"} <= names("")
 
 
 def test_clocks() -> None:
