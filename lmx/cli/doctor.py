@@ -80,7 +80,7 @@ def find_all(url: str | None, admin_key: str | None) -> list[Finding]:
         return [*about_daemon, clock]
     capability = trio.run(detect_capability)
     return [
-        about_settings,
+        *about_settings,
         check_home(home),
         check_disk(settings),
         check_libraries(),

@@ -15,7 +15,7 @@ from lmx.catalog.inventory import InventoryRow
 from lmx.catalog.scan import Inventory
 from lmx.cli.finding import Finding, fail, ok, warn
 from lmx.cli.words import duration_text, size_text
-from lmx.config import Settings, load_settings
+from lmx.config import Settings, load
 from lmx.daemon.instance import lock_path, read_lock
 from lmx.errors import ConfigError
 from lmx.skills.box.plan import BoxCapability
@@ -35,16 +35,20 @@ FIRST_SENSIBLE_S = 1_735_689_600.0
 Installed = Callable[[str], str | None]
 
 
-def check_settings(environment: Mapping[str, str], home: Path) -> tuple[Settings, Finding]:
-    """The settings, or the defaults where they cannot be read."""
-    file = home / "config.yaml"
+def check_settings(environment: Mapping[str, str], home: Path) -> tuple[Settings, list[Finding]]:
+    """The settings, or the defaults where they cannot be read; and what in them has no effect."""
     try:
-        settings = load_settings(environment=environment)
+        loaded = load(environment=environment)
     except ConfigError as error:
-        advice = f"correct it; docs/configuration.md lists every setting of {file}"
-        return Settings(home=home), fail("settings", error.message, advice)
-    where = str(file) if file.exists() else f"the defaults; there is no {file}"
-    return settings, ok("settings", where)
+        advice = (
+            "correct it; `lmx config check` looks again, docs/configuration.md has every setting"
+        )
+        return Settings(home=home), [fail("settings", error.message, advice)]
+    files = ", ".join(str(file) for file in loaded.files)
+    found = [ok("settings", files or f"the defaults; there is no {home / 'config.yaml'}")]
+    advice = "correct or remove it; `lmx config show --origin` shows what holds"
+    found += [warn("settings", str(warning), advice) for warning in loaded.warnings]
+    return loaded.settings, found
 
 
 def check_home(home: Path) -> Finding:

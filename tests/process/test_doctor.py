@@ -158,6 +158,14 @@ def test_bad_settings(daemon: FakeDaemon, home: Path) -> None:
     assert ("settings", True, False) == (name, "port" in found, "s3cret" in found)
 
 
+def test_settings_without_effect(daemon: FakeDaemon, home: Path) -> None:
+    """A misspelt key is a warning that names the nearest one; nothing fails."""
+    write(home / "config.yaml", "memory: {budget_bg: 4}\n")
+    status, (found,) = doctor(home, daemon.url)
+    assert (0, "settings", "warn") == (status, found["name"], found["state"])
+    assert "budget_gb" in found["found"]
+
+
 def test_a_full_disk(daemon: FakeDaemon, home: Path) -> None:
     """Fault 6: less is free than settings want to be left."""
     write(home / "config.yaml", "downloads: {keep_free_gb: 100000}\n")
