@@ -9,6 +9,7 @@ import pytest
 
 from lmx.cli import pulling
 from tests.cli_fakes import Asked, FakeDaemon, fake_daemon, refusal, run_lmx
+from tests.tiny_gguf import TinyLlama
 
 MODEL = "org/name"
 STARTED = {
@@ -202,3 +203,17 @@ def test_what_is_imported_is_named_or_a_gguf_file(tmp_path: Path) -> None:
     gone = run_lmx("import", str(tmp_path / "none.gguf"), home=tmp_path)
     assert 1 == gone.status
     assert "there is no file" in gone.err
+
+
+def test_a_gguf_file_is_converted_once(tmp_path: Path) -> None:
+    """It becomes an MLX directory below the home; importing it again finds that."""
+    TinyLlama().write(tmp_path / "tiny.gguf")
+    made = [
+        run_lmx("import", str(tmp_path / "tiny.gguf"), "--json", home=tmp_path / "home")
+        for _ in range(2)
+    ]
+    assert [0, 0] == [outcome.status for outcome in made], made[0].err
+    first, second = (outcome.document for outcome in made)
+    assert first == second
+    assert (Path(first["path"]) / "config.json").is_file()
+    assert first["model_id"].startswith("tiny-mlx-")
