@@ -21,6 +21,7 @@ from tests.daemon_process import Daemon, open_daemon
 from tests.fakes import Recorder
 from tests.http.answers import post
 from tests.hub_server import LoopbackHub, mlx_files, open_hub
+from tests.tiny_models import build_tiny_llama
 
 SIZE = 600_000
 HALF = 262_144
@@ -163,11 +164,14 @@ async def test_a_disk_that_fills_up_ends_it(tmp_path: Path, hub: LoopbackHub) ->
 async def test_a_daemon_comes_back_to_its_downloads(
     tmp_path: Path, hub: LoopbackHub, how: signal.Signals
 ) -> None:
-    """However it ended: no process is left behind, and the rest comes after the restart."""
+    """However it ended: no process is left behind, the rest comes, and the model is loaded."""
+    files = hub.add("org/tiny", build_tiny_llama(tmp_path / "tiny"))
+    home, settings = tmp_path / "home", hub.environment
     with trio.fail_after(LIMIT_S):
-        async with open_daemon(tmp_path, "fake:x", settings=hub.environment) as daemon:
-            reply = post(daemon, "/admin/models/download", repo_id="org/name")
-            job_id = str(reply.json()["download_id"])
+        async with open_daemon(home, "fake:x", settings=settings) as daemon:
+            offer = post(daemon, "/admin/models/load", model_id="org/tiny").json()
+            token = {"confirmation_token": offer["confirmation_token"]}
+            job_id = str(post(daemon, offer["confirm_url"], **token).json()["download_id"])
             await trio.to_thread.run_sync(hub.held.wait, LIMIT_S)
             await wait_for(lambda: progress(daemon, job_id)["downloaded_bytes"] > HALF)
             processes = children("lmx.jobs.download", daemon.pid)
@@ -175,10 +179,11 @@ async def test_a_daemon_comes_back_to_its_downloads(
             gone, alive = psutil.wait_procs(processes, timeout=10)
             assert (1, []) == (len(gone), alive)
         release(hub)
-        async with open_daemon(tmp_path, "fake:x", settings=hub.environment) as daemon:
+        async with open_daemon(home, "fake:x", settings=settings) as daemon:
             await wait_for(lambda: progress(daemon, job_id)["status"] == "completed")
+            await wait_for(lambda: "org/tiny" in daemon.get_json("/admin/status")[1]["models"])
     assert [None, f"bytes={HALF}-"] == resumed_bytes(hub)
-    assert SIZE == (tmp_path / "models/org/name" / WEIGHTS).stat().st_size
+    assert files[WEIGHTS] == (home / "models/org/tiny" / WEIGHTS).read_bytes()
 
 
 def progress(daemon: Daemon, job_id: str) -> dict[str, Any]:
