@@ -35,7 +35,8 @@ LONGEST_PACKET = 9000
 LOOK_S = 15.0
 # A name is probed for three times, and told twice, before it is registered: 1.7 s.
 REGISTER_LIMIT_S = 30.0
-CLOSE_LIMIT_S = 2.0
+CLOSE_LIMIT_S = 2.5
+REGISTER_WAIT_S = 2.0
 # Networks inside this machine, which nobody else can reach it by.
 INNER_INTERFACES = ("lo", "docker", "br-", "veth", "virbr", "vmnet", "vboxnet", "bridge", "utun")
 ANYWHERE = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  # compared, not bound
@@ -110,7 +111,7 @@ class Announcer:
         """Announce, answer, and begin again when addresses change.
 
         Cancellation:
-            The service is taken back if the network lets that happen within two seconds.
+            The service is taken back if the network lets that happen within three seconds.
         """
         known: tuple[str, ...] = ()
         while True:
@@ -223,6 +224,7 @@ class _Announcement:
         self._addresses = addresses
         self._lock = threading.Lock()
         self._daemon: Zeroconf | None = None
+        self._is_registered = threading.Event()
         self._is_closed = False
 
     def open(self) -> None:
@@ -248,7 +250,10 @@ class _Announcement:
             properties=dict(service.properties),
             server=f"{service.server}.",
         )
-        daemon.register_service(info, allow_name_change=True)
+        try:
+            daemon.register_service(info, allow_name_change=True)
+        finally:
+            self._is_registered.set()
 
     def close(self) -> None:
         """Say goodbye and end, also if `open` is under way or yet to come."""
@@ -256,5 +261,7 @@ class _Announcement:
             self._is_closed = True
             daemon = self._daemon
         if daemon is not None:
+            # Closed in the middle of it, zeroconf would complain about tasks of its own.
+            self._is_registered.wait(REGISTER_WAIT_S)
             with suppress(OSError, ZeroconfError):
                 daemon.close()

@@ -13,6 +13,7 @@
     │   ├── RequestCancelled        an administrator has ended it; sending it again is possible
     │   ├── RequestNotFound         no running request has that id
     │   ├── StreamNotFound          no answer that could be taken up again has that id
+    │   ├── LogNotFound             no log has that name
     │   ├── SkillNotFound           no skill has that name, or several do
     │   ├── JobNotFound             no download or other job has that id
     │   ├── TokenNotFound           nothing waits to be confirmed with that token
@@ -109,6 +110,7 @@ from lmx.errors.request import (
     InvalidRequest,
     JobNotFound,
     KeyRefused,
+    LogNotFound,
     ModelInUse,
     ModelNotFound,
     NotDeletable,
@@ -155,6 +157,7 @@ __all__ = [
     "LoadCancelled",
     "LoadCrashed",
     "LoadError",
+    "LogNotFound",
     "ModelInUse",
     "ModelLoading",
     "ModelNotFound",

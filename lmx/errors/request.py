@@ -43,6 +43,12 @@ class StreamNotFound(RequestError):
     code = "stream-not-found"
 
 
+class LogNotFound(RequestError):
+    """No log has that name."""
+
+    code = "log-not-found"
+
+
 class SkillNotFound(RequestError):
     """No skill has that name, or several do and the name does not say which."""
 

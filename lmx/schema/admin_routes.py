@@ -9,6 +9,7 @@ from lmx.errors import (
     LmxError,
     LoadCancelled,
     LoadCrashed,
+    LogNotFound,
     ModelInUse,
     ModelNotFound,
     ModelQuarantined,
@@ -36,7 +37,7 @@ from lmx.schema.admin_requests import (
 from lmx.schema.card import ModelCard
 from lmx.schema.downloads import DownloadPending
 from lmx.schema.job_routes import FETCH_ERRORS
-from lmx.schema.logs import LogTailQuery, LogTailReply
+from lmx.schema.logs import LogFile, LogTailQuery, LogTailReply
 from lmx.schema.machine import DeviceReply, ReloadReply
 from lmx.schema.route import BODY_ERRORS, Errors, Route
 
@@ -128,5 +129,19 @@ ADMIN_ROUTES: tuple[Route, ...] = (
         LogTailReply,
         errors=(InvalidRequest,),
         query=LogTailQuery,
+    ),
+    *(
+        route
+        for kind, words in (("sessions", "sessions and of the server"), ("updates", "updates"))
+        for route in (
+            Route("get", f"/admin/logs/{kind}", f"List the logs of {words}", LogFile, is_list=True),
+            Route(
+                "get",
+                f"/admin/logs/{kind}/{{filename}}",
+                f"Read one of the logs of {words}",
+                None,
+                errors=(LogNotFound,),
+            ),
+        )
     ),
 )

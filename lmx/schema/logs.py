@@ -29,6 +29,20 @@ class LogTailReply(Struct, frozen=True, kw_only=True):
     lines: list[dict[str, Any]]
 
 
+class LogFile(Struct, frozen=True, kw_only=True):
+    """A file with logs.
+
+    Attributes:
+        filename: What it is asked for by.
+        size_bytes: Its size.
+        created_at: When it was written last, as ISO 8601 has it.
+    """
+
+    filename: str
+    size_bytes: int
+    created_at: str
+
+
 def parse_log_tail_query(values: Mapping[str, str]) -> LogTailQuery:
     """Read a query string; keys that are not known here have no effect.
 

@@ -59,6 +59,7 @@ REF_TEMPLATE = "#/components/schemas/{name}"
 PATH_PARAMETERS = {
     "model": "A model's name; slashes in it may stand as they are.",
     "name": "A preset's name.",
+    "filename": "A file's name, as the listing has it.",
     "session_id": "A session's id.",
     "job_id": "An id, as the answer that began the job says.",
     "skill": "A skill's name, qualified name or reference; slashes may stand as they are.",

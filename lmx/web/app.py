@@ -5,6 +5,7 @@ method and an unknown path are Quart's to refuse, in the same envelope as every 
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import trio
@@ -15,6 +16,7 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from lmx.catalog.sessions import SessionShelf
+from lmx.daemon.log_folders import LogFolders
 from lmx.errors import LmxError
 from lmx.schema.problems import ProblemReply, encode_http_problem, encode_problem
 from lmx.web.admin import CONVERTERS, admin_routes
@@ -86,7 +88,11 @@ def make_quart(services: Services) -> QuartTrio:
     app.register_blueprint(live_routes(services))
     app.register_blueprint(preset_routes(services.presets))
     app.register_blueprint(extra_routes(services.loader, services.live, SessionShelf()))
-    app.register_blueprint(log_routes(services.log_tail))
+    own_file = services.settings.logging.file
+    folders = LogFolders(
+        services.settings.home, None if own_file is None else Path(own_file).expanduser()
+    )
+    app.register_blueprint(log_routes(services.log_tail, folders))
     app.register_blueprint(skill_routes(services.skills))
 
     @app.errorhandler(LmxError)

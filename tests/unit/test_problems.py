@@ -28,6 +28,7 @@ STATUSES: dict[type[LmxError], int] = {
     errors.RequestNotFound: 404,
     errors.ModelNotFound: 404,
     errors.StreamNotFound: 404,
+    errors.LogNotFound: 404,
     errors.SkillNotFound: 404,
     errors.EntryNotFound: 404,
     errors.JobNotFound: 404,
