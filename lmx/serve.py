@@ -43,6 +43,7 @@ from lmx.daemon.vectors import VectorDesk
 from lmx.errors import ConfigError
 from lmx.skills.containment import Containment
 from lmx.skills.desk import SkillDesk
+from lmx.skills.mcp.clients import McpClients
 from lmx.skills.mcp.host import McpHost
 from lmx.skills.packaged import SEARCH_DOCUMENTS
 from lmx.skills.search.documents import DocumentSearch
@@ -153,6 +154,8 @@ def _keep_services(siblings: trio.Nursery, services: Services) -> None:
         (services.events.run, "event heartbeat"),
         (services.skills.run, "skills"),
         (services.mcp.run, "MCP server"),
+        (services.mcp_clients.run, "MCP clients"),
+        (services.mcp_clients.run, "MCP clients"),
     ):
         siblings.start_soon(partial(keep_running, run, name=name))
 
@@ -184,7 +187,8 @@ def _compose(
         telemetry=telemetry,
         shelf=loader.shelf,
     )
-    skills = _make_skills(live, dispatch, loader, telemetry=telemetry)
+    mcp_clients = McpClients(settings.skills)
+    skills = _make_skills(live, dispatch, loader, telemetry=telemetry, tools=mcp_clients)
     live.listen(lambda: skills.follow_settings(settings.skills))
     return Services(
         settings=settings,
@@ -203,11 +207,17 @@ def _compose(
         presets=Presets(settings),
         skills=skills,
         mcp=McpHost(skills),
+        mcp_clients=mcp_clients,
     )
 
 
 def _make_skills(
-    live: LiveSettings, dispatch: Dispatch, loader: Loader, *, telemetry: Telemetry
+    live: LiveSettings,
+    dispatch: Dispatch,
+    loader: Loader,
+    *,
+    telemetry: Telemetry,
+    tools: McpClients,
 ) -> SkillDesk:
     """The skills, with a search that may have an embedding model of its own."""
     settings, searching = live.current.skills, live.current
@@ -228,6 +238,7 @@ def _make_skills(
         box=box,
         telemetry=telemetry,
         internal={SEARCH_DOCUMENTS: search},
+        mcp=tools,
     )
 
 

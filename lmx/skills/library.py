@@ -61,7 +61,7 @@ class Library:
     @property
     def changed_s(self) -> float:
         """When the list last changed, in seconds of the epoch."""
-        return max(self._found_s, self._mcp.changed_s if self._mcp is not None else 0.0)
+        return max(self._found_s, self._mcp_changed_s or 0.0)
 
     async def watch(self) -> None:
         """Follow the folders; return at once if skills are switched off."""

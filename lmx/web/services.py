@@ -15,6 +15,7 @@ from lmx.daemon.presets import Presets
 from lmx.daemon.telemetry import Telemetry
 from lmx.daemon.vectors import VectorDesk
 from lmx.skills.desk import SkillDesk
+from lmx.skills.mcp.clients import McpClients
 from lmx.skills.mcp.host import McpHost
 from lmx.web.events import EventHub
 from lmx.web.resume import AnswerKeeper
@@ -40,6 +41,7 @@ class Services(NamedTuple):
         skills: Runs skills.
         presets: Named sets of request parameters.
         mcp: Serves them to clients of MCP.
+        mcp_clients: Has the tools of other servers of MCP.
     """
 
     settings: Settings
@@ -58,3 +60,4 @@ class Services(NamedTuple):
     skills: SkillDesk
     presets: Presets
     mcp: McpHost
+    mcp_clients: McpClients

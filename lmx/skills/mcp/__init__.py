@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lmx.skills.mcp.logs import forward_logs
 
 if TYPE_CHECKING:
+    from lmx.skills.mcp.remote import Attend
     from lmx.skills.mcp.server import SkillServer
 
 
@@ -19,3 +20,11 @@ def load_server() -> "type[SkillServer]":
 
     forward_logs()
     return SkillServer
+
+
+def load_client() -> "Attend":
+    """Import what connects to servers of MCP. Blocks for up to seconds."""
+    from lmx.skills.mcp.client import attend
+
+    forward_logs()
+    return attend

@@ -1,0 +1,67 @@
+"""A whole daemon with an MCP server of its own and one of somebody else, as users run it."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+import trio
+from mcp.client.client import Client
+from mcp.client.streamable_http import streamable_http_client
+
+from tests.daemon_process import Daemon
+from tests.http.shared import shared_daemon
+from tests.http.wire import Connection
+
+PROGRAM = Path(__file__).parent.parent / "mcp_program.py"
+LIMIT_S = 30
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """With a program as a server, and one that cannot be started."""
+    home = tmp_path_factory.mktemp("home")
+    servers = {
+        "friend": {"command": [sys.executable, str(PROGRAM), "good", str(home / "note")]},
+        "absent": {"command": ["/nowhere/server"]},
+    }
+    settings = {"LMX_SKILLS__MCP_SERVERS": json.dumps(servers)}
+    with shared_daemon(home, "fake:x", settings=settings) as shared:
+        yield shared
+
+
+async def _friends_are_there(client: Client) -> list[str]:
+    for _ in range(1000):
+        names = [one.name for one in (await client.list_tools()).tools]
+        if "greet" in names:
+            return names
+        await trio.sleep(0.02)
+    return []
+
+
+async def test_the_official_client_calls_skills_of_both(daemon: Daemon) -> None:
+    """LMX's own, contained, and the other server's through LMX."""
+    with trio.fail_after(LIMIT_S):
+        async with httpx2.AsyncClient(verify=False, timeout=LIMIT_S) as http:
+            transport = streamable_http_client(f"{daemon.url}/mcp", http_client=http)
+            async with Client(transport, mode="legacy", cache=None) as client:
+                names = await _friends_are_there(client)
+                assert {"builtin__add", "friend__add", "calculator", "echo"} <= set(names)
+                own = await client.call_tool("builtin__add", {"a": 1, "b": 2})
+                friends = await client.call_tool("friend__add", {"a": 1, "b": 2})
+                refused = await client.call_tool("builtin__add", {"a": "x"})
+    assert (False, False, True) == (own.is_error, friends.is_error, refused.is_error)
+    assert {"sum": 3} == friends.structured_content
+
+
+def test_the_routes_show_what_is_there_and_what_is_not(daemon: Daemon) -> None:
+    """A server that cannot be started is listed with the reason, and healthy ones work."""
+    with Connection(daemon) as connection:
+        listed = connection.ask("GET", "/v1/skills").json()
+        assert ["mcp:absent"] == [one["path"] for one in listed["broken"]]
+        assert "/nowhere/server" in listed["broken"][0]["error"]
+        body = json.dumps({"arguments": {"who": "Bo"}}).encode()
+        reply = connection.ask("POST", "/v1/skills/friend%2Fgreet/execute", body).json()
+    assert (True, "Hello Bo") == (reply["ok"], reply["output"])
