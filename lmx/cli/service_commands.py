@@ -123,7 +123,7 @@ def stop_service(session: Session, *, system: SystemOption = False) -> None:
     is_running = chosen.state().is_running
     if is_running:
         chosen.stop()
-    word = "stopping" if is_running else "it does not run"
+    word = "stopped" if is_running else "it does not run"
     session.show({"stopped": is_running}, lambda: word)
 
 

@@ -8,6 +8,7 @@ import os
 import plistlib
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,13 +116,8 @@ class Launchd:
 
     def unload(self) -> None:
         """Boot it out and wait until it is gone, for a drain may take its time."""
-        limit_s = _exit_limit_s(self.path)
         run_program("launchctl", "bootout", self.target)
-        deadline_s = time.monotonic() + limit_s
-        while self._print().is_ok:
-            if time.monotonic() > deadline_s:
-                raise CommandFailed(f"{self.target} is still there {limit_s} s after `bootout`")
-            time.sleep(LOOK_S)
+        self._wait(lambda: not self._print().is_ok, "`bootout`")
 
     def forget(self) -> None:
         """Nothing: launchd reads a file once."""
@@ -134,8 +130,13 @@ class Launchd:
             self.load()
 
     def stop(self) -> None:
-        """Send SIGTERM. The daemon exits with 0, so launchd does not start it again."""
+        """Send SIGTERM and wait for the end.
+
+        The daemon exits with 0, so launchd does not start it again.
+        """
+        pid = self.state().pid
         run_program("launchctl", "kill", "SIGTERM", self.target).require()
+        self._wait(lambda: self.state().pid != pid, "SIGTERM")
 
     def state(self) -> ServiceState:
         """What ``launchctl print`` says."""
@@ -164,6 +165,14 @@ class Launchd:
                 f"{self.path} cannot be read: is the service installed? `lmx service install`"
             ) from error
         return [Path(file) for file in (*files, own) if file]
+
+    def _wait(self, is_over: Callable[[], bool], what: str) -> None:
+        limit_s = _exit_limit_s(self.path)
+        deadline_s = time.monotonic() + limit_s
+        while not is_over():
+            if time.monotonic() > deadline_s:
+                raise CommandFailed(f"{self.target} is still there {limit_s} s after {what}")
+            time.sleep(LOOK_S)
 
     def _print(self) -> Ran:
         return run_program("launchctl", "print", self.target)

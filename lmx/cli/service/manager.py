@@ -70,7 +70,7 @@ class Manager(Protocol):
         ...
 
     def stop(self) -> None:
-        """Ask it to stop; it stays loaded."""
+        """Let it stop, and wait for that; it stays loaded."""
         ...
 
     def state(self) -> ServiceState:
