@@ -100,9 +100,13 @@ class Announcer:
     Args:
         service: The daemon.
         addresses: Reads the addresses to make it known at, in a thread.
+        look_s: Time between two such readings.
     """
 
-    def __init__(self, service: Service, addresses: Callable[[], Sequence[str]]) -> None:
+    def __init__(
+        self, service: Service, addresses: Callable[[], Sequence[str]], *, look_s: float = LOOK_S
+    ) -> None:
+        self._look_s = look_s
         self._service = service
         self._addresses = addresses
         self._has_failed = False
@@ -131,7 +135,7 @@ class Announcer:
                 now = ()
             if now != known:
                 return now
-            await trio.sleep(LOOK_S)
+            await trio.sleep(self._look_s)
 
     async def _announce(self, addresses: Sequence[str]) -> None:
         """Let zeroconf do it until cancelled."""

@@ -66,6 +66,33 @@ async def test_a_service_is_found_by_multicast() -> None:
                 nursery.cancel_scope.cancel()
 
 
+@pytest.mark.skipif(not LAN, reason="needs a network")
+async def test_a_network_that_comes_late_is_used() -> None:
+    """As at boot, when services start before it; what goes away is no longer answered in."""
+    readings: list[tuple[str, ...]] = [(), (), LAN]
+
+    def read() -> tuple[str, ...]:
+        return readings.pop(0) if len(readings) > 1 else readings[0]
+
+    async with trio.open_nursery() as nursery:
+        with trio.fail_after(20):
+            nursery.start_soon(Announcer(SERVICE, read, look_s=0.05).run)
+            found = await ask(("224.0.0.251", 5353), by=LAN[0])
+            assert ("mac.local.", 4711, LAN[0]) == found
+            readings[0] = ()
+            await wait_silence(LAN[0])
+            nursery.cancel_scope.cancel()
+
+
+async def wait_silence(by: str) -> None:
+    """Until a question gets no answer."""
+    while True:
+        with trio.move_on_after(0.5) as limit:
+            await ask(("224.0.0.251", 5353), by=by)
+        if limit.cancelled_caught:
+            return
+
+
 async def test_a_network_that_does_not_work_ends_nothing() -> None:
     """Neither an address that is not ours nor a system that does not say."""
 
