@@ -158,7 +158,8 @@ def _description(schema: Any) -> str:
 
 def _typed(text: str, schema: Any) -> Any:
     kind = schema.get("type") if isinstance(schema, dict) else None
-    if kind in {None, "string"} or (isinstance(kind, list) and "string" in kind):
+    kinds = kind if isinstance(kind, list) else [kind]
+    if None in kinds or "string" in kinds:
         return text
     try:
         return msgspec.json.decode(text)

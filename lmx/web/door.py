@@ -20,11 +20,15 @@ Header = tuple[bytes, bytes]
 
 # How long a refused client may go on sending its body before it gets its answer all the same.
 DROP_LIMIT_S = 10.0
-EXPOSED: Header = (b"access-control-expose-headers", b"x-request-id, retry-after, x-lmx-cache")
+EXPOSED: Header = (
+    b"access-control-expose-headers",
+    b"x-request-id, retry-after, x-lmx-cache, mcp-session-id",
+)
 VARY: Header = (b"vary", b"Origin")
 ALLOWED_HEADERS = (
     b"Content-Type, Authorization, X-Admin-Key, X-Api-Key, X-Client-ID, X-Opta-Bridge-ID, "
-    b"Idempotency-Key, Last-Event-ID, X-Priority, X-Serving-Lane"
+    b"Idempotency-Key, Last-Event-ID, X-Priority, X-Serving-Lane, "
+    b"Mcp-Session-Id, Mcp-Protocol-Version, Mcp-Method, Mcp-Name"
 )
 PREFLIGHT: tuple[Header, ...] = (
     (b"access-control-allow-methods", b"GET, POST, DELETE, OPTIONS"),

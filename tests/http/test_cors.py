@@ -20,6 +20,10 @@ HEADERS = {
     "x-client-id",
     "x-opta-bridge-id",
     "idempotency-key",
+    "mcp-session-id",
+    "mcp-protocol-version",
+    "mcp-method",
+    "mcp-name",
     "x-priority",
     "x-serving-lane",
     "last-event-id",
@@ -111,7 +115,7 @@ def test_answers_may_be_read(
     """Whatever the answer is and whoever makes it, errors included."""
     reply = ask(daemon, method, path, body, key=KEY, origin={"origin": LOCAL})
     assert status == reply.status
-    assert (LOCAL, "Origin", "x-request-id, retry-after, x-lmx-cache") == (
+    assert (LOCAL, "Origin", "x-request-id, retry-after, x-lmx-cache, mcp-session-id") == (
         reply.headers["access-control-allow-origin"],
         reply.headers["vary"],
         reply.headers["access-control-expose-headers"],
