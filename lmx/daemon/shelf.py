@@ -11,6 +11,7 @@ import msgspec
 import structlog
 import trio
 
+from lmx.catalog.embedded import EMBEDDED
 from lmx.catalog.inventory import InventoryRow
 from lmx.catalog.names import ANY_MODEL, resolve_name
 from lmx.catalog.scan import Inventory
@@ -79,7 +80,8 @@ class Shelf:
             for row in await self.rows()
             if row.status == "complete" and purpose in {None, row.purpose}
         }
-        found = resolve_name(name, dict.fromkeys(answering, ()))
+        words = {model.name: (model.word,) for model in EMBEDDED.values()}
+        found = resolve_name(name, {model_id: words.get(model_id, ()) for model_id in answering})
         if found is None:
             return None
         spec = parse_spec(found, self._settings.models.backend)

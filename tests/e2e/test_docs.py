@@ -12,6 +12,7 @@ import pytest
 from tests.daemon_process import REPOSITORY, Daemon
 from tests.doc_blocks import ENDLESS, NOT_RUN, PAGES, Block, blocks_of
 from tests.doc_shims import make_sandbox
+from tests.http.answers import post
 from tests.http.shared import shared_daemon
 from tests.http.wire import wait_until
 
@@ -47,6 +48,8 @@ def daemon(home: Path) -> Iterator[Daemon]:
 def sandbox(daemon: Daemon, home: Path, tmp_path: Path) -> tuple[Path, dict[str, str]]:
     """Where examples run, and their environment."""
     programs = make_sandbox(tmp_path)
+    for name in ("demo", "embedder"):  # a page before may have unloaded them
+        assert 200 == post(daemon, "/admin/models/load", model_id=name).status
     inherited = {name: v for name, v in os.environ.items() if not name.startswith(OURS)}
     venv = Path(sys.executable).parent
     return tmp_path, {

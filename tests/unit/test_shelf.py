@@ -88,3 +88,12 @@ async def test_a_look_counts_for_a_while(autojump_clock: MockClock) -> None:
     assert 2 == disk.scans
     assert 2 == len(await shelf.rows(is_fresh=True))
     assert 3 == disk.scans
+
+
+async def test_the_models_that_lmx_brings_go_by_their_words(autojump_clock: MockClock) -> None:
+    """Also when nothing but their files is left."""
+    shelf = Shelf(Settings(home=HOME), Disk(row("SmolLM2-135M-Instruct"), row("other")))
+    found = await shelf.find("demo")
+    assert found is not None
+    assert "SmolLM2-135M-Instruct" == found.id
+    assert await shelf.find("embedder") is None
