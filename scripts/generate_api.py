@@ -126,10 +126,7 @@ def _kind(field: Mapping[str, Any], schemas: Mapping[str, Any]) -> str:
         known = [kind for kind in kinds if kind != "null"]
         return " or ".join(known) if 0 < len(known) <= MAX_KINDS else "any"
     if field.get("type") == "array":
-        items = field.get("items", {})
-        if not items:  # a tuple says them one by one
-            items = {"anyOf": field.get("prefixItems", [])}
-        return f"list of {_kind(items, schemas)}"
+        return f"list of {_kind(field.get('items', {}), schemas)}"
     return str(field.get("type", "any")) + _range(field)
 
 

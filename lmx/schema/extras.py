@@ -35,7 +35,7 @@ class PredictorReply(Struct, frozen=True, kw_only=True):
     total_accesses: int
     unique_models: int
     history_size: int
-    top_models: list[tuple[str, int]]
+    top_models: list[list[str | int]]
     transition_count: int = 0
 
 

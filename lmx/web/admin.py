@@ -74,9 +74,25 @@ class DeletableIdConverter(ModelIdConverter):
     part_isolating = False
 
 
+class PresetNameConverter(BaseConverter):
+    """A preset's name that is no other route of presets."""
+
+    regex = r"(?!reload\Z)[^/]+"
+    part_isolating = False
+
+
+class SessionIdConverter(BaseConverter):
+    """A session's id that is no other route of sessions."""
+
+    regex = r"(?!search\Z)[^/]+"
+    part_isolating = False
+
+
 CONVERTERS: Mapping[str, type[BaseConverter]] = {
     "model_id": ModelIdConverter,
     "deletable_id": DeletableIdConverter,
+    "preset_name": PresetNameConverter,
+    "session_id": SessionIdConverter,
 }
 
 

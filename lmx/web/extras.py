@@ -57,8 +57,8 @@ def extra_routes(loader: Loader, live: LiveSettings, shelf: SessionShelf) -> Blu
 
     routes.get("/sessions")(sessions.list)
     routes.get("/sessions/search")(sessions.search)
-    routes.get("/sessions/<session_id>")(sessions.show)
-    routes.delete("/sessions/<session_id>")(sessions.delete)
+    routes.get("/sessions/<session_id:session_id>")(sessions.show)
+    routes.delete("/sessions/<session_id:session_id>")(sessions.delete)
     return routes
 
 
@@ -125,7 +125,7 @@ def _stack(loader: Loader, live: LiveSettings) -> StackReply:
 def _predictor(loader: Loader) -> PredictorReply:
     counts = {model.id: model.statistics.request_count for model in loader.models.values()}
     asked = sorted(counts.items(), key=lambda row: (-row[1], row[0]))
-    used = [(model_id, count) for model_id, count in asked if count]
+    used: list[list[str | int]] = [[model_id, count] for model_id, count in asked if count]
     total = sum(counts.values())
     return PredictorReply(
         total_accesses=total,

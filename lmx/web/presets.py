@@ -22,7 +22,7 @@ def preset_routes(presets: Presets) -> Blueprint:
         rows = [describe_preset(preset) for preset in shelved.presets]
         return _json(PresetList(rows, len(rows), len(rows), list(shelved.broken)))
 
-    @routes.get("/<name>")
+    @routes.get("/<preset_name:name>")
     async def show(name: str) -> Response:
         preset = presets.find(name)
         if preset is None:
