@@ -17,17 +17,20 @@ import typer
 from lmx.cli.main import app
 from tests.daemon_process import REPOSITORY
 
-SYSTEM = (
-    "apt-get",
-    "brew",
-    "journalctl",
-    "launchctl",
-    "loginctl",
-    "pip",
-    "sudo",
-    "systemctl",
-    "xcode-select",
-)
+RUNNING = "LoadState=loaded\\nActiveState=active\\nSubState=running\\nMainPID=1\\n"
+# Programs of the system, and what they do instead.
+SYSTEM = {
+    "apt-get": "",
+    "brew": "",
+    "journalctl": "",
+    "launchctl": "",
+    "loginctl": "",
+    "pip": "",
+    "sudo": "",
+    "systemctl": f"printf '{RUNNING}'",
+    "systemd-analyze": "",
+    "xcode-select": "",
+}
 # Models that are at hand wherever the tests run.
 AT_HAND = re.compile(r"demo|embedder|fake:.*")
 START_LIMIT_S = 60
@@ -51,8 +54,8 @@ def make_sandbox(folder: Path) -> Path:
     scripts = folder / "scripts"
     for made in (programs, scripts / "bench", folder / "user"):
         made.mkdir(parents=True)
-    for name in SYSTEM:
-        _write(programs / name, "#!/bin/sh\n")
+    for name, command in SYSTEM.items():
+        _write(programs / name, f"#!/bin/sh\n{command}\n")
     for name in ("lmx", "python"):
         _write(programs / name, _call(name))
     for script in [*(REPOSITORY / "scripts").iterdir(), *(REPOSITORY / "scripts/bench").iterdir()]:

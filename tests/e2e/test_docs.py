@@ -39,7 +39,9 @@ def home(demo_home: Path, embedder_home: Path, tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="module")
 def daemon(home: Path) -> Iterator[Daemon]:
     """A daemon with both models."""
-    with shared_daemon(home, "demo", "embedder") as shared:
+    # The models are small and talk for ever.
+    settings = {"LMX_MODELS__DEFAULT_MAX_TOKENS": "48"}
+    with shared_daemon(home, "demo", "embedder", settings=settings) as shared:
         assert wait_until(lambda: shared.get_json("/healthz")[1]["loaded_models"] == 2, limit_s=60)
         yield shared
 

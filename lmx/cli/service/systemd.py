@@ -95,7 +95,8 @@ class Systemd:
         """Have ``systemd-analyze`` read it where there is one."""
         if not has_program("systemd-analyze"):
             return "systemd-analyze is not here to read the unit"
-        run_program("systemd-analyze", *self._scope, "verify", str(file)).require()
+        hint = BUS_HINT if self._scope else ""  # it needs the session as systemctl does
+        run_program("systemd-analyze", *self._scope, "verify", str(file)).require(hint)
         return "systemd-analyze finds the unit in order"
 
     def load(self) -> None:
