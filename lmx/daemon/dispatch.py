@@ -26,6 +26,7 @@ from lmx.daemon.tally import RequestTally
 from lmx.daemon.telemetry import Telemetry
 from lmx.daemon.transcripts import Transcripts
 from lmx.errors import (
+    DoesNotFit,
     Draining,
     LmxError,
     OutOfMemory,
@@ -52,6 +53,8 @@ DEATHS = (WorkerBroken, WorkerStalled, OutOfMemory)
 DRAINING = "the server is stopping"
 RETRY_AFTER_STOP_S = 5.0
 SHORT_OF_MEMORY = "the machine is short of memory; running requests go on, new ones have to wait"
+# Of a model that has left to make room; the first words are those that clients know.
+UNLOADED_FOR_MEMORY = "No model loaded: {reason}"
 RETRY_AFTER_SHORTAGE_S = 5.0
 
 
@@ -188,8 +191,7 @@ class Dispatch:
         """
         self._refuse_if_draining(origin)
         try:
-            wait_s = self._settings.models.load_wait_s
-            find = partial(self._loader.wait_routable, model_name, wait_s=wait_s)
+            find = partial(self._wait_routable, model_name)
             with self._holds.enter(origin, model_name, find) as hold:
                 yield hold
         finally:
@@ -220,10 +222,7 @@ class Dispatch:
         """
         with self._books.entry(origin, model_name) as request:
             self._refuse_if_draining(origin)
-            wait_s = self._settings.models.load_wait_s
-            model = await request.wait(
-                partial(self._loader.wait_routable, model_name, wait_s=wait_s, purpose=purpose)
-            )
+            model = await request.wait(partial(self._wait_routable, model_name, purpose))
             request.model_id = model.id
             ready = self._require_room(ask, model, origin)
             ready.admission.enter(choice_count(ask))
@@ -252,9 +251,7 @@ class Dispatch:
             LmxError: There is no such model, or it refuses the prompt.
         """
         self._refuse_if_draining(ANYWHERE)
-        model = await self._loader.wait_routable(
-            model_name, wait_s=self._settings.models.load_wait_s
-        )
+        model = await self._wait_routable(model_name)
         ready = _require_ready(model)
         ready.enter()
         try:
@@ -285,6 +282,21 @@ class Dispatch:
     def set_admitting(self, *, is_admitting: bool) -> None:
         """Refuse new requests while memory is short, or take them again."""
         self._is_short_of_memory = not is_admitting
+
+    async def _wait_routable(self, name: str, purpose: Purpose = "generation") -> Model:
+        """The model that is meant, once it can answer.
+
+        Raises:
+            OutOfMemory: It has left because memory is short, or cannot come for that reason.
+            LmxError: There is no such model, or it is not ready in time.
+        """
+        wait_s = self._settings.models.load_wait_s
+        try:
+            return await self._loader.wait_routable(name, wait_s=wait_s, purpose=purpose)
+        except DoesNotFit as error:
+            if not self._is_short_of_memory:
+                raise
+            raise OutOfMemory(UNLOADED_FOR_MEMORY.format(reason=error.message)) from error
 
     def _refuse_if_short_of_memory(self) -> None:
         if self._is_short_of_memory:

@@ -36,7 +36,8 @@ class ModelRelief:
                 model.ready.worker.link.send(Shrink())
 
     def set_admitting(self, *, is_admitting: bool) -> None:
-        """Refuse new requests, or accept them again."""
+        """Refuse new requests and loads, or accept them again."""
+        self._loader.room.is_short = not is_admitting
         self._dispatch.set_admitting(is_admitting=is_admitting)
 
     async def evict_idle(self) -> str | None:

@@ -25,6 +25,7 @@ from lmx.protocol.messages import Shrink
 # How long a model that has been told to leave may take to go, processes and all, before the next
 # one is asked.
 LOOK_AGAIN_S = 1.0
+SHORT = "{id} is not loaded while the machine is short of memory"
 
 log = structlog.get_logger("lmx.room")
 
@@ -79,6 +80,8 @@ class Room:
 
     Attributes:
         min_residency_s: The same, to be changed at any time.
+        is_short: The machine itself is short of memory, so that nothing may be loaded whatever the
+            ledger says: others use what it has.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Room:
         self.ledger = ledger
         self._models = models
         self.min_residency_s = min_residency_s
+        self.is_short = False
         self._turn = trio.Lock()  # first come, first served
         self._owner_count = 0
         self._reservations: dict[str, Reservation] = {}
@@ -104,9 +108,11 @@ class Room:
 
         Raises:
             DoesNotFit: It never will, or not without somebody leaving who may not; with the
-                arithmetic.
+                arithmetic. Or the machine is short of memory.
         """
         async with self._turn:
+            if self.is_short:
+                raise DoesNotFit(SHORT.format(id=model.id))
             if may_evict:
                 await self._make_room(model, demand)
             owner = self._new_owner(model)

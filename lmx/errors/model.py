@@ -32,7 +32,7 @@ class NoFreeSlot(CapacityError):
 
 
 class OutOfMemory(CapacityError):
-    """The device ran out of memory while a request was running."""
+    """Memory ran out: while a request was running, or so that its model had to leave before."""
 
     code = "oom-unloaded"
 

@@ -1,11 +1,12 @@
 """What the guardian can do about memory, cheapest first."""
 
+import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from lmx.daemon.model import LoadOptions
 from lmx.daemon.relief import ModelRelief
-from lmx.errors import OutOfMemory, QueueFull
+from lmx.errors import DoesNotFit, OutOfMemory, QueueFull
 from lmx.protocol.messages import Shrink
 from tests.lifecycle import FOREVER, House, Life, open_house
 
@@ -77,6 +78,24 @@ async def test_an_evicted_model_may_come_back(autojump_clock: MockClock) -> None
         await relief(house).evict_idle()
         await house.ask("a")
         assert ["a"] == house.answered
+
+
+async def test_nothing_is_loaded_while_memory_is_short(autojump_clock: MockClock) -> None:
+    """Whoever asks for what has left hears the words that clients know, until it can come back."""
+    async with open_house(SIZES) as (house, _):
+        await house.load("a")
+        relief(house).set_admitting(is_admitting=False)
+        assert "a" == await relief(house).evict_idle()
+        await house.ask("a", "short")
+        ((label, error),) = house.failed
+        assert ("short", OutOfMemory) == (label, type(error))
+        assert str(error).startswith("No model loaded: a is not loaded while the machine is short")
+        with pytest.raises(DoesNotFit, match="short of memory"):
+            await house.load("c")
+        house.check()
+        relief(house).set_admitting(is_admitting=True)
+        await house.ask("a", "later")
+        assert ["later"] == house.answered
 
 
 async def test_the_biggest_goes_at_once(autojump_clock: MockClock) -> None:
