@@ -127,6 +127,8 @@ class Generate(Struct, frozen=True, array_like=True, tag=1):
         client: Who asks: requests of one client share a turn with those of others.
         priority: Lower numbers go first.
         salt: Only requests of the same salt share what was computed of their prompts.
+        context_tokens: What prompt and answer may have together, less than the model's context;
+            older turns of a conversation are left out for it. `None` for no limit of its own.
     """
 
     sequence: int
@@ -140,6 +142,7 @@ class Generate(Struct, frozen=True, array_like=True, tag=1):
     client: str = ""
     priority: int = 0
     salt: str = ""
+    context_tokens: int | None = None
 
 
 class Cancel(Struct, frozen=True, array_like=True, tag=2):

@@ -149,7 +149,7 @@ def to_generate(
 
     Raises:
         InvalidRequest: Fields contradict each other.
-        UnsupportedFeature: A message holds something that no text model can read.
+        UnreadableContent: A message holds something that no text model can read.
     """
     generate = Generate(
         sequence=0,
@@ -168,6 +168,7 @@ def to_generate(
         grammar=choose_grammar(request, request.response_format),
         thinking_budget=request.thinking_budget,
         priority=choose_priority(request.priority, default_priority),
+        context_tokens=request.num_ctx,
     )
     return with_tools(generate, request)
 

@@ -103,6 +103,7 @@ def to_generates(
             grammar=choose_grammar(request),
             wants_prompt=bool(request.echo),
             priority=choose_priority(request.priority, default_priority),
+            context_tokens=request.num_ctx,
         )
         for prompt in _prompts(request)
     ]

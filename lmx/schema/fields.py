@@ -55,6 +55,15 @@ GuidedChoice = Annotated[
 GuidedGrammar = Annotated[
     str, Meta(min_length=1, description="LMX: a grammar in Lark's syntax the answer matches.")
 ]
+ContextLimit = Annotated[
+    int,
+    Meta(
+        ge=1,
+        le=2**31 - 1,
+        description="LMX: most tokens of prompt and answer together; older turns of a conversation "
+        "are left out so that it fits.",
+    ),
+]
 Resumable = Annotated[
     bool,
     Meta(description="LMX: the stream survives its connection and can be taken up again."),
@@ -116,7 +125,7 @@ class GenerationFields(CallerFields, kw_only=True):
     guided_regex: GuidedRegex | None = None
     guided_choice: GuidedChoice | None = None
     guided_grammar: GuidedGrammar | None = None
-    num_ctx: Refused = None
+    num_ctx: ContextLimit | None = None
 
     resumable: Resumable | None = None
     priority: Priority | None = None
@@ -139,7 +148,7 @@ def parse_fields(
     """
     request = decode_body(body, decoder)
     refuse_unknown(body, request.__struct_fields__)
-    refuse_effects(request, {"num_ctx": (), **neutral})
+    refuse_effects(request, neutral)
     _check_stream_options(request)
     if request.resumable and not request.stream:
         raise InvalidRequest("'resumable' needs 'stream': true", param="resumable")

@@ -40,6 +40,7 @@ from lmx.worker.dialect import ModelDialect
 from lmx.worker.outlook import explain_miss
 from lmx.worker.prompt import Rendered, render_prompt
 from lmx.worker.scheduler import Ready
+from lmx.worker.trimming import render_within
 from lmx.worker.vectors import VectorJob
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 Work = Ready | VectorJob | Cancel | Shutdown | Shrink | LeaseCommand | StopThinking
 # EX_PROTOCOL of sysexits.h: the daemon spoke something else.
 EXIT_BAD_FRAME = 76
+# The part of a limited context that a conversation leaves for its answer, if that wants so much.
+ANSWER_SHARE = 4
 
 
 def choose_max_tokens(
@@ -210,13 +213,14 @@ class Served:
                 f"this model gives at most {info.max_sequences} answers at once", param="n"
             )
         check_bias(generate.samplings[0], tokenizer)
-        rendered = render_prompt(generate.prompt, tokenizer, self.dialect)
+        context_tokens = min(info.context_tokens, generate.context_tokens or info.context_tokens)
+        rendered = self._render(generate, context_tokens)
         choices = []
         for offset, wanted in enumerate(generate.samplings):
             max_tokens = choose_max_tokens(
                 wanted.max_tokens,
                 prompt_tokens=len(rendered.token_ids),
-                context_tokens=info.context_tokens,
+                context_tokens=context_tokens,
                 param="messages" if isinstance(generate.prompt, ChatPrompt) else "prompt",
             )
             constraint = make_constraint(
@@ -236,6 +240,14 @@ class Served:
             prefix=PrefixUse(generate.salt, *rendered.boundaries),
         )
         return rendered, ready
+
+    def _render(self, generate: Generate, context_tokens: int) -> Rendered:
+        prompt, tokenizer = generate.prompt, self._loaded.tokenizer
+        if generate.context_tokens is None or not isinstance(prompt, ChatPrompt):
+            return render_prompt(prompt, tokenizer, self.dialect)
+        wanted = generate.samplings[0].max_tokens
+        room = context_tokens - min(wanted, context_tokens // ANSWER_SHARE)
+        return render_within(prompt, tokenizer, self.dialect, limit_tokens=room)
 
     def interrupt(self, sequence: int) -> None:
         """Tell the engine that a sequence is about to be cancelled."""

@@ -132,7 +132,6 @@ ASKED_IN_VAIN: dict[str, Any] = {
     "function_call": {"name": "f"},
     "functions": [{"name": "f"}],
     "modalities": ["text", "audio"],
-    "num_ctx": 4096,
     "prediction": {"type": "content", "content": "x"},
     "verbosity": "low",
     "web_search_options": {},

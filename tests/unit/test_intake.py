@@ -152,6 +152,27 @@ def test_a_prompt_over_the_context_is_rejected(prompt: Prompt, param: str) -> No
     assert [] == work
 
 
+@pytest.mark.parametrize(("max_tokens", "left"), [(50, 17), (5, 5)])
+def test_a_client_may_limit_the_context(max_tokens: int, left: int) -> None:
+    """Older turns go until the prompt leaves room, and prompt and answer stay within the limit."""
+    talk = [{"role": "user", "content": "x" * 40}, {"role": "user", "content": "Hi"}]
+    asked = Generate(1, ChatPrompt(talk), [Sampling(max_tokens)], [], context_tokens=36)
+    _, (work,) = take(asked)
+    assert isinstance(work, Ready)
+    assert PROMPT_TOKENS == len(work.token_ids)
+    assert min(max_tokens, 36 - PROMPT_TOKENS) == work.choices[0].sampling.max_tokens == left
+
+
+@pytest.mark.parametrize("prompt", [chat("x" * 60), TextPrompt("x" * 60)])
+def test_what_cannot_be_shortened_is_rejected(prompt: Prompt) -> None:
+    """The refusal names the limit that the client gave."""
+    channel, work = take(Generate(1, prompt, [Sampling(5)], [], context_tokens=50))
+    ((rejected,),) = channel.sent
+    assert isinstance(rejected, Rejected)
+    assert "maximum context length is 50 tokens" in rejected.message
+    assert [] == work
+
+
 def test_a_conversation_the_template_refuses_is_rejected() -> None:
     """What the template says reaches the client, and the next request is served."""
     channel, work = take(generate(1, "refuse me"), generate(2))

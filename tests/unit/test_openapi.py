@@ -38,7 +38,7 @@ SCHEMAS = DOCUMENT["components"]["schemas"]
 EXTENSIONS = set(
     """
     chat_template_kwargs enable_thinking guided_choice guided_grammar guided_json guided_regex
-    ignore_eos min_p min_tokens priority reasoning_format repetition_penalty resumable
+    ignore_eos min_p min_tokens num_ctx priority reasoning_format repetition_penalty resumable
     skill_approvals skill_limits skills speculation thinking_budget top_k
     """.split()  # noqa: SIM905  # a list of words reads best as words
 )
