@@ -4,6 +4,7 @@
     ├── RequestError            the client can fix it by sending something else
     │   ├── InvalidRequest          malformed, wrong type, out of range; `param` names the field
     │   ├── UnsupportedFeature      a documented field this version cannot honour
+    │   ├── UnreadableContent       an image, a sound or a file where a model reads text
     │   ├── ContextTooLong          prompt does not fit the model's context
     │   ├── BodyTooLarge            request body over the limit
     │   ├── BodyTimeout             request body did not arrive in time
@@ -34,7 +35,7 @@
     │   ├── NoModelLoaded           nothing is loaded and nothing is loading
     │   ├── ModelLoading            the model is on its way, but not within the wait
     │   ├── NoFreeSlot              an engine has no room for one more sequence
-    │   ├── OutOfMemory             the device ran out while a request was running
+    │   ├── OutOfMemory             memory ran out, during a request or before it
     │   └── Draining                the daemon is stopping
     ├── LoadError               a model cannot be brought up
     │   ├── CorruptModel            files damaged, incomplete or unreadable
@@ -125,6 +126,7 @@ from lmx.errors.request import (
     StreamNotFound,
     TokenExpired,
     TokenNotFound,
+    UnreadableContent,
     UnsupportedFeature,
 )
 
@@ -179,6 +181,7 @@ __all__ = [
     "StreamNotFound",
     "TokenExpired",
     "TokenNotFound",
+    "UnreadableContent",
     "UnsupportedFeature",
     "UnsupportedModel",
     "WorkerBroken",

@@ -19,6 +19,12 @@ class UnsupportedFeature(RequestError):
     code = "unsupported-parameter"
 
 
+class UnreadableContent(RequestError):
+    """A message holds an image, a sound or a file, and the model reads text."""
+
+    code = "unsupported-content"
+
+
 class ContextTooLong(RequestError):
     """The prompt does not fit the context; the message holds both numbers."""
 

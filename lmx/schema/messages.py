@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from lmx.errors import InvalidRequest, UnsupportedFeature
+from lmx.errors import InvalidRequest, UnreadableContent, UnsupportedFeature
 from lmx.schema.fields import Refused
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
@@ -60,7 +60,8 @@ def to_turn(message: Message, *, at: int) -> dict[str, Any]:
 
     Raises:
         InvalidRequest: It holds what its role cannot have, or lacks what it needs.
-        UnsupportedFeature: It holds something that no text model can read.
+        UnreadableContent: It holds something that no text model can read.
+        UnsupportedFeature: It uses a field that no template knows.
     """
     _check_role(message, at=at)
     # No open model's template knows OpenAI's name for a system message.
@@ -98,11 +99,14 @@ def _content_text(message: Message, *, at: int) -> str:
         return content
     texts = []
     for index, part in enumerate(content):
-        if part.type != "text" or isinstance(part.text, UnsetType):
-            raise UnsupportedFeature(
-                f"content parts of type {part.type!r} are not supported by this model",
-                param=f"messages[{at}].content[{index}]",
+        here = f"messages[{at}].content[{index}]"
+        if part.type != "text":
+            raise UnreadableContent(
+                f"content parts of type {part.type!r} are not supported: this model reads text",
+                param=here,
             )
+        if isinstance(part.text, UnsetType):
+            raise InvalidRequest("a text part needs its text", param=here)
         texts.append(part.text)
     return "\n".join(texts)
 

@@ -21,6 +21,7 @@ from lmx.errors import (
     QueueFull,
     SkillNotFound,
     StreamNotFound,
+    UnreadableContent,
     WorkerError,
 )
 from lmx.schema.access import Access, access_errors, needed_access
@@ -90,7 +91,7 @@ ROUTES: tuple[Route, ...] = (
         ChatCompletion,
         request=ChatRequest,
         event=ChatChunk,
-        errors=(*BODY_ERRORS, *MODEL_ERRORS, SkillNotFound),
+        errors=(*BODY_ERRORS, *MODEL_ERRORS, UnreadableContent, SkillNotFound),
         headers=PRIORITY_HEADERS,
     ),
     Route(
@@ -178,7 +179,7 @@ ROUTES: tuple[Route, ...] = (
         "Text or a conversation to token ids",
         TokenizeReply,
         request=TokenizeRequest,
-        errors=(*BODY_ERRORS, *MODEL_ERRORS),
+        errors=(*BODY_ERRORS, *MODEL_ERRORS, UnreadableContent),
     ),
     Route(
         "post",
@@ -194,7 +195,7 @@ ROUTES: tuple[Route, ...] = (
         "A conversation to the prompt a model gets",
         ApplyTemplateReply,
         request=ApplyTemplateRequest,
-        errors=(*BODY_ERRORS, *MODEL_ERRORS),
+        errors=(*BODY_ERRORS, *MODEL_ERRORS, UnreadableContent),
     ),
     Route("get", "/healthz", "Whether the server lives", Health),
     Route("get", "/health", "Whether the server lives", Health),

@@ -48,6 +48,7 @@ from lmx.errors import (
     StreamNotFound,
     TokenExpired,
     TokenNotFound,
+    UnreadableContent,
     UnsupportedFeature,
     WorkerError,
 )
@@ -97,6 +98,7 @@ TABLE: tuple[tuple[type[LmxError], Problem], ...] = (
     (RequestNotFound, Problem(404)),
     (ContextTooLong, Problem(400)),
     (UnsupportedFeature, Problem(400)),
+    (UnreadableContent, Problem(422)),
     (InvalidRequest, Problem(400)),
     (RequestError, Problem(400)),
     (AdminKeyRefused, Problem(403)),

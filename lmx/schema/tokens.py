@@ -115,7 +115,7 @@ def tokenize_prompt(request: TokenizeRequest) -> ChatPrompt | TextPrompt:
     """What is to be tokenised.
 
     Raises:
-        UnsupportedFeature: A message holds something that no text model can read.
+        UnreadableContent: A message holds something that no text model can read.
     """
     if request.messages is None:
         return TextPrompt(
@@ -129,7 +129,7 @@ def template_prompt(request: ApplyTemplateRequest) -> ChatPrompt:
 
     Raises:
         InvalidRequest: Two tools share a name, or a variable is not one to set.
-        UnsupportedFeature: A message holds something that no text model can read.
+        UnreadableContent: A message holds something that no text model can read.
     """
     tools = [Tool(tool.function) for tool in request.tools or ()]
     plan = plan_tools(tools, None, is_parallel=True)

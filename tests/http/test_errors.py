@@ -119,9 +119,9 @@ REFUSALS = (
     refused(
         "an image",
         param="messages[0].content[0]",
-        code="unsupported-parameter",
+        code="unsupported-content",
         messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
-    ),
+    )._replace(status=422),
     refused(
         "refused by the template",
         param="messages",

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from lmx.errors import InvalidRequest, UnsupportedFeature
+from lmx.errors import InvalidRequest, UnreadableContent, UnsupportedFeature
 from tests.chat_bodies import USER, ask, prompt_of, refusal
 
 HUGE = f'{{"a": {10**30}}}'
@@ -16,20 +16,20 @@ def call(arguments: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("part", "param"),
+    ("part", "kind"),
     [
-        ({"type": "image_url", "image_url": {"url": "data:"}}, "messages[0].content[1]"),
-        ({"type": "input_audio", "input_audio": {}}, "messages[0].content[1]"),
-        ({"type": "file", "file": {}}, "messages[0].content[1]"),
-        ({"type": "refusal", "refusal": "no"}, "messages[0].content[1]"),
-        ({"type": "text"}, "messages[0].content[1]"),
+        ({"type": "image_url", "image_url": {"url": "data:"}}, UnreadableContent),
+        ({"type": "input_audio", "input_audio": {}}, UnreadableContent),
+        ({"type": "file", "file": {}}, UnreadableContent),
+        ({"type": "refusal", "refusal": "no"}, UnreadableContent),
+        ({"type": "text"}, InvalidRequest),
     ],
 )
-def test_parts_no_text_model_reads_are_refused(part: dict[str, Any], param: str) -> None:
-    """An image is a 400 that names the part, never silently dropped."""
+def test_parts_no_text_model_reads_are_refused(part: dict[str, Any], kind: type) -> None:
+    """An image is an error that names the part, never silently dropped."""
     content = [{"type": "text", "text": "See"}, part]
     error = refusal(messages=[{"role": "user", "content": content}])
-    assert (UnsupportedFeature, param) == (type(error), error.param)
+    assert (kind, "messages[0].content[1]") == (type(error), error.param)
 
 
 @pytest.mark.parametrize("name", ["function_call", "audio"])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lmx.errors import InvalidRequest, RequestError, UnsupportedFeature
+from lmx.errors import InvalidRequest, RequestError, UnreadableContent
 from lmx.protocol.messages import ChatPrompt, TextPrompt
 from lmx.schema.tokens import (
     parse_apply_template_request,
@@ -100,4 +100,4 @@ def test_parts_no_text_model_reads_are_refused() -> None:
     body = b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}'
     with pytest.raises(RequestError) as caught:
         _tokenize(body)
-    assert isinstance(caught.value, UnsupportedFeature)
+    assert isinstance(caught.value, UnreadableContent)

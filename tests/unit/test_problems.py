@@ -18,6 +18,7 @@ def error_classes(root: type[LmxError] = LmxError) -> list[type[LmxError]]:
 STATUSES: dict[type[LmxError], int] = {
     errors.InvalidRequest: 400,
     errors.UnsupportedFeature: 400,
+    errors.UnreadableContent: 422,
     errors.ContextTooLong: 400,
     errors.BodyTooLarge: 413,
     errors.BodyTimeout: 408,
