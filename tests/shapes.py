@@ -18,7 +18,8 @@ def misfits(shape: Shape, value: Any, at: str = "$") -> list[str]:
 
 def assert_fits(shape: Shape, value: Any) -> None:
     """Fail with every place that does not fit."""
-    assert [] == misfits(shape, value)
+    found = misfits(shape, value)
+    assert not found, "\n".join(found)
 
 
 def _misfits(shape: Shape, value: Any, at: str) -> Iterator[str]:
