@@ -36,12 +36,16 @@ class Reservation:
     Args:
         room: What it is part of.
         owner: Its name in the ledger.
+
+    Attributes:
+        is_settled: The worker has loaded.
     """
 
     def __init__(self, room: "Room", owner: str) -> None:
         self._room = room
         self._ledger = room.ledger
         self.owner = owner
+        self.is_settled = False
         self._tell: Callable[[Shrink], None] | None = None
         self._told_bytes = 0
 
@@ -52,6 +56,7 @@ class Reservation:
 
     def settle(self, measured_bytes: int) -> None:
         """What the loaded model really takes."""
+        self.is_settled = True
         excess = self._ledger.settle(self.owner, measured_bytes)
         if excess:
             log.warning("model is larger than reserved", owner=self.owner, excess_bytes=excess)
@@ -80,8 +85,9 @@ class Room:
 
     Attributes:
         min_residency_s: The same, to be changed at any time.
-        is_short: The machine itself is short of memory, so that nothing may be loaded whatever the
-            ledger says: others use what it has.
+        is_short: The machine itself is short of memory, so that nothing new may be loaded whatever
+            the ledger says: others use what it has. A model whose worker died or was worn may come
+            back, as nobody would ask for it again.
     """
 
     def __init__(
@@ -94,6 +100,7 @@ class Room:
         self._turn = trio.Lock()  # first come, first served
         self._owner_count = 0
         self._reservations: dict[str, Reservation] = {}
+        self._returning: set[str] = set()  # ids of models that go without having been sent away
 
     @asynccontextmanager
     async def reserve(
@@ -111,8 +118,7 @@ class Room:
                 arithmetic. Or the machine is short of memory.
         """
         async with self._turn:
-            if self.is_short:
-                raise DoesNotFit(SHORT.format(id=model.id))
+            self._refuse_if_short(model)
             if may_evict:
                 await self._make_room(model, demand)
             owner = self._new_owner(model)
@@ -124,6 +130,9 @@ class Room:
         finally:
             del self._reservations[owner]
             self.ledger.release(owner)
+            is_sent_away = model.leaving is not None and model.leaving.reason != "recycle"
+            if reservation.is_settled and not is_sent_away:
+                self._returning.add(model.id)
 
     def residents(self, *, but: Model | None = None) -> list[Resident]:
         """The loaded models as candidates for leaving."""
@@ -147,6 +156,12 @@ class Room:
             for owner in self.ledger.owners
             if owner.rpartition("#")[0] == model.id
         )
+
+    def _refuse_if_short(self, model: Model) -> None:
+        is_returning = model.id in self._returning
+        self._returning.discard(model.id)
+        if self.is_short and not is_returning:
+            raise DoesNotFit(SHORT.format(id=model.id))
 
     async def _make_room(self, model: Model, demand: Demand) -> None:
         if demand.total > self.ledger.budget:

@@ -32,10 +32,10 @@ class DiscoveryEndpoints(Struct, frozen=True, kw_only=True):
 
 
 class DiscoveryContinuity(Struct, frozen=True, kw_only=True):
-    """Whether events can be resumed by their ids, and whether sessions are kept."""
+    """Whether events can be resumed by their ids, and whether logs of sessions can be read."""
 
     event_resume_supported: bool = True
-    session_log_api: bool = False
+    session_log_api: bool = True
 
 
 class HardwareSummary(Struct, frozen=True, kw_only=True):

@@ -63,7 +63,7 @@ def test_the_whole_document(daemon: Daemon, path: str) -> None:
             "admin_base_url": f"http://{base}/admin",
             "websocket_url": f"ws://{base}/v1/chat/stream",
         },
-        "continuity": {"event_resume_supported": True, "session_log_api": False},
+        "continuity": {"event_resume_supported": True, "session_log_api": True},
         "client_probe_order": [*PATHS, "/readyz", "/healthz", "/v1/models"],
     } == document
     assert {"chip", "memory_gb", "metal"} == set(hardware)

@@ -4,7 +4,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from lmx.daemon.model import LoadOptions
+from lmx.daemon.model import Leaving, LoadOptions
 from lmx.daemon.relief import ModelRelief
 from lmx.errors import DoesNotFit, OutOfMemory, QueueFull
 from lmx.protocol.messages import Shrink
@@ -96,6 +96,32 @@ async def test_nothing_is_loaded_while_memory_is_short(autojump_clock: MockClock
         relief(house).set_admitting(is_admitting=True)
         await house.ask("a", "later")
         assert ["later"] == house.answered
+
+
+async def test_what_died_comes_back_while_memory_is_short(autojump_clock: MockClock) -> None:
+    """It has the memory that it had; nobody has to ask for it."""
+    async with open_house(SIZES, lives={"a": [Life(1, 5)]}) as (house, _):
+        await house.load("a")
+        relief(house).set_admitting(is_admitting=False)
+        await trio.sleep(60)  # it dies after five seconds
+        house.check("a")
+        assert 2 == len(house.workshop.workers["a"])
+
+
+async def test_a_request_while_it_leaves_does_not_keep_it(autojump_clock: MockClock) -> None:
+    """Who asks for a model that is being sent away hears that memory is short."""
+    slow = Life(1, FOREVER, answer_s=9)
+    async with open_house(SIZES, usual=slow) as (house, requests):
+        await house.load("a")
+        requests.start_soon(house.ask, "a", "running")
+        await wait_all_tasks_blocked()
+        relief(house).set_admitting(is_admitting=False)
+        house.loader.unload(house.loader.models["a"], Leaving(reason="lru", drain_s=FOREVER))
+        await wait_all_tasks_blocked()
+        await house.ask("a", "late")
+        assert [("late", "oom-unloaded")] == [(who, error.code) for who, error in house.failed]
+        assert ["running"] == house.answered
+        house.check()
 
 
 async def test_the_biggest_goes_at_once(autojump_clock: MockClock) -> None:
