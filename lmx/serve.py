@@ -100,8 +100,7 @@ async def serve(
     guardian = Guardian(settings, loader.gauge, relief, telemetry=services.telemetry)
     broadcaster = _make_broadcaster(services)
     restorer = Restorer(loader, settings)
-    gate = Gate(lambda: live.current.security, hostname=hardware.hostname, clock=time.monotonic)
-    server = HttpServer(Door(Dispatcher(services), gate), settings, sockets)
+    server = HttpServer(Door(Dispatcher(services), _make_gate(services)), settings, sockets)
     live.listen(server.follow_settings)
     stop_requested = trio.Event()
     async with trio.open_nursery() as siblings:
@@ -130,6 +129,15 @@ async def serve(
     log.info("stopped", **msgspec.structs.asdict(services.telemetry.statistics()))
 
 
+def _make_gate(services: Services) -> Gate:
+    return Gate(
+        lambda: services.live.current.security,
+        hostname=services.hardware.hostname,
+        clock=time.monotonic,
+        has_guests=lambda: services.box.is_connected,
+    )
+
+
 def _announce(siblings: trio.Nursery, services: Services, url: str) -> None:
     """Let the network know, if settings allow and it can reach us."""
     announcer = make_announcer(services.settings, services.hardware.hostname, url)
@@ -154,7 +162,6 @@ def _keep_services(siblings: trio.Nursery, services: Services) -> None:
         (services.events.run, "event heartbeat"),
         (services.skills.run, "skills"),
         (services.mcp.run, "MCP server"),
-        (services.mcp_clients.run, "MCP clients"),
         (services.mcp_clients.run, "MCP clients"),
     ):
         siblings.start_soon(partial(keep_running, run, name=name))
@@ -188,7 +195,8 @@ def _compose(
         shelf=loader.shelf,
     )
     mcp_clients = McpClients(settings.skills)
-    skills = _make_skills(live, dispatch, loader, telemetry=telemetry, tools=mcp_clients)
+    box = Containment(settings.home, secrets=live.files)
+    skills = _make_skills(live, dispatch, loader, telemetry=telemetry, tools=mcp_clients, box=box)
     live.listen(lambda: skills.follow_settings(settings.skills))
     return Services(
         settings=settings,
@@ -206,6 +214,7 @@ def _compose(
         log_tail=log_tail,
         presets=Presets(settings),
         skills=skills,
+        box=box,
         mcp=McpHost(skills),
         mcp_clients=mcp_clients,
     )
@@ -218,6 +227,7 @@ def _make_skills(
     *,
     telemetry: Telemetry,
     tools: McpClients,
+    box: Containment,
 ) -> SkillDesk:
     """The skills, with a search that may have an embedding model of its own."""
     settings, searching = live.current.skills, live.current
@@ -225,7 +235,6 @@ def _make_skills(
     if settings.search_model is not None:
         models = msgspec.structs.replace(models, embedding_model=settings.search_model)
         searching = msgspec.structs.replace(searching, models=models)
-    box = Containment(live.current.home, secrets=live.files)
     search = DocumentSearch(
         settings,
         VectorDesk(dispatch, loader, searching),

@@ -7,6 +7,7 @@ thread would not help; a megabyte takes it milliseconds.
 """
 
 import hashlib
+import re
 from typing import Any
 from urllib.parse import unquote
 
@@ -22,6 +23,16 @@ MAX_SCHEMA_VALUES = 20_000
 SHOWN_CHARACTERS = 300
 # Values under these are data, in which a `$ref` means nothing.
 DATA_KEYWORDS = frozenset({"const", "default", "enum", "examples"})
+# Under these stand schemas by name, and a name such as `default` is no keyword.
+NAMED_SCHEMAS = frozenset(
+    {"$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties"}
+)
+# What `$schema` may be; the validator would fetch any other.
+DIALECT = re.compile(
+    r"https?://json-schema\.org/(?:(?:draft-0[467]|draft/2019-09|draft/2020-12)/)?schema#?"
+)
+# More digits than any list has places, and fewer than Python refuses to read.
+INDEX = re.compile(r"[0-9]{1,9}")
 REFERENCES = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})
 
 
@@ -135,8 +146,13 @@ class _Measure:
         self._schema = schema
         self._counts: dict[str, int | None] = {}  # `None` while it is being counted
 
-    def count(self, value: Any, depth: int = 0) -> int:
+    def count(self, value: Any, depth: int = 0, *, has_names: bool = False) -> int:
         """Values in `value`, itself included.
+
+        Args:
+            value: A schema or part of one.
+            depth: How deep it stands.
+            has_names: It is an object of schemas by name.
 
         Raises:
             ConfigError: Too many, or too deep.
@@ -146,7 +162,10 @@ class _Measure:
         total = 1
         if isinstance(value, dict):
             for key, inner in value.items():
-                total += self._count_member(key, inner, depth)
+                if has_names:
+                    total += self.count(inner, depth + 1)
+                else:
+                    total += self._count_member(key, inner, depth)
         elif isinstance(value, list):
             total += sum(self.count(inner, depth + 1) for inner in value)
         if total > MAX_SCHEMA_VALUES:
@@ -159,11 +178,13 @@ class _Measure:
         if key in DATA_KEYWORDS:
             return 1
         if not isinstance(inner, str):
-            return self.count(inner, depth + 1)
+            return self.count(inner, depth + 1, has_names=key in NAMED_SCHEMAS)
         if key in REFERENCES:
             return self._follow(unquote(inner), depth)
         if key == "$id" and depth:
             raise ConfigError("input_schema: '$id' below the top is not supported")
+        if key == "$schema" and not DIALECT.fullmatch(inner):
+            raise ConfigError(f"input_schema.$schema: '{_cut(inner)}' is not known here")
         return 1
 
     def _follow(self, reference: str, depth: int) -> int:
@@ -183,7 +204,7 @@ class _Measure:
         target: Any = self._schema
         for step in reference.split("/")[1:]:
             name = step.replace("~1", "/").replace("~0", "~")
-            if isinstance(target, list) and name.isdecimal() and int(name) < len(target):
+            if isinstance(target, list) and INDEX.fullmatch(name) and int(name) < len(target):
                 target = target[int(name)]
             elif isinstance(target, dict) and name in target:
                 target = target[name]

@@ -72,7 +72,7 @@ class ManifestFolders:
                 count += 1
                 if count > MAX_FILES:
                     error = f"more than {MAX_FILES} manifests; the others are not read"
-                    troubles.append(BrokenManifest(str(folder), error))
+                    troubles.append(BrokenManifest(_shown(folder), error))
                     return
                 yield path
 
@@ -102,9 +102,10 @@ def _read_manifest(path: Path, status: os.stat_result) -> Manifest:
         raise ConfigError("is not a file")
     if status.st_size > MAX_MANIFEST_BYTES:
         raise ConfigError(f"has more than {MAX_MANIFEST_BYTES} bytes")
-    return parse_manifest(
-        _read_bytes(path), folder=path.resolve().parent, is_builtin=path.parent == PACKAGED
-    )
+    folder = path.resolve().parent
+    if _shown(folder) != str(folder):
+        raise ConfigError("the name of its folder is no UTF-8")
+    return parse_manifest(_read_bytes(path), folder=folder, is_builtin=path.parent == PACKAGED)
 
 
 def _manifest_paths(folder: Path, troubles: list[BrokenManifest]) -> Iterator[Path]:
@@ -115,7 +116,7 @@ def _manifest_paths(folder: Path, troubles: list[BrokenManifest]) -> Iterator[Pa
             continue
         if Path(entry.name).suffix in SUFFIXES:
             yield Path(entry.path)
-        elif entry.is_dir():
+        elif _is_folder(entry):
             below.append(Path(entry.path))
     for inner in below:
         for entry in _entries(inner, troubles):
@@ -130,8 +131,16 @@ def _entries(folder: Path, troubles: list[BrokenManifest]) -> list["os.DirEntry[
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        troubles.append(BrokenManifest(str(folder), error.strerror or str(error)))
+        troubles.append(BrokenManifest(_shown(folder), error.strerror or str(error)))
         return []
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    """Whether it is one, or a link to one; what cannot be looked at, such as a circle, is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -141,19 +150,24 @@ def _read_bytes(path: Path) -> bytes:
         return file.read(MAX_MANIFEST_BYTES + 1)
 
 
+def _shown(path: Path) -> str:
+    """A path as text, which the name of a file need not be."""
+    return os.fsencode(path).decode(errors="replace")
+
+
 def _combine(files: dict[Path, FileState], troubles: Iterable[BrokenManifest]) -> Found:
     broken = list(troubles)
     owners: dict[str, Path] = {}
     manifests: list[Manifest] = []
     for path, state in files.items():
         if state.error is not None:
-            broken.append(BrokenManifest(str(path), state.error))
+            broken.append(BrokenManifest(_shown(path), state.error))
         if state.manifest is None:
             continue
         owner = owners.setdefault(state.manifest.reference, path)
         if owner == path:
             manifests.append(state.manifest)
         else:
-            error = f"name: {owner} has {state.manifest.reference} already"
-            broken.append(BrokenManifest(str(path), error))
+            error = f"name: {_shown(owner)} has {state.manifest.reference} already"
+            broken.append(BrokenManifest(_shown(path), error))
     return Found(tuple(manifests), tuple(broken))

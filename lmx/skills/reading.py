@@ -144,6 +144,8 @@ def _check_template(template: str) -> None:
         raise ConfigError(f"template: line {error.lineno}: {error.message}") from None
     except RecursionError:
         raise ConfigError("template: nested too deeply") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise ConfigError(f"template: {error}") from None
 
 
 def _check_permissions(manifest: Manifest) -> None:

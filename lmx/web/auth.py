@@ -43,6 +43,11 @@ LOCAL_ONLY = (
     "or `security.open_admin: true` to let everybody in the network do it"
 )
 
+SKILL_RUNS = (
+    "A skill that may open connections runs now, and could have sent this; without an admin key it "
+    "works when that has ended"
+)
+
 log = structlog.get_logger("lmx.web")
 
 
@@ -127,6 +132,7 @@ class Gate:
         security: The settings in force.
         hostname: The machine's own name.
         clock: Seconds that only grow.
+        has_guests: Whether programs run on this machine that count as other machines.
     """
 
     def __init__(
@@ -135,8 +141,10 @@ class Gate:
         *,
         hostname: str,
         clock: Callable[[], float],
+        has_guests: Callable[[], bool] = lambda: False,
     ) -> None:
         self._security = security
+        self._has_guests = has_guests
         self._hostname = hostname
         self._wrong = WrongKeys(clock)
         self._made = _Rules(security(), hostname)
@@ -174,10 +182,14 @@ class Gate:
 
     def restrain(self, scope: dict[str, Any]) -> AdminKeyUnset | None:
         """Why a request that may go on may all the same not change anything for good."""
-        head, rules = read_head(scope), self._rules()
-        if rules.admin or rules.security.open_admin or head.is_local:
+        return self._restraint(read_head(scope), self._rules())
+
+    def _restraint(self, head: Head, rules: _Rules) -> AdminKeyUnset | None:
+        if rules.admin or rules.security.open_admin:
             return None
-        return AdminKeyUnset(LOCAL_ONLY)
+        if not head.is_local:
+            return AdminKeyUnset(LOCAL_ONLY)
+        return AdminKeyUnset(SKILL_RUNS) if self._has_guests() else None
 
     def _rules(self) -> _Rules:
         security = self._security()
@@ -191,7 +203,8 @@ class Gate:
             return None
         if access == "admin":
             if not rules.admin:
-                return _check_destruction(head, rules)
+                is_harmless = not is_destructive(head.method, head.path)
+                return None if is_harmless else self._restraint(head, rules)
             shown = _shown_keys(head, rules, ADMIN_SPELLINGS)
             return self._judge(head, rules, shown)
         if not rules.inference:
@@ -262,13 +275,6 @@ def _check_origin(head: Head, rules: _Rules) -> AccessError | None:
         f"Pages of {origin[:LOGGED_PATH_CHARACTERS]!r} may not use this server; add the origin to "
         "`security.cors_allowed_origins` if they should"
     )
-
-
-def _check_destruction(head: Head, rules: _Rules) -> AccessError | None:
-    """Without an admin key, other hosts may neither delete nor change anything for good."""
-    if rules.security.open_admin or head.is_local or not is_destructive(head.method, head.path):
-        return None
-    return AdminKeyUnset(LOCAL_ONLY)
 
 
 def _shown_keys(head: Head, rules: _Rules, spellings: Spellings) -> list[bytes]:

@@ -14,6 +14,7 @@ from lmx.daemon.log_tail import LogTail
 from lmx.daemon.presets import Presets
 from lmx.daemon.telemetry import Telemetry
 from lmx.daemon.vectors import VectorDesk
+from lmx.skills.containment import Containment
 from lmx.skills.desk import SkillDesk
 from lmx.skills.mcp.clients import McpClients
 from lmx.skills.mcp.host import McpHost
@@ -39,6 +40,7 @@ class Services(NamedTuple):
         vectors: Answers requests for numbers.
         log_tail: Has the last log lines.
         skills: Runs skills.
+        box: Contains their runs.
         presets: Named sets of request parameters.
         mcp: Serves them to clients of MCP.
         mcp_clients: Has the tools of other servers of MCP.
@@ -58,6 +60,7 @@ class Services(NamedTuple):
     vectors: VectorDesk
     log_tail: LogTail
     skills: SkillDesk
+    box: Containment
     presets: Presets
     mcp: McpHost
     mcp_clients: McpClients

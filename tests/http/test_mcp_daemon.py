@@ -1,6 +1,7 @@
 """A whole daemon with an MCP server of its own and one of somebody else, as users run it."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from tests.daemon_process import Daemon
 from tests.http.shared import shared_daemon
-from tests.http.wire import Connection
+from tests.http.wire import Connection, wait_until
 
 PROGRAM = Path(__file__).parent.parent / "mcp_program.py"
 LIMIT_S = 30
@@ -65,3 +66,18 @@ def test_the_routes_show_what_is_there_and_what_is_not(daemon: Daemon) -> None:
         body = json.dumps({"arguments": {"who": "Bo"}}).encode()
         reply = connection.ask("POST", "/v1/skills/friend%2Fgreet/execute", body).json()
     assert (True, "Hello Bo") == (reply["ok"], reply["output"])
+
+
+def test_a_server_is_started_once(daemon: Daemon) -> None:
+    """Of a program that is a server there is one."""
+    assert wait_until(lambda: b"friend/greet" in _skills(daemon))
+    listing = subprocess.run(
+        ["/bin/ps", "-A", "-ww", "-o", "args"], check=True, capture_output=True
+    ).stdout
+    program = f"{PROGRAM} good {daemon.log_path.parent}/"
+    assert 1 == listing.decode(errors="replace").count(program)
+
+
+def _skills(daemon: Daemon) -> bytes:
+    with Connection(daemon) as connection:
+        return connection.ask("GET", "/v1/skills").body

@@ -220,6 +220,22 @@ def test_hanging_up_ends_the_skill(
     assert wait_until(lambda: daemon.get_json("/admin/requests")[1]["count"] == 0)
 
 
+def test_a_skill_with_network_is_another_machine(daemon: Daemon, service: Service) -> None:
+    """While one runs nobody on this machine destroys anything without a key; afterwards they do."""
+
+    def destroy() -> int:
+        with Connection(daemon) as connection:
+            return connection.ask("DELETE", "/admin/models/nowhere", b"").status
+
+    with Connection(daemon) as waiting:
+        waiting.send(chat_request("waits", **WAIT))
+        with service.called() as caller:
+            assert 403 == destroy()
+            caller.sendall(SERVED)
+        waiting.read_reply()
+    assert wait_until(lambda: destroy() == 404)
+
+
 @pytest.mark.parametrize("how", ["cancel", "close"])
 async def test_a_socket_ends_the_skill(daemon: Daemon, service: Service, how: str) -> None:
     """By a word for the request, which gets its one last message, or by closing."""

@@ -258,6 +258,19 @@ def test_without_an_admin_key_other_hosts_are_restrained() -> None:
     check_unrestrained({RESTRAINT: None})
 
 
+def test_while_it_has_guests_the_machine_counts_as_another() -> None:
+    """What a skill may have sent is held to what other hosts may do."""
+
+    def judged(security: SecuritySettings) -> Gate:
+        return Gate(lambda: security, hostname="studio", clock=Clock(), has_guests=lambda: True)
+
+    asked = scope("/admin/models/x", method="DELETE", client="127.0.0.1")
+    assert isinstance(judged(OPEN).check(asked), AdminKeyUnset)
+    assert isinstance(judged(OPEN).restrain(asked), AdminKeyUnset)
+    assert None is judged(OPEN).check(scope(STATUS, client="127.0.0.1"))
+    assert None is judged(SecuritySettings(open_admin=True)).check(asked)
+
+
 def test_foreign_hosts() -> None:
     """A name that is not ours is refused before anything else, but for probes."""
     foreign = scope(CHAT, bearer(b"inf"))

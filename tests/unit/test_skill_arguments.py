@@ -1,5 +1,6 @@
 """Arguments of skills: what matches, what is said of the rest, and what cannot stall anybody."""
 
+import json
 import time
 from contextlib import suppress
 from typing import Any
@@ -90,10 +91,17 @@ def doubling(steps: int) -> dict[str, Any]:
     return {"$defs": defs, "$ref": "#/$defs/d0"}
 
 
+def under_default(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema for the property `default`, which is no keyword there."""
+    text = json.dumps(schema).replace("#/", "#/properties/default/")
+    return {"properties": {"default": json.loads(text)}}
+
+
 HOSTILE: list[tuple[dict[str, Any], Any]] = [
     ({"properties": {"a": {"pattern": "^(a+)+$"}}}, {"a": "a" * 500_000 + "!"}),
     ({"properties": {"a": {"pattern": "((a{1000}){1000}){1000}"}}}, {}),
     (doubling(60), {}),
+    (under_default(doubling(28)), {"default": {}}),
     ({"allOf": [{"$ref": "#"}, {"$ref": "#"}]}, {"a": 1}),
     (
         {
@@ -139,12 +147,33 @@ def test_a_recursive_schema_works_without_the_place() -> None:
         {"properties": {"a": {"$ref": "file:///etc/passwd"}}},
         {"properties": {"a": {"$id": "x", "$ref": "#/x"}}},
         {"properties": {"a": {"$dynamicRef": "#node"}}},
+        {"properties": {"const": {"$id": "x"}}},
+        {"$schema": "http://127.0.0.1:9/x"},
+        {"$schema": ""},
+        {"$ref": f"#/allOf/{'9' * 5000}", "allOf": [{}]},
     ],
 )
 def test_a_schema_is_whole_in_itself(schema: dict[str, Any]) -> None:
     """Nothing outside it is fetched or read."""
     with pytest.raises(ConfigError, match="input_schema"):
         ArgumentRules(schema)
+
+
+@pytest.mark.parametrize(
+    "dialect",
+    [
+        "http://json-schema.org/draft-04/schema#",
+        "http://json-schema.org/draft-06/schema#",
+        "https://json-schema.org/draft-07/schema",
+        "https://json-schema.org/draft/2019-09/schema",
+        "https://json-schema.org/draft/2020-12/schema",
+        "http://json-schema.org/schema#",
+    ],
+)
+def test_every_dialect_is_understood(dialect: str) -> None:
+    """A schema may say which version of the language it is written in."""
+    schema = {"$schema": dialect, "properties": {"a": {"type": "integer"}}}
+    assert "arguments.a" == error_of({"a": "x"}, schema).param
 
 
 def test_a_digest_is_of_the_meaning() -> None:

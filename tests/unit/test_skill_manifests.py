@@ -1,6 +1,7 @@
 """Manifests: what can be written in them, and what is said of those that cannot be used."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,7 @@ BAD = [
     (manifest_yaml(path="x"), "path: a skill of kind prompt has none"),
     (manifest_yaml(template="{% if %}"), "template: line 1:"),
     (manifest_yaml(template="{{" + "(" * 5000 + "}}"), "template: "),
+    (manifest_yaml(template="{{" + "9" * 5000 + "}}"), "template: "),
     (manifest_yaml(timeout_s=0), "timeout_s: "),
     (entry(entrypoint="run"), "entrypoint: must be 'module:function'"),
     (entry(entrypoint="a:b:c"), "entrypoint: must be 'module:function'"),
@@ -228,18 +230,34 @@ def test_the_first_of_two_same_skills_wins(tmp_path: Path) -> None:
 
 
 def test_what_is_no_readable_file_is_listed(tmp_path: Path) -> None:
-    """A pipe, a folder with such a name, a link to nowhere and a huge file end nothing."""
+    """A pipe, a folder with such a name, links to nowhere and a huge file end nothing."""
     os.mkfifo(tmp_path / "a-pipe.yaml")
     (tmp_path / "b-folder.yaml").mkdir()
     (tmp_path / "c-link.yaml").symlink_to(tmp_path / "nowhere")
     write(tmp_path / "d-huge.yaml", b"#" * (MAX_MANIFEST_BYTES + 1))
     write(tmp_path / "e.yaml", manifest_yaml(name="e"))
+    (tmp_path / "f").symlink_to(tmp_path / "f")
     found = ManifestFolders([tmp_path]).read()
     assert ["local/e@1.0.0"] == references(found)
     assert ["is not a file", "is not a file", "No such file or directory"] == [
         one.error for one in found.broken[:3]
     ]
     assert "more than" in found.broken[3].error
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its names are UTF-8")
+def test_names_that_are_no_text_are_told_as_text(tmp_path: Path) -> None:
+    """A list with such a file in it can still be sent; a skill in such a folder is refused."""
+    folder = tmp_path / os.fsdecode(b"\xff")
+    write(folder / "good.yaml", entry(permissions={"files": ["data"]}))
+    write(folder / os.fsdecode(b"\xfe.yaml"), b"name: 5")
+    write(tmp_path / os.fsdecode(b"\xfd.yaml"), manifest_yaml(name="fine"))
+    found = ManifestFolders([tmp_path]).read()
+    assert ["local/fine@1.0.0"] == references(found)
+    assert ["\ufffd/good.yaml", "\ufffd/\ufffd.yaml"] == [
+        one.path.removeprefix(f"{tmp_path}/") for one in found.broken
+    ]
+    assert "UTF-8" in found.broken[0].error
 
 
 def test_a_link_to_a_manifest_counts_from_where_it_leads(tmp_path: Path) -> None:
