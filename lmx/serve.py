@@ -124,7 +124,7 @@ async def serve(
             await stop_requested.wait()
             await presence.tell_stopping()
             await restorer.close()
-            await _drain(server, dispatch, drain_s=settings.server.drain_s)
+            await _drain(server, services, drain_s=settings.server.drain_s)
         siblings.cancel_scope.cancel()
     log.info("stopped", **msgspec.structs.asdict(services.telemetry.statistics()))
 
@@ -268,13 +268,15 @@ def _make_broadcaster(services: Services) -> Broadcaster:
     )
 
 
-async def _drain(server: HttpServer, dispatch: Dispatch, *, drain_s: float) -> None:
+async def _drain(server: HttpServer, services: Services, *, drain_s: float) -> None:
     """Let running requests finish, tell those that do not, and end the HTTP server."""
+    dispatch = services.dispatch
     log.info("stopping", in_flight=dispatch.in_flight, drain_s=drain_s)
     server.stop_accepting()
     dispatch.drain()
     with trio.move_on_after(drain_s):
         await dispatch.wait_idle()
+        await services.skills.wait_idle()
     dispatch.revoke()
     server.close()
 

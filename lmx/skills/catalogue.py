@@ -4,7 +4,6 @@ Pure, and without the SDK: the REST routes and the MCP server show the same list
 ``prompt`` is a prompt, every other a tool, and each has a document about itself.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,13 +15,11 @@ from msgspec import Struct
 
 from lmx.errors import SkillNotFound
 from lmx.skills.manifest import SCHEMA_ID, Manifest
+from lmx.skills.plan import fit_name
 from lmx.skills.service import Skills
 
 SCHEME = "skill://"
 DOCUMENT_TYPE = "text/markdown"
-# What a model's dialects and MCP's clients take as a function's name.
-UNFIT = re.compile(r"[^a-zA-Z0-9_-]")
-NAME_CHARACTERS = 64
 
 
 class NamedSkill(Struct, frozen=True):
@@ -135,20 +132,16 @@ def text_of(output: Any) -> str:
 def _named(manifests: Iterable[Manifest]) -> list[NamedSkill]:
     """A bare name where it is nobody else's, otherwise the namespace with it."""
     listed = list(manifests)
-    counts = Counter(_fit(one.name) for one in listed)
+    counts = Counter(fit_name(one.name) for one in listed)
     shown: list[NamedSkill] = []
     taken: set[str] = set()
     for manifest in listed:
-        bare = _fit(manifest.name)
-        name = bare if counts[bare] == 1 else _fit(f"{manifest.namespace}__{manifest.name}")
+        bare = fit_name(manifest.name)
+        name = bare if counts[bare] == 1 else fit_name(f"{manifest.namespace}__{manifest.name}")
         if name not in taken:  # what differs in unfit characters alone is called by its own name
             taken.add(name)
             shown.append(NamedSkill(name, manifest))
     return shown
-
-
-def _fit(name: str) -> str:
-    return UNFIT.sub("_", name)[:NAME_CHARACTERS]
 
 
 def _description(schema: Any) -> str:

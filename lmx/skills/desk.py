@@ -135,6 +135,8 @@ class SkillDesk:
         self._mcp = mcp
         self.runs = FoldingTable(RunCounts, limit=COUNTED_SKILLS)
         self._places = trio.CapacityLimiter(settings.max_running)
+        self._open_count = 0  # calls that have not ended
+        self._became_idle = trio.Event()
 
     def follow_settings(self, settings: SkillSettings) -> None:
         """Other limits for the runs to come; which skills there are is not decided anew."""
@@ -170,6 +172,11 @@ class SkillDesk:
             nursery.start_soon(self._library.watch)
             nursery.start_soon(self._audit.run)
 
+    async def wait_idle(self) -> None:
+        """Wait until no call is under way."""
+        while self._open_count:
+            await self._became_idle.wait()
+
     async def call(
         self,
         manifest: Manifest,
@@ -184,9 +191,14 @@ class SkillDesk:
         limit_s = manifest.timeout_s or self._settings.timeout_s
         if timeout_s is not None:
             limit_s = min(limit_s, timeout_s)
+        self._open_count += 1
         try:
             outcome = await self._settle(entry, approved=approved, timeout_s=limit_s)
         finally:
+            self._open_count -= 1
+            if not self._open_count:
+                self._became_idle.set()
+                self._became_idle = trio.Event()
             self._audit.record(entry.line())
             self.runs.of(manifest.reference).endings[entry.ending] += 1
         return msgspec.structs.replace(outcome, duration_ms=entry.duration_ms)

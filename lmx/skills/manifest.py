@@ -9,6 +9,10 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct, field
 
 SCHEMA_ID = "opta.skills.manifest/v1"
+# Ends a path that may be written.
+WRITABLE_SUFFIX = ":rw"
+# Of variables that hold LMX's own settings, keys among them.
+OWN_PREFIXES = ("LMX_", "OPTA_")
 
 SkillKind = Literal["prompt", "entrypoint", "command", "http", "mcp", "internal"]
 # A name is part of paths, of file names and of the functions that models see.

@@ -16,7 +16,15 @@ from msgspec import Struct
 
 from lmx.errors import ConfigError
 from lmx.skills.arguments import ArgumentRules
-from lmx.skills.manifest import SCHEMA_ID, HttpCall, Manifest, McpTool, Permissions
+from lmx.skills.manifest import (
+    OWN_PREFIXES,
+    SCHEMA_ID,
+    WRITABLE_SUFFIX,
+    HttpCall,
+    Manifest,
+    McpTool,
+    Permissions,
+)
 
 MAX_MANIFEST_BYTES = 256 * 1024
 # LMX's own manifests; nobody else's may pass for them.
@@ -31,11 +39,8 @@ KIND_FIELDS = {
 }
 KINDS_WITH_PATH = ("entrypoint", "command")
 PARTS: dict[str, type[Struct]] = {"permissions": Permissions, "http": HttpCall, "mcp": McpTool}
-WRITABLE_SUFFIX = ":rw"
 ENTRYPOINT = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# Variables that hold LMX's own settings, keys among them.
-OWN_PREFIXES = ("LMX_", "OPTA_")
 # What stands for an argument in `command`, and for a variable in a header.
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z_]\w*)\}")
 REFERENCE = re.compile(r"\$\{([^}]*)\}")

@@ -21,7 +21,7 @@ from tests.daemon_process import Daemon, spawn_daemon
 from tests.http.answers import HELLO, Told, chat, fold_chat, streamed_chat, whole_chat
 from tests.http.shared import shared_daemon
 from tests.http.socket_client import ChatSocketClient, fold, open_socket
-from tests.http.wire import Connection, chat_request, stream_chunks, wait_until
+from tests.http.wire import Connection, chat_request, encode_request, stream_chunks, wait_until
 from tests.skill_bench import call
 
 ANSWERS = {
@@ -304,6 +304,20 @@ def test_a_cut_stream_goes_on_while_its_skill_runs(daemon: Daemon, service: Serv
     [told] = fold_chat(b"\n\n".join([*frames, b""]))
     assert ("Done.", "stop") == (told.content, told.reason)
     assert [1, 1] == [b"".join(frames).count(kind) for kind in (b"skill.call", b"skill.result")]
+
+
+def test_a_daemon_that_stops_waits_for_a_call(tmp_path: Path, service: Service) -> None:
+    """A skill that a client has called by itself may end, too, and its answer is sent."""
+    write_skills(tmp_path, service)
+    with spawn_daemon(tmp_path, "fake:x") as daemon:
+        with Connection(daemon) as connection:
+            connection.send(encode_request("POST", "/v1/skills/wait/execute", b"{}"))
+            with service.called() as caller:
+                daemon.process.send_signal(signal.SIGTERM)
+                assert wait_until(lambda: bool(daemon.events("stopping")))
+                caller.sendall(SERVED)
+            reply = connection.read_reply().json()
+        assert (True, '"ok"', 0) == (reply["ok"], reply["output"], daemon.process.wait(10))
 
 
 def test_a_daemon_that_stops_waits_for_the_answer(tmp_path: Path, service: Service) -> None:

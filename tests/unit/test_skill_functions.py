@@ -7,7 +7,7 @@ import pytest
 
 from lmx.skills.builtin.html_text import html_to_text
 from lmx.skills.builtin.passages import PASSAGE_CHARACTERS, cut
-from lmx.skills.builtin.web import fetch_url, is_public
+from lmx.skills.builtin.web import fetch_url, is_near, is_public
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8"])
@@ -47,6 +47,24 @@ def test_public_addresses_are_everybodys(address: str) -> None:
 def test_other_addresses_are_not(address: str) -> None:
     """This machine, private and special networks, and what leads to them in disguise."""
     assert not is_public(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "own", "near"),
+    [
+        ("8.8.8.8", "8.8.8.8", True),
+        ("8.8.8.8", "8.8.8.9", False),
+        ("2a00:1:2:3::5", "2a00:1:2:3:ffff::6", True),
+        ("2a00:1:2:3::5%eth0", "2a00:1:2:3::5", True),
+        ("2a00:1:2:4::5", "2a00:1:2:3::5", False),
+        ("8.8.8.8", "::808:808", False),
+    ],
+)
+def test_public_addresses_of_the_own_network_are_near(
+    address: str, own: str, *, near: bool
+) -> None:
+    """In IPv6 a whole home has public addresses; in IPv4 this machine may have one."""
+    assert near is is_near(address, own)
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,14 @@ async def test_only_what_changed_is_read_and_embedded_again(tmp_path: Path) -> N
     assert ["c.txt"] == await ask(search, "cat", 1)
 
 
+async def test_large_files_are_read_a_few_at_a_time(tmp_path: Path) -> None:
+    """So that what a run gives back at once stays small."""
+    write(tmp_path, **{f"large{number}": "\n" * 1_500_000 for number in range(3)}, z="a cat")
+    search, _, box = make_search(tmp_path)
+    assert ["z.txt"] == await ask(search, "cat")
+    assert [2, 2] == [len(paths) for paths in box.read]
+
+
 async def test_another_model_means_new_vectors(tmp_path: Path) -> None:
     """Vectors of two models are never compared."""
     write(tmp_path, a="a cat")

@@ -17,11 +17,9 @@ from lmx.skills.box.child.wire import ChildLimits, ChildPlan, Mechanisms
 from lmx.skills.box.plan import BoxCapability, BoxPlan, Limits
 from lmx.skills.box.removal import make_directory
 from lmx.skills.box.seatbelt import make_profile
+from lmx.skills.manifest import OWN_PREFIXES, WRITABLE_SUFFIX
 
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
-WRITABLE_SUFFIX = ":rw"
-# Variables of the daemon's that hold keys or steer it, whatever a manifest says.
-OWN_PREFIXES = ("LMX_", "OPTA_")
 # What programs and libraries need in order to start, to look up names and to trust certificates.
 # Neither /etc as a whole nor /var, /home or /opt.
 SYSTEM_READS = (

@@ -31,6 +31,8 @@ READABLE = re.compile(r"text/|application/(?:[\w.+-]*\+)?(?:json|xml)|applicatio
 HTTP_PORTS = {"http": 80, "https": 443}
 # Addresses that hold another one: IPv4 in IPv6 by translation (RFC 6052), 6to4 (RFC 3056).
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Of IPv6, what a network leaves to its hosts (RFC 4291).
+HOST_BITS = 64
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -249,9 +251,14 @@ def _connect(host: str, port: int, ask: Ask) -> socket.socket:
     for address in addresses:
         try:
             wait_s = min(CONNECT_S, _left_s(ask))
-            return socket.create_connection((str(address[0]), port), timeout=wait_s)
+            sock = socket.create_connection((str(address[0]), port), timeout=wait_s)
         except OSError as error:
             trouble = error
+            continue
+        if ask.is_public_only and is_near(str(address[0]), sock.getsockname()[0]):
+            sock.close()
+            raise ValueError(f"{host} is at {address[0]}, which is in the network of this machine")
+        return sock
     raise trouble or OSError("the host has no address")
 
 
@@ -270,6 +277,18 @@ def is_public(text: str) -> bool:
         if inner is not None:
             address = inner
     return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+def is_near(text: str, own: str) -> bool:
+    """Whether an address is this machine's or, in IPv6, of its network: these are public as well.
+
+    Args:
+        text: The address.
+        own: What this machine calls itself towards it.
+    """
+    one, other = (ipaddress.ip_address(place.partition("%")[0]) for place in (text, own))
+    bits = 0 if one.version == 4 else HOST_BITS  # noqa: PLR2004
+    return one.version == other.version and int(one) >> bits == int(other) >> bits
 
 
 def _left_s(ask: Ask) -> float:

@@ -19,10 +19,12 @@ from lmx.protocol.messages import Embed, Score
 from lmx.skills.box.plan import BoxPlan, BoxResult, Limits
 from lmx.skills.manifest import Permissions
 from lmx.skills.search.index import Hit, Index, split_vectors
-from lmx.skills.search.survey import MAX_FILE_BYTES, Signature, survey
+from lmx.skills.search.survey import MAX_FILE_BYTES, Signature, size_of, survey
 
 READ = "lmx.skills.builtin.passages:read_passages"
 FILES_AT_ONCE = 64
+# What comes back is decoded on the event loop, which takes some milliseconds per megabyte.
+BYTES_AT_ONCE = 4_000_000
 TEXTS_AT_ONCE = 32
 READ_LIMITS = Limits(wall_s=20.0, cpu_s=20.0, output_bytes=64_000_000)
 # Of the nearest passages, so many times those asked for are looked at again by a reranking model.
@@ -105,8 +107,8 @@ class DocumentSearch:
     async def _read_changes(self, folder: Path) -> None:
         found = await trio.to_thread.run_sync(survey, folder, abandon_on_cancel=True)
         changed = self._index.changed(found)
-        for start in range(0, len(changed), FILES_AT_ONCE):
-            await self._read(changed[start : start + FILES_AT_ONCE], found)
+        for paths in _batches(changed, found):
+            await self._read(paths, found)
 
     async def _read(self, paths: Sequence[str], found: dict[str, Signature]) -> None:
         """Read files; where one spoils the run for the others, each alone."""
@@ -148,6 +150,21 @@ class DocumentSearch:
         scores = [vector[0] for vector in split_vectors(numbers.values, len(hits))]
         scored = [Hit(hit.passage, score) for hit, score in zip(hits, scores, strict=True)]
         return sorted(scored, key=lambda hit: hit.score, reverse=True)
+
+
+def _batches(paths: Sequence[str], found: dict[str, Signature]) -> Iterator[list[str]]:
+    """Files to be read together."""
+    batch: list[str] = []
+    room_bytes = BYTES_AT_ONCE
+    for path in paths:
+        size_bytes = size_of(found[path])
+        if batch and (len(batch) == FILES_AT_ONCE or size_bytes > room_bytes):
+            yield batch
+            batch, room_bytes = [], BYTES_AT_ONCE
+        batch.append(path)
+        room_bytes -= size_bytes
+    if batch:
+        yield batch
 
 
 def _shown(hits: Sequence[Hit], folder: Path) -> Iterator[dict[str, Any]]:

@@ -48,4 +48,9 @@ def _signature(path: str) -> Signature | None:
         return None
     if not stat.S_ISREG(status.st_mode) or not 0 < status.st_size <= MAX_FILE_BYTES:
         return None
-    return (status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns)
+    return (status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
+
+
+def size_of(signature: Signature) -> int:
+    """The size of the file, in bytes."""
+    return signature[0]
