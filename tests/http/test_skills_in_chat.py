@@ -307,14 +307,17 @@ def test_a_cut_stream_goes_on_while_its_skill_runs(daemon: Daemon, service: Serv
 
 
 def test_a_daemon_that_stops_waits_for_a_call(tmp_path: Path, service: Service) -> None:
-    """A skill that a client has called by itself may end, too, and its answer is sent."""
+    """Longer than for a connection: a skill that a client has called by itself may end, too."""
     write_skills(tmp_path, service)
-    with spawn_daemon(tmp_path, "fake:x") as daemon:
+    with spawn_daemon(tmp_path, "fake:x", settings={"LMX_SERVER__CLOSE_GRACE_S": "0.5"}) as daemon:
         with Connection(daemon) as connection:
             connection.send(encode_request("POST", "/v1/skills/wait/execute", b"{}"))
             with service.called() as caller:
                 daemon.process.send_signal(signal.SIGTERM)
                 assert wait_until(lambda: bool(daemon.events("stopping")))
+                caller.settimeout(1.0)
+                with pytest.raises(TimeoutError):
+                    caller.recv(1)
                 caller.sendall(SERVED)
             reply = connection.read_reply().json()
         assert (True, '"ok"', 0) == (reply["ok"], reply["output"], daemon.process.wait(10))
