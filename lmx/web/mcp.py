@@ -1,12 +1,15 @@
 """``/mcp``: the MCP server over streamable HTTP, with the limits of all requests.
 
 The body is read here, so that its size and its time are bounded like any other's; the SDK sees it
-whole. A client that leaves, or a daemon that stops, cancels the request and the run it asked for.
+whole. A client that leaves, or a daemon that stops, cancels the request and the run it asked for;
+only the request that opens a session goes on when its connection ends.
 """
 
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import trio
+from msgspec import Struct
 
 from lmx.config import Settings
 from lmx.errors import Draining
@@ -16,6 +19,12 @@ from lmx.web.exchange import Answer, Exchange
 MCP_PATH = "/mcp"
 MCP_METHODS = ("GET", "POST", "DELETE")
 MCP_BODY_BYTES = MESSAGE_BYTES
+
+
+class _Message(Struct):
+    """What is looked at of a message."""
+
+    method: str = ""
 
 
 class McpRoute:
@@ -37,10 +46,13 @@ class McpRoute:
     async def __call__(self, exchange: Exchange) -> Answer | None:
         """Handle one exchange."""
         body = await exchange.body.read(timeout_s=self._settings.server.body_timeout_s)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._cancel_at_stop, nursery.cancel_scope)
-            await exchange.hand_over(self._host.handle, body)
-            nursery.cancel_scope.cancel()
+        # Clients close the connection as soon as they have read the answer, with which the SDK is
+        # not done yet; cancelled then, it would forget the session.
+        with trio.CancelScope(shield=_opens_session(body)):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._cancel_at_stop, nursery.cancel_scope)
+                await exchange.hand_over(self._host.handle, body)
+                nursery.cancel_scope.cancel()
         if not exchange.is_streaming:
             raise Draining("The MCP server is stopping")
         return None
@@ -48,3 +60,10 @@ class McpRoute:
     async def _cancel_at_stop(self, scope: trio.CancelScope) -> None:
         await self._wait_stop()
         scope.cancel()
+
+
+def _opens_session(body: bytes) -> bool:
+    try:
+        return msgspec.json.decode(body, type=_Message).method == "initialize"
+    except (ValueError, RecursionError):
+        return False

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -14,7 +15,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from tests.daemon_process import Daemon
 from tests.http.shared import shared_daemon
-from tests.http.wire import Connection, wait_until
+from tests.http.wire import Connection, encode_request, wait_until
 
 PROGRAM = Path(__file__).parent.parent / "mcp_program.py"
 LIMIT_S = 30
@@ -66,6 +67,28 @@ def test_the_routes_show_what_is_there_and_what_is_not(daemon: Daemon) -> None:
         body = json.dumps({"arguments": {"who": "Bo"}}).encode()
         reply = connection.ask("POST", "/v1/skills/friend%2Fgreet/execute", body).json()
     assert (True, "Hello Bo") == (reply["ok"], reply["output"])
+
+
+def test_a_session_outlives_the_connection_that_opened_it(daemon: Daemon) -> None:
+    """A client may close it as soon as it knows the session."""
+    params = {"protocolVersion": "2025-06-18", "capabilities": {}}
+    params |= {"clientInfo": {"name": "hasty", "version": "1"}}
+    statuses = []
+    for _ in range(30):
+        with Connection(daemon) as connection:
+            connection.send(_message("initialize", params))
+            session = connection.read_head().headers["mcp-session-id"]
+        with Connection(daemon) as connection:
+            connection.send(_message("tools/list", {}, session))
+            statuses.append(connection.read_head().status)
+    assert [200] * 30 == statuses
+
+
+def _message(method: str, params: dict[str, Any], session: str | None = None) -> bytes:
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+    headers = {"accept": "application/json, text/event-stream"}
+    headers |= {"mcp-session-id": session} if session else {}
+    return encode_request("POST", "/mcp", body.encode(), headers=headers)
 
 
 def test_a_server_is_started_once(daemon: Daemon) -> None:
