@@ -115,6 +115,18 @@ async def test_a_program_of_the_folder_comes_first(box: Box, tmp_path: Path) -> 
     assert ("refused", "the program 'no-such-program' was not found") == (result.end, result.error)
 
 
+async def test_a_secret_is_one_by_any_name(box: Box, tmp_path: Path) -> None:
+    """A second name of a configuration file grants nothing."""
+    (tmp_path / "config.yaml").write_text("keys")
+    (tmp_path / "folder").mkdir()
+    twin = tmp_path / "folder" / "twin"
+    twin.hardlink_to(tmp_path / "config.yaml")
+    guarded = Box(box.capability, secrets=[tmp_path / "config.yaml"])
+    plan = BoxPlan(argv=("true",), permissions=Permissions(files=(str(twin),)))
+    with trio.fail_after(LIMIT_S):
+        assert "LMX's own" in str((await guarded.run(plan)).error)
+
+
 async def test_what_cannot_be_granted_is_refused(box: Box, tmp_path: Path) -> None:
     """LMX's own files and variables, the kernel's files, and paths that do not exist."""
     home = tmp_path / "home"

@@ -7,6 +7,7 @@ a permission that would hand out the daemon's own secrets is refused here, whate
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -192,14 +193,28 @@ def _resolve(text: str, what: str, secrets: Secrets) -> str:
         raise PlanRefused(f"{what}: {text} does not exist")
     if path == "/" or _is_below(path, UNGRANTABLE):
         raise PlanRefused(f"{what}: {text} is not for skills")
-    above = [secret for secret in secrets.paths if _is_below(secret, [path])]
-    if above or _is_hidden(path, secrets):
+    if any(_holds(path, secret) for secret in secrets.paths) or _is_hidden(path, secrets):
         raise PlanRefused(f"{what}: {text} would show what is LMX's own")
     return path
 
 
 def _is_hidden(path: str, secrets: Secrets) -> bool:
-    return _is_below(path, secrets.paths) and not _is_below(path, secrets.exceptions)
+    is_secret = any(_holds(secret, path) for secret in secrets.paths)
+    return is_secret and not any(_holds(shown, path) for shown in secrets.exceptions)
+
+
+def _holds(folder: str, path: str) -> bool:
+    """Whether a path is a folder or file or lies below it, by whatever names.
+
+    Names alone do not tell: a file may have two, and on macOS upper case is lower case.
+    """
+    for one in (path, *map(str, Path(path).parents)):
+        if one == folder:
+            return True
+        with suppress(OSError):
+            if os.path.samefile(one, folder):
+                return True
+    return False
 
 
 def _is_below(path: str, folders: Sequence[str]) -> bool:
