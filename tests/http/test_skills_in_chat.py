@@ -317,7 +317,7 @@ def test_a_daemon_that_stops_waits_for_a_call(tmp_path: Path, service: Service) 
                 assert wait_until(lambda: bool(daemon.events("stopping")))
                 caller.settimeout(1.0)
                 with pytest.raises(TimeoutError):
-                    caller.recv(1)
+                    seconds_to_end(caller)
                 caller.sendall(SERVED)
             reply = connection.read_reply().json()
         assert (True, '"ok"', 0) == (reply["ok"], reply["output"], daemon.process.wait(10))
