@@ -4,7 +4,7 @@ from lmx.config.downloads import DownloadSettings
 from lmx.config.environment import ENVIRONMENT_PREFIX, holds_keys
 from lmx.config.known import SECTIONS
 from lmx.config.origins import ConfigWarning, Origin
-from lmx.config.reloading import carry_over, differing, sections_of
+from lmx.config.reloading import carry_over, differing, put_sections, sections_of
 from lmx.config.resolve import Loaded
 from lmx.config.routing import DiscoverySettings, PresetSettings, RoutingSettings
 from lmx.config.sections import (
@@ -61,5 +61,6 @@ __all__ = [
     "home_directory",
     "load",
     "load_settings",
+    "put_sections",
     "sections_of",
 ]

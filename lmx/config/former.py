@@ -87,7 +87,7 @@ def one_at_a_time(value: Any) -> Any:
 
 def default_unless_set(value: Any) -> Any:
     """No text stood for nothing said."""
-    return Nothing() if value in {None, ""} else value
+    return Nothing() if value is None or value == "" else value
 
 
 def context_of_gguf(value: Any) -> Any:

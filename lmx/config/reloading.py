@@ -59,6 +59,16 @@ def value_of(settings: Settings, name: str) -> Any:
     return getattr(getattr(settings, section), key)
 
 
+def put_sections(settings: Settings, fresh: Settings, sections: Sequence[str]) -> None:
+    """Have the settings in force say what a fresh reading says, section by section.
+
+    For the reload alone, on the event loop: without a checkpoint between, nobody on it sees some
+    sections new and some old. A thread that needs two that fit together is given both.
+    """
+    for section in sections:
+        msgspec.structs.force_setattr(settings, section, getattr(fresh, section))
+
+
 def carry_over(before: Settings, fresh: Settings) -> Settings:
     """A fresh reading, with the values of before where a change needs a restart."""
     kept: dict[str, dict[str, Any]] = {}

@@ -70,10 +70,12 @@ class Resolver:
             if known is None:
                 continue
             other = own.get(known.name)
-            if other is not None and bool(other.said_as) != bool(known.said_as):
-                # Of two names for one thing, ours counts.
-                known, ignored = (other, known) if known.said_as else (known, other)
-                self._warn(ignored, f"{ignored.title} has no effect beside {known.name}")
+            if other is not None and other.said_as != known.said_as:
+                # Of two names for one thing, ours counts, else the last one.
+                known, ignored = (known, other) if other.said_as else (other, known)
+                if ignored.value != known.value:
+                    beside = known.said_as or known.name
+                    self._warn(ignored, f"{ignored.title} has no effect beside {beside}")
             own[known.name] = known
         for name, entry in own.items():
             earlier = self._chosen.get(name)
@@ -156,11 +158,12 @@ class Resolver:
             self._warn(entry, f"unknown setting {entry.name}.{path}")
         try:
             return msgspec.convert(value, setting.annotation)
-        except msgspec.ValidationError as error:
-            expected = f"expected {describe(setting.info)}"
+        except msgspec.ValidationError:
+            fault = f": expected {describe(setting.info)}"
             if _struct_of(setting.info) is not None:
-                expected = re.sub(r"(['\"]).*?\1", "...", str(error))
-            raise ConfigError(f"{entry.origin}: {entry.title}: {expected}") from None
+                fault = _find_fault(value, setting.annotation) or fault
+            more = f"; unknown: {', '.join(unknown)}" if unknown else ""
+            raise ConfigError(f"{entry.origin}: {entry.title}{fault}{more}") from None
 
     def _build(self, section: str, values: Mapping[str, Any]) -> Any:
         kind = {field.name: field.type for field in msgspec.structs.fields(Settings)}[section]
@@ -210,6 +213,18 @@ def _struct_of(info: inspect.Type) -> inspect.StructType | None:
     """The records that a table holds, if it holds any."""
     value = info.value_type if isinstance(info, inspect.DictType) else None
     return value if isinstance(value, inspect.StructType) else None
+
+
+def _find_fault(value: Any, annotation: Any) -> str:
+    """The first record of a table that does not fit, and why; nothing of what it holds."""
+    for name, record in value.items() if isinstance(value, dict) else ():
+        try:
+            msgspec.convert({name: record}, annotation)
+        except msgspec.ValidationError as error:
+            why = re.sub(r"(['\"]).*?\1", "...", str(error))
+            why, _, place = why.partition(" - at `$[...]")
+            return f".{_shown(str(name))}{place.rstrip('`')}: {why}"
+    return ""
 
 
 def _prune(value: Any, info: inspect.Type) -> tuple[Any, list[str]]:

@@ -294,11 +294,12 @@ class DeviceSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     role: str = "server"
 
 
-class Settings(Struct, kw_only=True, forbid_unknown_fields=True):
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything the daemon can be told. `home` comes from ``LMX_HOME`` alone.
 
-    The daemon has one such object for as long as it runs. A reload replaces its sections, so that
-    whoever keeps the object and asks it each time follows; nobody else assigns to it.
+    The daemon has one such object for as long as it runs, frozen for all but the reload, which puts
+    new sections into it (`put_sections`). So whoever keeps the object and asks it each time
+    follows, and whoever keeps a section has what was in force when it was taken.
     """
 
     home: Path

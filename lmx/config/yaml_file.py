@@ -110,6 +110,9 @@ class _Reader:
             mark = error.problem_mark or error.context_mark
             problem = without_values(error.problem or "no YAML")
             line = line if mark is None else mark.line + 1
+            begun = error.context_mark
+            if begun is not None and begun.line + 1 < line:
+                problem += f", in what begins on line {begun.line + 1}"
         except (yaml.YAMLError, ValueError) as error:  # the latter for an odd date
             problem = without_values(str(error)).partition("\n")[0]
         raise ConfigError(f"{self._origin(line)}: {problem}") from None

@@ -21,11 +21,10 @@ from lmx.config import (
     Loaded,
     Settings,
     carry_over,
-    default_file,
     default_files,
     differing,
-    home_directory,
     load,
+    put_sections,
     sections_of,
 )
 from lmx.errors import ConfigError, InvalidRequest
@@ -39,22 +38,22 @@ class SettingsSource(Struct, frozen=True, kw_only=True):
 
     Attributes:
         file: The only file to read; `None` for those in their usual places, as far as they exist.
-        required: A file that was there before and must not be missing now.
+        required: Files that were there before and must not be missing now.
         environment: Environment variables.
         overrides: Section to key to value, from the command line.
     """
 
     file: Path | None = None
-    required: Path | None = None
+    required: tuple[Path, ...] = ()
     environment: Mapping[str, str] = msgspec.field(default_factory=lambda: os.environ)
     overrides: Mapping[str, Mapping[str, Any]] = {}
 
     def settled(self) -> "SettingsSource":
-        """With the file that is there now, which must not be missing from then on."""
-        if self.file is not None or self.required is not None:
+        """With the files that are there now, which must not be missing from then on."""
+        if self.file is not None:
             return self
-        found = default_file(home_directory(self.environment))
-        return msgspec.structs.replace(self, required=found)
+        found = dict.fromkeys((*self.required, *self.files))
+        return msgspec.structs.replace(self, required=tuple(found))
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -71,8 +70,9 @@ class SettingsSource(Struct, frozen=True, kw_only=True):
         Raises:
             ConfigError: A file cannot be read, or a value does not fit; the message says which.
         """
-        if self.required is not None and not self.required.exists():
-            raise ConfigError(f"{self.required}: it was there before, and is gone")
+        for path in self.required:
+            if not path.exists():
+                raise ConfigError(f"{path}: it was there before, and is gone")
         loaded = load(file=self.file, environment=self.environment, overrides=self.overrides)
         models, routing = loaded.settings.models, loaded.settings.routing
         for dialect in models.dialects.values():
@@ -90,7 +90,7 @@ class SettingsSource(Struct, frozen=True, kw_only=True):
         return loaded
 
     def __repr__(self) -> str:
-        return f"SettingsSource({self.file or self.required})"  # the environment may hold keys
+        return f"SettingsSource({', '.join(map(str, self.files))})"  # the environment may hold keys
 
 
 class Reloaded(Struct, frozen=True):
@@ -169,8 +169,7 @@ class LiveSettings:
         applied = carry_over(before, loaded.settings)
         updated = differing(before, applied)
         waiting = differing(applied, loaded.settings)
-        for section in sections_of(updated):
-            setattr(self.current, section, getattr(applied, section))
+        put_sections(self.current, applied, sections_of(updated))
         for listener in self._listeners:
             listener()
         tell_warnings(loaded.warnings)

@@ -65,6 +65,10 @@ def test_every_value_has_an_origin(tmp_path: Path) -> None:
             "line 3: models.max_concurrent_requests (here models.max_sequences) has no effect",
         ),
         (
+            "models:\n  max_concurrent_requests: 4\n  use_batching: false\n",
+            "line 2: models.max_concurrent_requests (here models.max_sequences) has no effect",
+        ),
+        (
             "skills: {mcp_servers: {a: {url: http://x, tiemout: 1}}}\n",
             "line 1: unknown setting skills.mcp_servers.a.tiemout",
         ),
@@ -126,6 +130,22 @@ def test_merged_keys_count(tmp_path: Path) -> None:
             "line 2: security.admin_key: expected a text, or null",
         ),
         ("server:\n  - a\n", "line 1: expected keys below 'server:', one a line"),
+        (
+            "models:\n  default_model: [a]\n",
+            "line 2: models.default_model (here routing.default_model): expected a text that is",
+        ),
+        (
+            'server:\n  host: "a\n',
+            "line 3: found unexpected end of stream, in what begins on line 2",
+        ),
+        (
+            "skills:\n  mcp_servers:\n    a: {url: x}\n    b: {comand: [x]}\n",
+            "line 2: skills.mcp_servers.b: an MCP server needs either `command` or `url`; unknow",
+        ),
+        (
+            "skills:\n  mcp_servers: {a: {command: [x], timeout_s: 0}}\n",
+            "line 2: skills.mcp_servers.a.timeout_s: Expected `float` > 0.0",
+        ),
     ],
 )
 def test_mistakes_have_lines(tmp_path: Path, text: str, message: str) -> None:

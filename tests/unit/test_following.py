@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from msgspec.structs import force_setattr
 
 from lmx.catalog.inventory import InventoryRow, Scan
 from lmx.catalog.scan import Inventory
@@ -23,7 +24,7 @@ async def test_pins_follow() -> None:
         await house.load("c", options=LoadOptions(is_pinned=True))
         follower = Follower(settings, house.loader)
         for pinned, expected in ((("b", "x"), {"b", "c"}), ((), {"c"}), (("a",), {"a", "c"})):
-            settings.models = ModelSettings(pinned=pinned)
+            force_setattr(settings, "models", ModelSettings(pinned=pinned))
             follower.follow()
             models = house.loader.models.values()
             assert expected == {model.id for model in models if model.options.is_pinned}
@@ -37,7 +38,11 @@ async def test_memory_follows() -> None:
         follower, ledger = Follower(settings, house.loader), house.loader.room.ledger
         follower.follow()
         assert 1000 == ledger.budget  # nothing was said of it
-        settings.memory = MemorySettings(budget_gb=6e-7, critical_percent=50, warning_percent=40)
+        force_setattr(
+            settings,
+            "memory",
+            MemorySettings(budget_gb=6e-7, critical_percent=50, warning_percent=40),
+        )
         follower.follow()
         assert (300, 100) == (ledger.budget, ledger.overdrawn)
         assert {"a": "ready"} == house.states()
@@ -51,7 +56,7 @@ async def test_queues_and_residency_follow() -> None:
         ready = house.loader.models["a"].ready
         assert ready is not None
         ready.admission.enter(400)
-        settings.models = ModelSettings(max_waiting=10, min_residency_s=7)
+        force_setattr(settings, "models", ModelSettings(max_waiting=10, min_residency_s=7))
         Follower(settings, house.loader).follow()
         assert 7 == house.loader.room.min_residency_s
         with pytest.raises(QueueFull):
@@ -72,6 +77,6 @@ async def test_folders_follow(tmp_path: Path) -> None:
     shelf = Shelf(settings, Empty(HOME))
     assert () == await shelf.rows()
     model = make_mlx(tmp_path / "more" / "tiny")
-    settings.models = ModelSettings(folders=(str(tmp_path / "more"),))
+    force_setattr(settings, "models", ModelSettings(folders=(str(tmp_path / "more"),)))
     rows: list[InventoryRow] = list(await shelf.rows())
     assert str(model) in {str(row.path) for row in rows}

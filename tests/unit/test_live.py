@@ -126,6 +126,29 @@ async def test_a_file_that_appears_is_read_and_must_stay(tmp_path: Path) -> None
     assert ("adm",) == daemon.live.current.security.admin_keys
 
 
+async def test_every_file_that_was_read_must_stay(tmp_path: Path) -> None:
+    """Also the TOML file of the help pages, which may hold the keys."""
+    toml = tmp_path / ".config/opta/lmx/config.toml"
+    toml.parent.mkdir(parents=True)
+    toml.write_text('[server]\nadmin_key = "adm"\n')
+    daemon = Daemon(tmp_path, variables={"HOME": str(tmp_path)})
+    toml.unlink()
+    with pytest.raises(ConfigError, match=r"config\.toml: it was there before"):
+        await daemon.rewrite("server: {port: 1}\n")
+    assert ("adm",) == daemon.live.current.security.admin_keys
+
+
+async def test_nobody_else_changes_settings(tmp_path: Path) -> None:
+    """The object stays, its sections are new after a reload, and it is frozen for all others."""
+    daemon = Daemon(tmp_path)
+    current, models = daemon.live.current, daemon.live.current.models
+    await daemon.rewrite("models: {max_waiting: 3}")
+    assert current is daemon.live.current
+    assert (3, 512) == (current.models.max_waiting, models.max_waiting)
+    with pytest.raises(AttributeError):
+        setattr(current, "models", models)  # noqa: B010  # the type forbids it, too
+
+
 async def test_the_same_file_is_read(tmp_path: Path) -> None:
     """One that was named is read again, whatever else there is."""
     named = tmp_path / "other.yaml"
