@@ -97,7 +97,7 @@ def _complete(
     while not part.is_full:
         try:
             _continue(source, part, on_bytes)
-        except (_Cut, httpx2.TransportError) as error:
+        except (_Cut, httpx2.RequestError) as error:
             failures = 1 if part.size > best else failures + 1
             best = max(best, part.size)
             wish_s = error.wish_s if isinstance(error, _Cut) else 0.0

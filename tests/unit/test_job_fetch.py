@@ -98,6 +98,15 @@ def test_a_connection_that_brings_nothing_is_given_up(fetch: Fetch) -> None:
     assert (True, SIZE) == (fetch.is_whole, fetch.server.sent(WEIGHTS))
 
 
+def test_redirects_without_end_are_a_cut(fetch: Fetch) -> None:
+    """A storage that sends round in circles costs an attempt, not the process."""
+    place = f"/storage/org/name//{WEIGHTS}"
+    around = {"Location": f"http://localhost:{fetch.server.server_port}{place}"}
+    fetch.server.faults.statuses = [(302, around)] * 21
+    fetch.run()
+    assert (True, [0.5]) == (fetch.is_whole, fetch.pauses)
+
+
 def test_silence_is_a_cut(fetch: Fetch) -> None:
     """A peer that falls silent is left for another connection, which goes on where it was."""
     fetch.server.faults.hold_after = 49_152
