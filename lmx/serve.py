@@ -194,6 +194,7 @@ def _compose(
         telemetry=telemetry,
         shelf=loader.shelf,
     )
+    live.listen(downloads.follow_settings)
     mcp_clients = McpClients(settings.skills)
     box = Containment(settings.home, secrets=live.files)
     skills = _make_skills(live, dispatch, loader, telemetry=telemetry, tools=mcp_clients, box=box)

@@ -65,13 +65,11 @@ def pull(
         return
     asked = {"repo_id": model, "revision": revision, "allow_patterns": include or None}
     body = {key: value for key, value in asked.items() if value is not None}
+    if session.is_terminal and not session.as_json and not yes:
+        _ask_first(session, body)
     started = client.post("/admin/models/download", body)
-    download_id = started["download_id"]
-    if not _agrees(session, started, is_agreed=yes):
-        client.post(f"/admin/models/download/{path_segment(download_id)}/cancel")
-        raise CommandFailed("nothing was downloaded", code="unconfirmed")
     try:
-        row = follow_download(session, download_id, model)
+        row = follow_download(session, started["download_id"], model)
     except KeyboardInterrupt:
         session.say(
             f"The download goes on in the daemon; `lmx pull {model}` watches it again, "
@@ -194,11 +192,15 @@ def _ended_well(row: dict[str, Any], name: str) -> dict[str, Any]:
     raise CommandFailed(f"the download of {name} failed: {reason}", status, code)
 
 
-def _agrees(session: Session, started: Mapping[str, Any], *, is_agreed: bool) -> bool:
-    """Whether a person at a terminal wants so much; a script that asks for a model means it."""
-    if is_agreed or session.as_json or not session.is_terminal:
-        return True
-    return session.confirm(f"Download {started['repo_id']}, {_size(started)}?")
+def _ask_first(session: Session, body: Mapping[str, Any]) -> None:
+    """Begin nothing unless a person at a terminal wants so much; what has begun needs no question.
+
+    A script that asks for a model means it, and is not asked.
+    """
+    preview = session.client.post("/admin/models/download/preview", body)
+    question = f"Download {preview['model_id']}, {_size(preview)}?"
+    if preview["download_id"] is None and not session.confirm(question):
+        raise CommandFailed("nothing was downloaded", code="unconfirmed")
 
 
 def _size(document: Mapping[str, Any]) -> str:

@@ -98,15 +98,22 @@ class Session:
         self.err.print(text)
 
     def confirm(self, question: str) -> bool:
-        """Ask a yes-or-no question; nobody there to answer is no.
+        """Ask a yes-or-no question; anything but yes is no, and so is Ctrl-D.
 
         Raises:
-            CommandFailed: Nobody is there; `--yes` would have answered.
+            CommandFailed: Nobody is there, `--yes` would have answered; or Ctrl-C was the answer.
         """
         if self.as_json or not sys.stdin.isatty():
             raise CommandFailed(f"{question} Say --yes to go ahead.", Exit.USAGE, "unconfirmed")
         self.err.print(f"{question} [y/N] ", end="")
-        return input().strip().lower() in {"y", "yes"}
+        try:
+            return input().strip().lower() in {"y", "yes"}
+        except EOFError:
+            self.err.print()
+            return False
+        except KeyboardInterrupt:
+            self.err.print()
+            raise CommandFailed("nothing was done", Exit.INTERRUPTED, "interrupted") from None
 
     def fail(self, failure: CommandFailed) -> None:
         """Tell why the command fails."""

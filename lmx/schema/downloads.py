@@ -85,6 +85,23 @@ class DownloadStarted(Struct, frozen=True, kw_only=True):
     progress_url: str
 
 
+class DownloadPreview(Struct, frozen=True, kw_only=True):
+    """What a download would fetch. Nothing has begun.
+
+    Attributes:
+        download_id: Of the download, if the same is under way already; null otherwise.
+        model_id: What the model is asked for by, once it is there.
+        files_total: How many files it has.
+    """
+
+    download_id: str | None
+    repo_id: str
+    model_id: str
+    files_total: int
+    estimated_size_bytes: int
+    estimated_size_human: str
+
+
 class DownloadProgress(Struct, frozen=True, kw_only=True):
     """How far a download is.
 

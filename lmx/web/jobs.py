@@ -9,11 +9,14 @@ from quart import Blueprint, Response, request
 from lmx.daemon.jobs.arrivals import Arrivals, Offer, make_wanted
 from lmx.daemon.jobs.board import newest_first
 from lmx.daemon.jobs.quantizer import BITS, GROUP_SIZE, Quantizer, Reduction
-from lmx.daemon.jobs.record import DownloadJob, QuantizeJob
+from lmx.daemon.jobs.record import DownloadJob, QuantizeJob, Wanted
+from lmx.protocol.jobs import DownloadPlan
 from lmx.schema.downloads import (
     DownloadList,
     DownloadPending,
+    DownloadPreview,
     DownloadProgress,
+    DownloadRequest,
     DownloadStarted,
     DownloadStatus,
     human_size,
@@ -51,14 +54,7 @@ def download_routes(arrivals: Arrivals) -> Blueprint:
 
     @routes.post("/download")
     async def download() -> Response:
-        asked = await read_body(parse_download_request)
-        wanted = make_wanted(
-            asked.repo_id,
-            revision=asked.revision or "main",
-            allow_patterns=tuple(asked.allow_patterns or ()),
-            ignore_patterns=tuple(asked.ignore_patterns or ()),
-        )
-        job = await arrivals.download(wanted)
+        job = await arrivals.download(_wanted(await read_body(parse_download_request)))
         return _json(
             DownloadStarted(
                 download_id=job.id,
@@ -69,6 +65,11 @@ def download_routes(arrivals: Arrivals) -> Blueprint:
                 progress_url=_progress_url(job),
             )
         )
+
+    @routes.post("/download/preview")
+    async def preview() -> Response:
+        wanted = _wanted(await read_body(parse_download_request))
+        return _json(_preview(wanted, await arrivals.preview(wanted)))
 
     @routes.get("/downloads")
     async def show_all() -> Response:
@@ -127,6 +128,19 @@ def quantize_routes(quantizer: Quantizer) -> Blueprint:
         return _json(QuantizeCancelReply(cancelled=is_cancelled, job_id=job.id, status=job.status))
 
     return routes
+
+
+def _preview(wanted: Wanted, found: DownloadPlan | DownloadJob) -> DownloadPreview:
+    job = found if isinstance(found, DownloadJob) else None
+    plan = found.plan if isinstance(found, DownloadJob) else found
+    return DownloadPreview(
+        download_id=None if job is None else job.id,
+        repo_id=wanted.repo_id,
+        model_id=wanted.model_id,
+        files_total=len(plan.files),
+        estimated_size_bytes=plan.total_bytes,
+        estimated_size_human=human_size(plan.total_bytes),
+    )
 
 
 def pending_reply(found: Offer | DownloadJob) -> DownloadPending:
@@ -207,6 +221,15 @@ def quantize_row(job: QuantizeJob) -> QuantizeRow:
         output_size_gb=None if size is None else gigabytes(size),
         error=job.error,
         error_code=job.error_code,
+    )
+
+
+def _wanted(asked: DownloadRequest) -> Wanted:
+    return make_wanted(
+        asked.repo_id,
+        revision=asked.revision or "main",
+        allow_patterns=tuple(asked.allow_patterns or ()),
+        ignore_patterns=tuple(asked.ignore_patterns or ()),
     )
 
 

@@ -1,7 +1,7 @@
 """Downloads over HTTP: offered, confirmed, followed, ended, listed and deleted."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,27 +56,43 @@ class House(NamedTuple):
         )
         return self.progress(job_id)
 
+    @contextmanager
+    def hub_that_holds(self, after_bytes: int) -> Iterator[None]:
+        """Large files stop after so many bytes, until the block ends."""
+        self.hub.faults.hold_after = after_bytes
+        self.hub.may_go.clear()
+        try:
+            yield
+        finally:
+            self.hub.faults.hold_after = None
+            self.hub.may_go.set()
+
+    @contextmanager
+    def settings(self, text: str) -> Iterator[None]:
+        """Have other settings of downloads, until the block ends."""
+        file = self.home / "config.yaml"
+        for content in (f"downloads: {{{text}}}\n", ""):
+            file.write_text(content)
+            assert 200 == post(self.daemon, "/admin/config/reload").status
+            if content:
+                yield
+
     def files(self, model_id: str) -> dict[str, bytes]:
         """What is in a model's directory."""
         directory = self.home / "models" / model_id
         return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
-@contextmanager
-def open_house(home: Path, settings: Mapping[str, str] | None = None) -> Iterator[House]:
-    """A daemon with a hub of its own, neither with anything but a fake model."""
-    own = {"HOME": str(home / "user"), "HF_HOME": str(home / "hf")}
-    with open_hub() as hub:
-        environment = {**own, **hub.environment, **(settings or {})}
-        with shared_daemon(home, "fake:x", settings=environment) as daemon:
-            yield House(daemon, home, hub)
-
-
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """One for all tests that leave no fault behind."""
-    with open_house(tmp_path_factory.mktemp("home")) as opened:
-        yield opened
+    """A daemon with a hub of its own, neither with anything but a fake model."""
+    home = tmp_path_factory.mktemp("home")
+    own = {"HOME": str(home / "user"), "HF_HOME": str(home / "hf")}
+    with (
+        open_hub() as hub,
+        shared_daemon(home, "fake:x", settings={**own, **hub.environment}) as daemon,
+    ):
+        yield House(daemon, home, hub)
 
 
 def described(kind: str, reply: Reply) -> Any:
@@ -148,6 +164,26 @@ def test_a_download_alone_loads_nothing(house: House) -> None:
     ids = [row["repo_id"] for row in house.get("/admin/models/available")]
     assert "org/plain" in ids
     assert "org/plain" not in [row["id"] for row in house.get("/admin/models")["loaded"]]
+
+
+def test_a_preview_begins_nothing(house: House) -> None:
+    """It tells the size; of a download that runs, its id; what cannot be, it refuses alike."""
+    files = house.hub.add("org/asked", mlx_files(SIZE))
+    size = sum(len(files[name]) for name in ("config.json", "tokenizer.json", "model.safetensors"))
+    path, asked = "/admin/models/download/preview", {"repo_id": "org/asked"}
+    preview = described("DownloadPreview", post(house.daemon, path, **asked))
+    assert (None, 3, size) == (
+        preview["download_id"],
+        preview["files_total"],
+        preview["estimated_size_bytes"],
+    )
+    assert "org/asked" not in str(house.get("/admin/models/downloads?include_inactive=true"))
+    with house.hub_that_holds(10_000):
+        job_id = house.start("org/asked")
+        assert job_id == post(house.daemon, path, **asked).json()["download_id"]
+    assert "completed" == house.wait(job_id)["status"]
+    refused = post(house.daemon, path, repo_id="org/none")
+    assert (404, "not_found", "model-not-found") == codes(refused)
 
 
 def test_one_quantisation_is_fetched(house: House) -> None:
@@ -226,6 +262,7 @@ def test_a_download_is_ended_and_goes_on_later(house: House) -> None:
     house.hub.add("org/ended", mlx_files(SIZE))
     house.hub.faults.hold_after = 131_072
     house.hub.held.clear()
+    house.hub.may_go.clear()
     job_id = house.start("org/ended")
     assert house.hub.held.wait(LIMIT_S)
     assert wait_until(lambda: house.progress(job_id)["downloaded_bytes"] > 131_072)
@@ -252,7 +289,6 @@ def test_a_download_is_ended_and_goes_on_later(house: House) -> None:
     assert "completed" == house.wait(job_id)["status"]
     assert SIZE > house.hub.sent("model.safetensors") - before
     assert mlx_files(SIZE)["model.safetensors"] == house.files("org/ended")["model.safetensors"]
-    house.hub.may_go.clear()
 
 
 def test_what_a_failed_download_left_can_be_deleted(house: House) -> None:
@@ -281,20 +317,18 @@ def test_a_gated_repository_says_what_helps(house: House) -> None:
 
 
 def test_two_run_and_a_third_waits(house: House) -> None:
-    """In the order in which they came."""
+    """In the order in which they came, until more may run."""
     for index in range(3):
         house.hub.add(f"org/many{index}", mlx_files(SIZE + index))
-    house.hub.faults.hold_after = 65_536
-    house.hub.may_go.clear()
-    jobs = [house.start(f"org/many{index}") for index in range(3)]
-    for job_id in jobs[:2]:
-        house.wait(job_id, "downloading")
-    assert "pending" == house.progress(jobs[2])["status"]
-    assert 3 == house.get("/admin/models/downloads")["count"]
-    house.hub.may_go.set()
+    with house.hub_that_holds(65_536):
+        jobs = [house.start(f"org/many{index}") for index in range(3)]
+        for job_id in jobs[:2]:
+            house.wait(job_id, "downloading")
+        assert "pending" == house.progress(jobs[2])["status"]
+        assert 3 == house.get("/admin/models/downloads")["count"]
+        with house.settings("max_parallel: 3"):
+            house.wait(jobs[2], "downloading")
     assert ["completed"] * 3 == [house.wait(job_id)["status"] for job_id in jobs]
-    house.hub.faults.hold_after = None
-    house.hub.may_go.clear()
 
 
 def test_events_tell_of_downloads(house: House) -> None:
@@ -319,24 +353,26 @@ def test_events_tell_of_downloads(house: House) -> None:
     )
 
 
-def test_a_full_disk_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:
+def test_a_full_disk_is_refused_before_anything_is_fetched(house: House) -> None:
     """With the code on which no client unloads models, for a load and for a download."""
-    with open_house(tmp_path, {"LMX_DOWNLOADS__KEEP_FREE_GB": "99999"}) as house:
-        house.hub.add("org/large", mlx_files(SIZE))
+    house.hub.add("org/large", mlx_files(SIZE))
+    fetched = len(house.hub.asked)
+    with house.settings("keep_free_gb: 99999"):
         for path, fields in (
             ("/admin/models/download", {"repo_id": "org/large"}),
             ("/admin/models/load", {"model_id": "org/large"}),
         ):
             reply = post(house.daemon, path, **fields)
             assert (507, "storage-full", "storage-full") == codes(reply)
-        assert [] == house.hub.asked
+        assert fetched == len(house.hub.asked)
 
 
-def test_downloads_can_be_switched_off(tmp_path: Path) -> None:
+def test_downloads_can_be_switched_off(house: House) -> None:
     """No hub is asked, and an absent model is just absent."""
-    with open_house(tmp_path, {"LMX_DOWNLOADS__ENABLED": "false"}) as house:
+    asked = house.hub.question_count
+    with house.settings("enabled: false"):
         reply = post(house.daemon, "/admin/models/download", repo_id="org/name")
         assert (403, "downloads_disabled", "downloads_disabled") == codes(reply)
         reply = post(house.daemon, "/admin/models/load", model_id="org/name", auto_download=True)
         assert (404, "not_found", "model-not-found") == codes(reply)
-        assert 0 == house.hub.question_count
+        assert asked == house.hub.question_count

@@ -26,6 +26,8 @@ OWN_TERMINAL = (
     "os.execv(sys.argv[1], sys.argv[1:])"
 )
 PULL = ("pull", "org/name")
+PREVIEW = "POST /admin/models/download/preview"
+PREVIEWED = {"download_id": None, "model_id": "org/name", "estimated_size_human": "4.0 MB"}
 CANCEL = "POST /admin/models/download/d1/cancel"
 MODEL = "fake:slow?tokens=400&step_ms=25"
 
@@ -81,11 +83,18 @@ class Terminal:
         """Press keys."""
         os.write(self._main, text.encode())
 
-    def wait_for(self, text: str) -> None:
-        """Wait until the screen shows something that it did not show before."""
+    def wait_for(self, text: str, *, pressing: str = "") -> None:
+        """Wait until the screen shows something that it did not show before.
+
+        Args:
+            text: What it shows.
+            pressing: Keys to press each second until then: one that comes before the program has
+                set up its terminal may mean something else.
+        """
         deadline_s = time.monotonic() + LIMIT_S
         while text not in self._seen:
             assert time.monotonic() < deadline_s, f"no {text!r} in {self._seen!r}"
+            self.type(pressing)
             self._read(1.0)
         self._seen = self._seen.partition(text)[2]
 
@@ -179,14 +188,34 @@ def test_ctrl_c_leaves_a_download_to_the_daemon(tmp_path: Path) -> None:
         assert [] == fake.bodies(CANCEL)
 
 
-def test_a_download_that_nobody_wants_is_cancelled(tmp_path: Path) -> None:
-    """Anything but yes is no."""
+@pytest.mark.parametrize(
+    ("answer", "said", "status"),
+    [
+        ("\n", "nothing was downloaded", 1),
+        ("\x04", "nothing was downloaded", 1),
+        ("\x03", "nothing was done", 130),
+    ],
+)
+def test_a_download_that_nobody_wants_never_begins(
+    tmp_path: Path, answer: str, said: str, status: int
+) -> None:
+    """Anything but yes is no: an empty line, Ctrl-D, and Ctrl-C."""
     with downloading_daemon() as fake, closing(Terminal(fake.url, tmp_path, *PULL)) as terminal:
         terminal.wait_for("[y/N]")
-        terminal.type("\n")
-        terminal.wait_for("nothing was downloaded")
-        assert 1 == terminal.wait_end()
-        assert [{}] == fake.bodies(CANCEL)
+        terminal.wait_for(said, pressing=answer)
+        assert status == terminal.wait_end()
+        assert ["/admin/models/download/preview"] == [asked.path for asked in fake.asked]
+
+
+def test_a_download_that_others_began_needs_no_question(tmp_path: Path) -> None:
+    """It is watched, and cannot be ended by saying no."""
+    with downloading_daemon() as fake:
+        fake.answers[PREVIEW] = PREVIEWED | {"download_id": "d1"}
+        with closing(Terminal(fake.url, tmp_path, *PULL)) as terminal:
+            terminal.wait_for("1.0/4.0 MB")
+            terminal.type("\x03")
+            assert 130 == terminal.wait_end()
+        assert [] == fake.bodies(CANCEL)
 
 
 def test_ctrl_c_leaves_a_load_to_the_daemon(tmp_path: Path) -> None:
@@ -215,7 +244,8 @@ def downloading_daemon() -> Iterator[FakeDaemon]:
     }
     with fake_daemon() as fake:
         fake.answers = {
-            "POST /admin/models/download": row | {"estimated_size_bytes": 4_000_000},
+            PREVIEW: PREVIEWED,
+            "POST /admin/models/download": row,
             "GET /admin/models/download/d1/progress": row,
             CANCEL: row,
         }

@@ -145,7 +145,7 @@ async def test_a_disk_that_fills_up_ends_it(tmp_path: Path, hub: LoopbackHub) ->
         assert (await downloads.start(wanted, plan)).total_bytes == plan.total_bytes
         free[0] += plan.total_bytes - 1  # the first one's bytes are spoken for
         with pytest.raises(StorageFull):
-            await downloads.check_space(plan)
+            await downloads.check_space(wanted, plan)
     over = DownloadSettings(keep_free_gb=99_999)
     (tmp_path / "b").mkdir()
     downloads = Downloads(

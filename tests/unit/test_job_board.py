@@ -44,10 +44,12 @@ class Yard:
     Attributes:
         began: Ids, in order.
         told: Changes that were told.
+        limit: How many may run.
     """
 
     def __init__(self, home: Path, limit: int = 2) -> None:
         self.home = home
+        self.limit = limit
         self.began: list[str] = []
         self.told: list[tuple[str, str]] = []
         self._begun = trio.Event()
@@ -57,7 +59,7 @@ class Yard:
             home / "state",
             DownloadJob,
             self._work,
-            limit=lambda: limit,
+            limit=lambda: self.limit,
             tell=lambda change, job: self.told.append((change, job.id)),
         )
 
@@ -115,6 +117,16 @@ async def test_so_many_run_and_others_wait(tmp_path: Path) -> None:
         await yard.end(jobs[0])
         await yard.wait_begun(*jobs)
         assert jobs[::-1] == newest_first(yard.board.jobs)
+
+
+async def test_a_new_limit_counts_at_once(tmp_path: Path) -> None:
+    """What waits begins as soon as more may run, and not when one of those that run ends."""
+    async with open_yard(tmp_path, limit=1) as yard:
+        first, second = await yard.add("org/a"), await yard.add("org/b")
+        await yard.wait_begun(first)
+        yard.limit = 2
+        yard.board.look_again()
+        await yard.wait_begun(first, second)
 
 
 async def test_how_a_job_ends_is_noted_and_told(tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ PATHS = {
     "/admin/models/available",
     "/admin/models/compatibility",
     "/admin/models/download",
+    "/admin/models/download/preview",
     "/admin/models/download/{job_id}/cancel",
     "/admin/models/download/{job_id}/progress",
     "/admin/models/downloads",

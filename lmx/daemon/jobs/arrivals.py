@@ -135,6 +135,19 @@ class Arrivals:
         job = next((job for job in reversed(self.downloads.jobs) if _is_answer(job, offer)), None)
         return job or await self.downloads.start(offer.wanted, offer.plan, offer.wish)
 
+    async def preview(self, wanted: Wanted) -> DownloadPlan | DownloadJob:
+        """Say what a download would fetch; the download itself if it is under way.
+
+        Raises:
+            DownloadsDisabled: Settings forbid it.
+            LmxError: It could not begin.
+        """
+        if job := await self.downloads.join(wanted):
+            return job
+        plan = await self.downloads.plan(wanted)
+        await self.downloads.check_space(wanted, plan)
+        return plan
+
     async def download(self, wanted: Wanted) -> DownloadJob:
         """Have a model downloaded, and not loaded.
 
@@ -142,7 +155,7 @@ class Arrivals:
             DownloadsDisabled: Settings forbid it.
             LmxError: It cannot begin.
         """
-        if job := self.downloads.find(wanted):
+        if job := await self.downloads.join(wanted):
             return job
         return await self.downloads.start(wanted, await self.downloads.plan(wanted))
 
@@ -181,15 +194,15 @@ class Arrivals:
     async def _offer(
         self, wanted: Wanted, wish: LoadWish, absence: ModelNotFound
     ) -> Offer | DownloadJob:
-        if job := self.downloads.find(wanted):
-            return await self.downloads.join(job, wish)
+        if job := await self.downloads.join(wanted, wish):
+            return job
         try:
             plan = await self.downloads.plan(wanted)
         except (HubUnreachable, ModelNotFound) as error:
             raise ModelNotFound(
                 f"{absence.message}; nor can it be downloaded: {error.message}", param="model_id"
             ) from error
-        await self.downloads.check_space(plan)
+        await self.downloads.check_space(wanted, plan)
         offer = Offer(wanted, plan, wish)
         return offer._replace(token=self._offers.make(offer))
 

@@ -110,6 +110,10 @@ class Board(Generic[J]):
                     nursery.start_soon(self._do, job, self._running[job.id])
                 await changed.wait()
 
+    def look_again(self) -> None:
+        """Begin what may begin now, because the limit may have changed. Never blocks."""
+        self._notify()
+
     async def add(self, job: J) -> None:
         """Take on a job, or take one up again that had ended."""
         job.status = "pending"

@@ -88,6 +88,10 @@ class Downloads:
         """Fetch for ever. Cancelling it keeps what came so far."""
         await self._board.run()
 
+    def follow_settings(self) -> None:
+        """Begin what new settings allow. Never blocks."""
+        self._board.look_again()
+
     def on_completed(self, listener: Callable[[DownloadJob], None]) -> None:
         """Have `listener`, which must neither block nor raise, told of every complete download."""
         self._listeners.append(listener)
@@ -99,10 +103,6 @@ class Downloads:
             JobNotFound: There is none of that id.
         """
         return self._board.get(job_id)
-
-    def find(self, wanted: Wanted) -> DownloadJob | None:
-        """The unfinished download of what is wanted, if there is one."""
-        return next((job for job in self.jobs if job.is_unfinished and job.wanted == wanted), None)
 
     async def plan(self, wanted: Wanted) -> DownloadPlan:
         """Ask the hub what a download would fetch.
@@ -138,39 +138,46 @@ class Downloads:
             StorageFull: There is no room for it.
         """
         self._check_enabled()
-        if job := self.find(wanted):
-            return await self.join(job, wish)
+        if other := await self.join(wanted, wish):
+            return other
+        await self.check_space(wanted, plan)
+        if other := await self.join(wanted, wish):  # somebody was quicker
+            return other
         target = models_directory(self._home) / plan.repo_id
         job = self._resumable(wanted, plan) or DownloadJob(
             id=new_id("dl"), wanted=wanted, plan=plan, target=str(target)
         )
         job.wish = wish
         job.total_bytes = plan.total_bytes
-        await self.check_space(plan, except_for=job)
-        if other := self.find(wanted):  # somebody was quicker
-            return await self.join(other, wish)
         await self._board.add(job)
         log.info("download", job=job.id, model=wanted.model_id, bytes=job.total_bytes)
         return job
 
-    async def join(self, job: DownloadJob, wish: LoadWish | None) -> DownloadJob:
-        """Want a download that is under way, too; what is to be loaded afterwards is noted."""
-        if job.wish is None and wish is not None:
-            job.wish = wish
-            await self._board.note(job)
-        return job
+    async def join(self, wanted: Wanted, wish: LoadWish | None = None) -> DownloadJob | None:
+        """The unfinished download of what is wanted, if there is one; what to load then is noted.
 
-    async def check_space(
-        self, plan: DownloadPlan, *, except_for: DownloadJob | None = None
-    ) -> None:
-        """Refuse a download for which there is no room.
+        Args:
+            wanted: What was asked for.
+            wish: What to load afterwards, unless somebody has said that before.
+        """
+        for job in self.jobs:
+            if job.is_unfinished and job.wanted == wanted:
+                if job.wish is None and wish is not None:
+                    job.wish = wish
+                    await self._board.note(job)
+                return job
+        return None
+
+    async def check_space(self, wanted: Wanted, plan: DownloadPlan) -> None:
+        """Refuse a download for which there is no room beside those that are coming.
 
         Raises:
-            StorageFull: See there.
+            StorageFull: What is still missing of it does not fit.
         """
-        coming = [job for job in self.jobs if job.is_unfinished and job is not except_for]
+        coming = [job for job in self.jobs if job.is_unfinished]
         others = sum(max(0, job.total_bytes - job.done_bytes) for job in coming)
-        done = except_for.done_bytes if except_for else 0
+        begun = self._resumable(wanted, plan)
+        done = begun.done_bytes if begun else 0
         await check_space(
             models_directory(self._home),
             max(0, plan.total_bytes - done) + others,
