@@ -1,5 +1,6 @@
 """Arguments and options that several commands have."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -31,3 +32,14 @@ LoadedOption = Annotated[
     ),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def one_of(*allowed: int) -> Callable[[int], int]:
+    """What refuses every number but these, for an option's ``callback``."""
+
+    def check(value: int) -> int:
+        if value not in allowed:
+            raise typer.BadParameter(f"{value} is none of {', '.join(map(str, allowed))}.")
+        return value
+
+    return check

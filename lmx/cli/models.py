@@ -90,7 +90,10 @@ def remove(session: Session, model: ModelArgument, *, yes: YesOption = False) ->
 
 
 def _ask_for(session: Session, body: dict[str, Any], *, is_patient: bool) -> dict[str, Any]:
-    """The daemon's answer to a load; what is not waited for counts as on its way."""
+    """The daemon's answer to a load; that of a model on disk goes on without us.
+
+    Of any other the daemon asks the hub, which ends when we leave, so that answer is waited for.
+    """
     path, model = "/admin/models/load", body["model_id"]
     if is_patient:
         with _spinner(session, f"loading {model}"):
@@ -100,7 +103,20 @@ def _ask_for(session: Session, body: dict[str, Any], *, is_patient: bool) -> dic
     except CommandFailed as failure:
         if failure.code != "timeout":
             raise
+    if _is_here(session.client, model):
         return {"status": "loading", "model_id": model}
+    return dict(session.client.post(path, body))
+
+
+def _is_here(client: "Client", model: str) -> bool:
+    """Whether the daemon knows a model without asking a hub."""
+    try:
+        client.get(f"/admin/models/{path_segment(model)}/card")
+    except CommandFailed as failure:
+        if failure.status is Exit.NOT_FOUND:
+            return False
+        raise
+    return True
 
 
 def _explained(client: "Client", failure: CommandFailed) -> CommandFailed:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from lmx.cli.arguments import ModelArgument
+from lmx.cli.arguments import ModelArgument, one_of
 from lmx.cli.exits import CommandFailed, Exit
 from lmx.cli.pulling import RUNNING, watch
 from lmx.cli.session import Session, command
@@ -22,8 +22,13 @@ def quantize(
     session: Session,
     model: ModelArgument,
     *,
-    bits: Annotated[int, typer.Option(help="Of one weight, 4 or 8.")] = 4,
-    group_size: Annotated[int, typer.Option(help="Weights that share a scale.")] = 64,
+    bits: Annotated[int, typer.Option(help="Of one weight, 4 or 8.", callback=one_of(4, 8))] = 4,
+    group_size: Annotated[
+        int,
+        typer.Option(
+            help="Weights that share a scale: 32, 64 or 128.", callback=one_of(32, 64, 128)
+        ),
+    ] = 64,
     output: Annotated[str | None, typer.Option(help="Where to. [LMX_HOME/quantized/NAME]")] = None,
     cancel: Annotated[bool, typer.Option("--cancel", help="End its running conversion.")] = False,
 ) -> None:

@@ -36,10 +36,10 @@ class Target(Struct, frozen=True):
     admin_key: str = ""
     api_key: str = ""
 
-    def headers(self) -> dict[str, str]:
-        """What shows the keys."""
-        found = {"X-Admin-Key": self.admin_key, "X-Api-Key": self.api_key}
-        return {name: key for name, key in found.items() if key}
+    def headers(self) -> dict[bytes, bytes]:
+        """What shows the keys, in UTF-8 as the daemon reads them."""
+        found = {b"X-Admin-Key": self.admin_key, b"X-Api-Key": self.api_key}
+        return {name: key.encode() for name, key in found.items() if key}
 
     def __repr__(self) -> str:
         return f"Target({self.url})"  # never the keys
@@ -59,7 +59,7 @@ def find_target(
         environment: Environment variables.
 
     Raises:
-        CommandFailed: The address is none.
+        CommandFailed: The address is none, or a key cannot be one.
         ConfigError: Nobody says where it is, and the settings that would cannot be read.
     """
     asked = url or _first(environment, URL_VARIABLES)
@@ -71,7 +71,7 @@ def find_target(
         security = settings.security
         admin_key = admin_key or next(iter(security.admin_keys), "")
         api_key = api_key or next(iter(security.inference_keys), "")
-    return Target(address, admin_key or "", api_key or "")
+    return Target(address, _checked_key(admin_key), _checked_key(api_key))
 
 
 def parse_url(text: str) -> str:
@@ -116,6 +116,18 @@ def _settings(environment: Mapping[str, str], *, is_needed: bool) -> Settings | 
         if is_needed:
             raise
         return None
+
+
+def _checked_key(key: str) -> str:
+    """A key without blanks around it, which no header carries.
+
+    Raises:
+        CommandFailed: It holds a line end or the like; the message does not hold the key.
+    """
+    key = key.strip()
+    if not key.isprintable():
+        raise CommandFailed("a key holds what no header can carry", Exit.USAGE, "usage")
+    return key
 
 
 def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> str:

@@ -184,6 +184,13 @@ def test_quantize_watches_its_job(daemon: FakeDaemon, tmp_path: Path) -> None:
     assert (1, "lmx: org/name was not quantised: no room\n") == (failed.status, failed.err)
 
 
+def test_numbers_that_no_conversion_has(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """Refused with those there are, before the daemon is asked."""
+    outcome = run_lmx("quantize", MODEL, "--bits", "5", home=tmp_path, daemon=daemon)
+    assert (2, True) == (outcome.status, "5 is none of 4, 8" in outcome.err)
+    assert [] == daemon.asked
+
+
 def test_a_conversion_is_cancelled_by_its_model(daemon: FakeDaemon, tmp_path: Path) -> None:
     """Only one that runs; what has ended is not found."""
     job = {"job_id": "q1", "source_model": MODEL, "status": "running"}

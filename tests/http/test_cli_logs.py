@@ -114,7 +114,7 @@ def test_where_the_daemon_is(tmp_path: Path) -> None:
     home = {"LMX_HOME": str(tmp_path)}
     own = find_target(environment=home)
     assert ("http://127.0.0.1:99", "k", "i") == (own.url, own.admin_key, own.api_key)
-    assert {"X-Admin-Key": "k", "X-Api-Key": "i"} == own.headers()
+    assert {b"X-Admin-Key": b"k", b"X-Api-Key": b"i"} == own.headers()
     other = find_target(environment=home | {"LMX_URL": "studio"})
     assert ("http://studio:1234", "", "") == (other.url, other.admin_key, other.api_key)
     assert "http://a:1234" == find_target("a", environment=home | {"OPTA_LMX_URL": "b"}).url

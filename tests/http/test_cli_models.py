@@ -4,12 +4,14 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 
 from tests.cli_fakes import FakeDaemon, fake_daemon, refusal, run_lmx
 
+LIMIT_S = 30.0
 ROW = {
     "id": "org/Some-7B-4bit",
     "memory_gb": 4.25,
@@ -133,13 +135,31 @@ def test_a_load_that_is_not_waited_for_goes_on(daemon: FakeDaemon, tmp_path: Pat
     """The command hangs up and says where to look."""
 
     def load(_asked: Any) -> Any:
-        time.sleep(1.5)
+        may_end.wait(LIMIT_S)
         return LOADED
 
+    may_end = Event()
     daemon.answers["POST /admin/models/load"] = load
+    daemon.answers["GET /admin/models/some/card"] = {}
     outcome = run_lmx("load", "some", "--no-wait", home=tmp_path, daemon=daemon)
+    may_end.set()
     assert 0 == outcome.status
     assert "some is on its way" in outcome.out
+
+
+def test_a_load_that_asks_the_hub_is_waited_for(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """Hanging up would end the question, so `--no-wait` stays until the daemon has its answer."""
+    answers = iter([may_end := Event(), None])
+
+    def load(_asked: Any) -> Any:
+        if (waits := next(answers)) is not None:
+            waits.wait(LIMIT_S)
+        return 404, refusal("not_found", "no hub has it")
+
+    daemon.answers["POST /admin/models/load"] = load
+    outcome = run_lmx("load", "org/some", "--no-wait", home=tmp_path, daemon=daemon)
+    may_end.set()
+    assert (5, "lmx: no hub has it\n") == (outcome.status, outcome.err)
 
 
 def test_a_load_that_does_not_fit_says_who_has_the_memory(
@@ -218,6 +238,15 @@ def test_keys_of_this_machine_stay_on_it(daemon: FakeDaemon, tmp_path: Path) -> 
     run_lmx("list", home=tmp_path, daemon=daemon)
     run_lmx("list", "--admin-key", "mine", home=tmp_path, daemon=daemon)
     assert ["local-key", "mine"] == [one.headers.get("X-Admin-Key") for one in daemon.asked]
+
+
+def test_keys_are_what_headers_can_carry(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """Any letters, in UTF-8 as the daemon reads them; a line end is refused, and not shown."""
+    key = "ключ"
+    assert 0 == run_lmx("list", "--admin-key", key, home=tmp_path, daemon=daemon).status
+    assert key.encode() == daemon.asked[-1].headers["X-Admin-Key"].encode("latin-1")
+    outcome = run_lmx("list", "--admin-key", "a\nb", home=tmp_path, daemon=daemon)
+    assert (2, "lmx: a key holds what no header can carry\n") == (outcome.status, outcome.err)
 
 
 def test_settings_that_cannot_be_read_are_status_78(tmp_path: Path) -> None:
