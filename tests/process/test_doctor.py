@@ -25,7 +25,7 @@ from lmx.cli.machine_checks import (
 from lmx.config import LoggingSettings, Settings, SkillSettings
 from lmx.daemon.instance import hold_instance
 from lmx.skills.box.plan import BoxCapability
-from tests.cli_fakes import FakeDaemon, fake_daemon, refusal
+from tests.cli_fakes import FakeDaemon, fake_daemon, refusal, run_lmx
 from tests.daemon_process import REPOSITORY
 from tests.model_folders import make_mlx, write
 
@@ -56,23 +56,18 @@ def daemon() -> Iterator[FakeDaemon]:
 def checks(
     home: Path, url: str, environment: Mapping[str, str] | None = None
 ) -> tuple[int, list[Any]]:
-    """Exit status and all checks."""
-    inherited = {name: v for name, v in os.environ.items() if not name.startswith(("LMX", "OPTA"))}
-    own = {"HOME": str(home), "HF_HOME": str(home / "hub"), "LMX_HOME": str(home), "LMX_URL": url}
-    process = subprocess.run(
-        [sys.executable, "-m", "lmx", "doctor", "--json"],
-        cwd=REPOSITORY,
-        env={**inherited, **own, **(environment or {})},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
-    document = json.loads(process.stdout)
+    """Exit status and all checks, as the command gives them in this process."""
+    own = {"HOME": str(home), "HF_HOME": str(home / "hub"), "LMX_URL": url}
+    outcome = run_lmx("doctor", "--json", home=home, environment=own | dict(environment or {}))
+    return outcome.status, judged(outcome.document)
+
+
+def judged(document: Any) -> list[Any]:
+    """The checks of a document that agrees with itself."""
     found = document["checks"]
     assert document["ok"] == all(check["state"] != "fail" for check in found)
     assert all(check["advice"] for check in found if check["state"] != "ok")
-    return process.returncode, found
+    return list(found)
 
 
 def doctor(
@@ -187,9 +182,19 @@ def test_an_old_library(daemon: FakeDaemon, home: Path, tmp_path: Path) -> None:
     """Fault 8: an installed version that the requirements exclude, as Python finds it."""
     old = tmp_path / "site" / "huggingface_hub-0.1.0.dist-info" / "METADATA"
     write(old, "Metadata-Version: 2.1\nName: huggingface_hub\nVersion: 0.1.0\n")
-    name, found = fault(home, daemon.url, {"PYTHONPATH": str(tmp_path / "site")})
-    assert "libraries" == name
-    assert re.match(r"huggingface.hub is 0\.1\.0, >=2.* is needed", found)
+    own = {"HF_HOME": str(home / "hub"), "LMX_HOME": str(home), "LMX_URL": daemon.url}
+    process = subprocess.run(
+        [sys.executable, "-m", "lmx", "doctor", "--json"],
+        cwd=REPOSITORY,
+        env={**os.environ, **own, "HOME": str(home), "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    (found,) = [one for one in judged(json.loads(process.stdout)) if one["state"] == "fail"]
+    assert (1, "libraries") == (process.returncode, found["name"])
+    assert re.match(r"huggingface.hub is 0\.1\.0, >=2.* is needed", found["found"])
 
 
 def test_requirements_are_judged_as_pip_does() -> None:
