@@ -189,10 +189,7 @@ def _compose(
     dispatch = Dispatch(loader, telemetry, settings)
     admin = ModelAdmin(loader)
     downloads = Downloads(
-        settings.home,
-        lambda: settings.downloads,
-        telemetry=telemetry,
-        shelf=loader.shelf,
+        settings.home, lambda: settings.downloads, telemetry=telemetry, shelf=loader.shelf
     )
     live.listen(downloads.follow_settings)
     mcp_clients = McpClients(settings.skills)

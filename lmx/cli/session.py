@@ -105,8 +105,8 @@ class Session:
         """
         if self.as_json or not sys.stdin.isatty():
             raise CommandFailed(f"{question} Say --yes to go ahead.", Exit.USAGE, "unconfirmed")
-        self.err.print(f"{question} [y/N] ", end="")
         try:
+            self.err.print(f"{question} [y/N] ", end="")
             return input().strip().lower() in {"y", "yes"}
         except EOFError:
             self.err.print()

@@ -67,7 +67,7 @@ class DeletableIdConverter(ModelIdConverter):
     """An id that is no other route of these."""
 
     regex = (
-        r"(?!(?:available|compatibility|downloads?|load|load/confirm|probe|unload)\Z)"
+        r"(?!(?:available|compatibility|downloads?|download/preview|load|load/confirm|probe|unload)\Z)"
         r"(?!.*/(?:card|performance)\Z)(?!download/.*/(?:cancel|progress)\Z)"
         + ModelIdConverter.regex
     )

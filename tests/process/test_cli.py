@@ -91,10 +91,14 @@ class Terminal:
             pressing: Keys to press each second until then: one that comes before the program has
                 set up its terminal may mean something else.
         """
-        deadline_s = time.monotonic() + LIMIT_S
+        press_at_s = time.monotonic()
+        deadline_s = press_at_s + LIMIT_S
         while text not in self._seen:
-            assert time.monotonic() < deadline_s, f"no {text!r} in {self._seen!r}"
-            self.type(pressing)
+            now_s = time.monotonic()
+            assert now_s < deadline_s, f"no {text!r} in {self._seen!r}"
+            if now_s >= press_at_s:
+                self.type(pressing)
+                press_at_s = now_s + 1.0
             self._read(1.0)
         self._seen = self._seen.partition(text)[2]
 
