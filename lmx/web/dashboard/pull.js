@@ -1,10 +1,12 @@
 // Downloads of models: a form to start one, and a bar for each. Shown only by servers that have
 // the route.
 
-import { ask, explain, isExpected } from "./api.js";
+import { ApiError, ask, explain, isExpected } from "./api.js";
 import { byId, bytes, keyed, make, setHidden, setText } from "./dom.js";
 
 const DOWNLOAD_PATH = "/admin/models/download";
+const NOT_FOUND = 404;
+const MEASURED_S = 1; // a speed over less time than that jumps
 const ENDED = new Set(["completed", "failed", "cancelled"]);
 
 export class Pulls {
@@ -31,6 +33,9 @@ export class Pulls {
   }
 
   async start(repository) {
+    // The same attempt again puts the end of the last one away.
+    for (const [id, { repo_id: name, status }] of this.#pulls)
+      if (name === repository && ENDED.has(status)) this.#pulls.delete(id);
     try {
       this.take(await ask(DOWNLOAD_PATH, { method: "POST", body: { repo_id: repository } }));
     } catch (error) {
@@ -54,13 +59,18 @@ export class Pulls {
   // Those that were there before this page was.
   async list() {
     const { downloads } = await ask("/admin/models/downloads");
-    for (const pull of downloads) this.take(pull);
+    for (const pull of downloads.reverse()) this.take(pull);
   }
 
   async refresh() {
     for (const [id, { status }] of this.#pulls) {
       if (ENDED.has(status)) continue;
-      this.take(await ask(`${DOWNLOAD_PATH}/${encodeURIComponent(id)}/progress`));
+      try {
+        this.take(await ask(`${DOWNLOAD_PATH}/${encodeURIComponent(id)}/progress`));
+      } catch (error) {
+        if (!(error instanceof ApiError && error.status === NOT_FOUND)) throw error;
+        this.#dismiss(id); // somebody has deleted what there was of it
+      }
     }
   }
 
@@ -93,12 +103,13 @@ export class Pulls {
   }
 }
 
-// A download with the speed since the last news of it.
+// A download with its speed, from news that are far enough apart.
 function measured(pull, before) {
-  const at = performance.now() / 1000;
-  const gained = pull.downloaded_bytes - before?.downloaded_bytes;
-  const speed = gained >= 0 && at > before.at ? gained / (at - before.at) : before?.speed;
-  return { ...pull, at, speed };
+  const now = { at: performance.now() / 1000, bytes: pull.downloaded_bytes };
+  const since = before?.since ?? now;
+  if (!Number.isFinite(since.bytes)) return { ...pull, since: now };
+  if (now.at - since.at < MEASURED_S) return { ...pull, since };
+  return { ...pull, since: now, speed: Math.max(0, now.bytes - since.bytes) / (now.at - since.at) };
 }
 
 function updatePull(node, pull) {
@@ -119,6 +130,7 @@ function describe(pull, isOver) {
   const parts = [status];
   if (pull.error && status !== "cancelled") parts.push(pull.error);
   const whole = pull.total_bytes ?? pull.estimated_size_bytes;
+  if (pull.downloaded_bytes === undefined && whole && !isOver) parts.push(bytes(whole));
   if (pull.downloaded_bytes !== undefined && !isOver)
     parts.push(`${Math.floor(pull.progress_percent)} %`, `${bytes(pull.downloaded_bytes)} of ${bytes(whole)}`);
   if (pull.files_total && !isOver) parts.push(`${pull.files_completed} of ${pull.files_total} files`);
