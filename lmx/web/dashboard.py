@@ -17,7 +17,9 @@ CONTENT_TYPES: Mapping[str, str] = {
     PAGE: "text/html; charset=utf-8",
     "style.css": "text/css; charset=utf-8",
     "icon.svg": "image/svg+xml",
+    "answer.js": JAVASCRIPT,
     "api.js": JAVASCRIPT,
+    "bubble.js": JAVASCRIPT,
     "charts.js": JAVASCRIPT,
     "chat.js": JAVASCRIPT,
     "clock.js": JAVASCRIPT,
@@ -33,6 +35,7 @@ CONTENT_TYPES: Mapping[str, str] = {
     "poll.js": JAVASCRIPT,
     "pull.js": JAVASCRIPT,
     "requests.js": JAVASCRIPT,
+    "skills.js": JAVASCRIPT,
     "sse.js": JAVASCRIPT,
 }
 # Nothing from elsewhere, nothing inline, and no page may frame this one.

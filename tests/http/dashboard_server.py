@@ -78,6 +78,22 @@ def loading_row(model_id: str, **fields: Any) -> Document:
     return row | fields
 
 
+def skill_list(name: str = "played", text: str = "Plays.") -> Document:
+    """What ``GET /v1/skills`` answers: one skill, and one that is broken."""
+    skill = {
+        "name": name,
+        "qualified_name": f"local/{name}",
+        "reference": f"local/{name}@1.0.0",
+        "description": text,
+        "kind": "command",
+        "permission_tags": ["network", text],
+        "risk_tags": [text],
+        "requires_approval": True,
+        "input_schema": {"properties": {name: {"default": text}}},
+    }
+    return {"data": [skill], "broken": [{"path": f"/{name}.yaml", "error": text}]}
+
+
 class Stage:
     """The played daemon.
 
@@ -106,6 +122,8 @@ class Stage:
             ("GET", "/admin/memory"): memory(),
             ("GET", "/admin/requests"): {"requests": [], "count": 0},
             ("GET", "/admin/logs/tail"): {"lines": []},
+            ("GET", "/admin/presets"): {"presets": [{"name": "played", "model": "played/model"}]},
+            ("GET", "/v1/skills"): skill_list(),
             ("GET", "/openapi.json"): self._description,
         }
         self._files = dashboard_routes(self._index)
@@ -204,11 +222,11 @@ class Stage:
         return None
 
     def _description(self, _asked: Asked) -> Document:
-        """What is scripted is described, too."""
-        document = openapi_document("9.9")
+        """What is scripted is described, and nothing else: a server has what it describes."""
+        paths: dict[str, Document] = {}
         for method, path in self.documents:
-            document["paths"].setdefault(path, {}).setdefault(method.lower(), {})
-        return document
+            paths.setdefault(path, {})[method.lower()] = {}
+        return {**openapi_document("9.9"), "paths": paths}
 
     async def _index(self, _exchange: Exchange) -> Answer:
         return Answer(b"{}")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import trio
 
-from tests.browser import CHROMIUM
-from tests.http.dashboard_server import Asked, loaded_row, loading_row, open_stage
+from tests.browser import CHROMIUM, Page
+from tests.http.dashboard_server import Asked, loaded_row, loading_row, open_stage, skill_list
 from tests.http.test_dashboard_page import HOSTILE, open_dashboard, shows
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -23,6 +23,13 @@ def running(request_id: str = "req_0123456789abcdef", **fields: Any) -> dict[str
     row |= {"route": CHAT[1], "state": "decoding", "received_at": time.time(), "age_s": 3.2}
     row |= {"prompt_tokens": 120, "completion_tokens": 48, "tokens_per_second": 15.25}
     return row | fields
+
+
+async def open_skills(page: Page) -> None:
+    """Open the panel of skills, the form of one, and the list in the chat."""
+    await page.click("#skills-panel summary")
+    await page.click("#skills summary")
+    await page.click("#chat-skills summary")
 
 
 async def test_requests_are_shown_and_cancelled(tmp_path: Path) -> None:
@@ -96,6 +103,36 @@ async def _words(count: int) -> AsyncIterator[Any]:
     yield "[DONE]"
 
 
+async def _calls(text: str) -> AsyncIterator[Any]:
+    about: dict[str, Any] = {"call_id": text, "skill": text, "name": text}
+    result = {"ok": False, "error": text, "duration_ms": 2.5}
+    for event in (
+        {**about, "type": "skill.call", "arguments": text},
+        {**about, "type": "skill.result", **result},
+    ):
+        yield {"choices": [], "skill_event": event}
+    async for chunk in _words(1):
+        yield chunk
+
+
+async def test_runs_of_skills_come_from_events(tmp_path: Path) -> None:
+    """Each from its start to its end; of two at a time the right one ends."""
+    async with open_stage() as stage, open_dashboard(tmp_path, stage) as page:
+        await page.wait_for("!document.querySelector('#skills-card').hidden")
+        await page.click("#skills-panel summary")
+        await page.wait_for(shows("#skill-runs-empty", "No skill has run"))
+        for skill in ("local/one@1.0.0", "local/two@1.0.0"):
+            stage.publish("skill_started", skill=skill, request_id="req_7")
+        await page.wait_for("document.querySelectorAll('#skill-runs li').length === 2")
+        ended = {"outcome": "timed_out", "duration_ms": 1500.0}
+        stage.publish("skill_finished", skill="local/one@1.0.0", request_id="req_7", **ended)
+        await page.wait_for(shows("#skill-runs li:nth-child(2)", "timed out local/one@1.0.0 1.5 s"))
+        assert (await page.text("#skill-runs li")).startswith("running local/two@1.0.0")
+        stage.publish("events_missed", kept=0)
+        await page.wait_for("document.querySelectorAll('#skill-runs li').length === 1")
+        assert [] == page.faults
+
+
 async def test_a_chat_streams_and_stops(tmp_path: Path) -> None:
     """Text as it comes, then counts and speed; Stop ends it and the conversation goes on."""
     async with open_stage() as stage, open_dashboard(tmp_path, stage) as page:
@@ -158,12 +195,24 @@ async def test_data_is_never_markup(tmp_path: Path) -> None:
         }
         rows = [running(HOSTILE, model_id=HOSTILE, client=HOSTILE, state=HOSTILE)]
         stage.documents["GET", "/admin/requests"] = {"requests": rows, "count": 1}
+        stage.documents["GET", "/v1/skills"] = skill_list(HOSTILE, HOSTILE)
+        presets = [{"name": HOSTILE, "model": HOSTILE}]
+        stage.documents["GET", "/admin/presets"] = {"presets": presets}
+        stage.documents[CHAT] = lambda _asked: _calls(HOSTILE)
         async with open_dashboard(tmp_path, stage) as page:
+            await open_skills(page)
+            await page.fill("#chat-text", HOSTILE)
+            await page.press_enter()
+            await page.wait_for(shows("#chat-log .assistant", HOSTILE))
+            await page.click("#chat-log .call summary")
+            stage.publish("skill_started", skill=HOSTILE, request_id=HOSTILE)
+            await page.wait_for(shows("#skill-runs", HOSTILE))
             stage.publish("worker_exited", model_id=HOSTILE, kind=HOSTILE, reason=HOSTILE, pid=1)
             stage.publish("memory_warning", message=HOSTILE, pct=86.0)
             await page.wait_for(shows("#exits", HOSTILE))
             await page.wait_for(shows("#requests", HOSTILE))
-            for place in ("#loaded", "#loading", "#notice-text"):
+            places = ["#loaded", "#loading", "#notice-text", "#skills", "#skills-broken"]
+            for place in (*places, "#chat-skill-list", "#chat-log .call", "#chat-model"):
                 assert HOSTILE in await page.text(place)
             assert 1 == await page.evaluate("document.images.length")  # the logo
             assert [] == page.faults
@@ -205,8 +254,14 @@ async def test_every_width_fits(tmp_path: Path, width: int) -> None:
         stage.documents["GET", "/admin/models/available"] = [on_disk]
         rows = [running(model_id=name, client="y" * 60)]
         stage.documents["GET", "/admin/requests"] = {"requests": rows, "count": 1}
+        stage.documents["GET", "/v1/skills"] = skill_list("s" * 80, "t" * 300)
+        presets = [{"name": "p" * 60, "model": name}]
+        stage.documents["GET", "/admin/presets"] = {"presets": presets}
         async with open_dashboard(tmp_path, stage) as page:
             await page.resize(width, 800, is_phone=width < 500)
+            await open_skills(page)
+            stage.publish("skill_started", skill="s" * 80, request_id="r" * 80)
+            await page.wait_for(shows("#skill-runs", "sss"))
             await page.wait_for(shows("#requests", "120 + 48"))
             await page.wait_for(shows("#loaded", name))
             stage.publish("worker_exited", model_id=name, kind="oom", reason="z" * 300, pid=1)
@@ -238,6 +293,7 @@ async def test_every_control_has_a_name(tmp_path: Path) -> None:
     """Screen readers can say what each button and field is for."""
     async with open_stage() as stage, open_dashboard(tmp_path, stage) as page:
         await page.wait_for(shows("#loaded", "played/model"))
+        await open_skills(page)
         tree = await page.call("Accessibility.getFullAXTree")
         roles = {"button", "textbox", "combobox", "checkbox", "image"}
         controls = [node for node in tree["nodes"] if node.get("role", {}).get("value") in roles]

@@ -1,14 +1,19 @@
-// A small chat box: it picks a loaded model, streams its answer, and can stop it.
+// A small chat box: it picks a model or a preset, offers it skills, streams its answer, and can
+// stop it.
 
 import { explain, isExpected, readEvents, request } from "./api.js";
-import { byId, duration, keyed, make, setHidden, setText, short } from "./dom.js";
+import { Answer } from "./answer.js";
+import { Bubble } from "./bubble.js";
+import { byId, keyed, make, setHidden, setText } from "./dom.js";
 
 const KEPT_MESSAGES = 20;
 const DONE = "[DONE]";
 
 export class Chat {
-  #messages = [];
+  #messages = []; // another list once the conversation was cleared
   #abort = null;
+  #models = [];
+  #presets = [];
 
   constructor() {
     byId("chat-form").addEventListener("submit", (event) => {
@@ -23,17 +28,50 @@ export class Chat {
     });
     byId("chat-stop").addEventListener("click", () => this.#abort?.abort());
     byId("chat-clear").addEventListener("click", () => this.#clear());
+    byId("chat-skill-list").addEventListener("change", () => this.#countSkills());
   }
 
   setModels(ids) {
-    const select = byId("chat-model");
-    keyed(select, ids.length ? ids : [""], {
-      key: (id) => id,
-      create: (id) => make("option", { value: id, text: id || "no model is loaded" }),
-      update: () => {},
+    this.#models = ids.map((id) => ({ id, text: id }));
+    this.#drawModels();
+  }
+
+  setPresets(presets) {
+    this.#presets = presets.map(({ name, model }) => ({ id: `preset:${name}`, text: `preset:${name} (${model})` }));
+    this.#drawModels();
+  }
+
+  setSkills(skills) {
+    keyed(byId("chat-skill-list"), skills, {
+      key: ({ qualified_name: name }) => name,
+      create: ({ qualified_name: name, name: text }) => make("li", {},
+        make("label", { class: "check" }, make("input", { type: "checkbox", value: name }), make("span", { text }))),
+      update: (node, { description }) => {
+        node.title = description;
+      },
     });
-    select.disabled = ids.length === 0;
-    byId("chat-send").disabled = ids.length === 0 || this.#abort !== null;
+    this.#countSkills();
+  }
+
+  #drawModels() {
+    const select = byId("chat-model");
+    const choices = [...this.#models, ...this.#presets];
+    keyed(select, choices.length ? choices : [{ id: "", text: "no model is loaded" }], {
+      key: ({ id }) => id,
+      create: ({ id }) => make("option", { value: id }),
+      update: (node, { text }) => setText(node, text),
+    });
+    select.disabled = choices.length === 0;
+    byId("chat-send").disabled = select.disabled || this.#abort !== null;
+  }
+
+  #offered() {
+    return [...byId("chat-skill-list").querySelectorAll("input:checked")].map(({ value }) => value);
+  }
+
+  #countSkills() {
+    const count = this.#offered().length;
+    setText(byId("chat-skills-count"), count ? `(${count} offered)` : "");
   }
 
   #clear() {
@@ -49,37 +87,38 @@ export class Chat {
     if (!text || !model || this.#abort) return;
     byId("chat-text").value = "";
     setText(byId("chat-usage"), "");
-    this.#remember({ role: "user", content: text });
-    bubble("user").say(text);
-    const answer = new Answer(bubble("assistant"));
+    const messages = this.#messages;
+    messages.push({ role: "user", content: text });
+    new Bubble("user").say(text);
+    const answer = new Answer(new Bubble("assistant"));
+    const skills = this.#offered();
     this.#setRunning(new AbortController());
     try {
-      await this.#stream(model, answer);
+      await this.#converse({ model, ...(skills.length && { skills }) }, messages, answer);
     } catch (error) {
       if (error.name === "AbortError") answer.stop();
       else if (isExpected(error)) answer.fail(explain(error));
       else throw error;
     } finally {
       this.#setRunning(null);
-      setText(byId("chat-usage"), answer.summary());
     }
-    if (answer.text) this.#remember({ role: "assistant", content: answer.text });
+    if (answer.isFailed) forgetTurn(messages, answer.text);
+    if (messages === this.#messages) setText(byId("chat-usage"), answer.summary());
   }
 
-  async #stream(model, answer) {
-    const body = { model, messages: this.#messages, stream: true, stream_options: { include_usage: true } };
+  // Until the answer is whole, or has failed: calls that wait for a decision are decided in between.
+  async #converse(fields, messages, answer) {
     const { signal } = this.#abort;
-    const response = await request("/v1/chat/completions", { method: "POST", body, signal });
-    for await (const { data } of readEvents(response)) {
-      if (data === DONE) return;
-      answer.take(JSON.parse(data));
+    for (let decisions = {}; ; ) {
+      await stream({ ...fields, ...decisions, messages: latest(messages) }, answer, signal);
+      if (answer.isFailed) return;
+      messages.push(...answer.messages);
+      if (!answer.isWaiting) return;
+      setText(byId("chat-usage"), "waits for your decision");
+      decisions = { skill_approvals: await answer.decide(signal) };
+      setText(byId("chat-usage"), "");
+      answer.beginNextPart();
     }
-    if (!answer.isOver) answer.fail("the stream ended before the answer did");
-  }
-
-  #remember(message) {
-    this.#messages.push(message);
-    this.#messages = this.#messages.slice(-KEPT_MESSAGES);
   }
 
   #setRunning(abort) {
@@ -90,91 +129,28 @@ export class Chat {
   }
 }
 
-// An answer as it grows, with what it took.
-class Answer {
-  text = "";
-  isOver = false;
-  #bubble;
-  #startedMs = performance.now();
-  #firstMs = 0;
-  #lastMs = 0;
-  #usage = null;
-  #ending = "";
-
-  constructor(shown) {
-    this.#bubble = shown;
+// One request, to its end.
+async function stream(fields, answer, signal) {
+  const body = { ...fields, stream: true, stream_options: { include_usage: true } };
+  const response = await request("/v1/chat/completions", { method: "POST", body, signal });
+  for await (const { data } of readEvents(response)) {
+    if (data === DONE) return;
+    answer.take(JSON.parse(data));
   }
-
-  take(chunk) {
-    if (chunk.error) {
-      this.fail(`${chunk.error.message} (${chunk.error.code})`);
-      return;
-    }
-    if (chunk.usage) this.#usage = chunk.usage;
-    for (const { delta, finish_reason: reason } of chunk.choices ?? []) {
-      if (delta?.reasoning_content) this.#hear(() => this.#bubble.think(delta.reasoning_content));
-      if (delta?.content) {
-        this.text += delta.content;
-        this.#hear(() => this.#bubble.say(delta.content));
-      }
-      if (reason) this.#end(reason);
-    }
-  }
-
-  stop() {
-    this.#end("stopped by you");
-  }
-
-  fail(message) {
-    this.#end("failed");
-    this.#bubble.complain(message);
-  }
-
-  // Counts and speed, for a person.
-  summary() {
-    const parts = [];
-    const seconds = (this.#lastMs - this.#firstMs) / 1000;
-    const count = this.#usage?.completion_tokens;
-    if (this.#usage) parts.push(`${this.#usage.prompt_tokens} + ${count} tokens`);
-    // The first token comes with the prompt's end; the others took the time after it.
-    if (count > 1 && seconds > 0) parts.push(`${short((count - 1) / seconds)} tokens/s`);
-    if (this.#firstMs) parts.push(`first text after ${duration((this.#firstMs - this.#startedMs) / 1000)}`);
-    if (this.#ending) parts.push(this.#ending);
-    return parts.join(" · ");
-  }
-
-  #hear(show) {
-    this.#lastMs = performance.now();
-    this.#firstMs ||= this.#lastMs;
-    show();
-  }
-
-  #end(reason) {
-    this.isOver = true;
-    this.#ending ||= reason;
-  }
+  if (!answer.isOver) answer.fail("the stream ended before the answer did");
 }
 
-// A message in the conversation; it follows its end unless somebody has scrolled up.
-function bubble(role) {
-  const list = byId("chat-log");
-  const thought = make("p", { class: "thought muted small", hidden: true });
-  const said = make("p", { class: "said" });
-  const item = make("li", { class: `bubble ${role}` }, make("span", { class: "hidden-label", text: `${role}: ` }), thought, said);
-  const grow = (node, text) => {
-    const isAtEnd = list.scrollTop + list.clientHeight >= list.scrollHeight - 30;
-    setHidden(node, false);
-    node.append(text);
-    if (isAtEnd) list.scrollTop = list.scrollHeight;
-  };
-  list.append(item);
-  list.scrollTop = list.scrollHeight;
-  return {
-    say: (text) => grow(said, text),
-    think: (text) => grow(thought, text),
-    complain: (text) => {
-      item.append(make("p", { class: "error", role: "alert", text }));
-      list.scrollTop = list.scrollHeight;
-    },
-  };
+const isUser = ({ role }) => role === "user";
+
+// The end of the conversation, from a question on: a skill's result without its call is refused.
+function latest(messages) {
+  const start = Math.max(0, messages.length - KEPT_MESSAGES);
+  const after = messages.findIndex((message, index) => index >= start && isUser(message));
+  return messages.slice(after < 0 ? messages.findLastIndex(isUser) : after);
+}
+
+// Of an answer that broke off, its text is kept and no calls, which may be without results.
+function forgetTurn(messages, text) {
+  messages.length = messages.findLastIndex(isUser) + 1;
+  if (text) messages.push({ role: "assistant", content: text });
 }

@@ -92,4 +92,14 @@ export function short(value) {
 export const clockTime = (epochSeconds) =>
   new Date(epochSeconds * 1000).toLocaleTimeString([], { hour12: false });
 
+// What a skill answered: a text as it is, anything else as JSON.
+export const outputText = (output) => (typeof output === "string" ? output : JSON.stringify(output, null, 2));
+
+// How a call of a skill ended, in a word or two.
+export function written({ ok: isOk, timed_out: isLate, denied: isDenied, requires_approval: isAsked }) {
+  if (isOk) return "ok";
+  if (isAsked) return "needs approval";
+  return isLate ? "timed out" : isDenied ? "denied" : "failed";
+}
+
 export const plural = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;

@@ -14,9 +14,10 @@ import { Models } from "./models.js";
 import { Poll } from "./poll.js";
 import { Pulls } from "./pull.js";
 import { Requests } from "./requests.js";
+import { Runs, Skills } from "./skills.js";
 
 // All of them together ask about once a second while nothing happens.
-const PERIODS_MS = { status: 10_000, models: 5_000, memory: 5_000, disk: 30_000, requests: 2_000, log: 3_000, loading: 2_000, pulls: 1_500 };
+const PERIODS_MS = { status: 10_000, models: 5_000, memory: 5_000, disk: 30_000, requests: 2_000, log: 3_000, loading: 2_000, pulls: 1_500, skills: 10_000, presets: 30_000 };
 const NOTICE_S = 60;
 
 async function start() {
@@ -26,18 +27,18 @@ async function start() {
   showNotices(stream);
   const exits = new Exits();
   stream.on("worker_exited", (fields) => exits.take(fields));
-  const refreshAlways = showState(stream);
+  const chat = new Chat();
+  const refreshAlways = showState(stream, chat);
   stream.addEventListener("state", () => {
     if (stream.state === "live") refreshAlways();
   });
   // Whoever listens does so by now: what is told first must not be missed.
-  await Promise.all([stream.run(), showWhatIsServed(stream, exits)]);
+  await Promise.all([stream.run(), showWhatIsServed(stream, exits, chat)]);
 }
 
 // What every server has. Returns what asks for all of it again.
-function showState(stream) {
+function showState(stream, chat) {
   const memory = new MemoryBar(new Measures(stream));
-  const chat = new Chat();
   const models = new Models({
     onLists: () => chat.setModels(models.loadedIds),
     onDownload: (news) => document.dispatchEvent(new CustomEvent("download", { detail: news })),
@@ -58,7 +59,7 @@ function showState(stream) {
 }
 
 // What only some servers have: their description says so.
-async function showWhatIsServed(stream, exits) {
+async function showWhatIsServed(stream, exits, chat) {
   const { paths } = await description();
   if (paths["/admin/requests"]) {
     const requests = new Requests();
@@ -73,6 +74,21 @@ async function showWhatIsServed(stream, exits) {
     access.addEventListener("unlocked", () => ignoringRefusals(exits.readLog()));
   }
   if (paths["/admin/models/download"]) showPulls(stream, paths);
+  if (paths["/v1/skills"]) showSkills(stream, chat);
+  if (paths["/admin/presets"]) {
+    const presets = new Poll(async () => chat.setPresets((await ask("/admin/presets")).presets), PERIODS_MS.presets);
+    presets.start();
+  }
+}
+
+// The list is asked for while somebody looks at it: it may need a key that nothing else needs.
+function showSkills(stream, chat) {
+  const skills = new Skills({ onOpen: () => poll.soon(), onList: (list) => chat.setSkills(list) });
+  const poll = new Poll(() => skills.refresh(), PERIODS_MS.skills, () => skills.isOpen);
+  const runs = new Runs();
+  stream.on("skill_started skill_finished", (fields, time) => runs.take(fields, time));
+  stream.on("events_missed", () => runs.forgetRunning());
+  poll.soon(); // a panel may be open already
 }
 
 function showPulls(stream, paths) {
