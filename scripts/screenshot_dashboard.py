@@ -2,8 +2,9 @@
 
     python scripts/screenshot_dashboard.py
 
-Writes ``docs/dashboard.png``, ``docs/dashboard-dark.png`` and ``docs/dashboard-phone.png``. Needs
-Chromium. The names are of real models and the answers are nonsense: nothing is downloaded.
+Writes ``docs/dashboard.png`` and beside it the same in the dark, on a phone, and the skills. Needs
+Chromium. The names are of real models and the answers are nonsense: nothing is downloaded but from
+a hub on this machine.
 """
 
 import json
@@ -12,6 +13,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 import trio
@@ -21,11 +23,13 @@ if __package__ in {None, ""}:
 
 from tests.browser import Page, open_browser
 from tests.daemon_process import REPOSITORY, Daemon, open_daemon
+from tests.hub_server import mlx_files, open_hub
 
 DOCS = REPOSITORY / "docs"
 LIMIT_S = 300.0
-DESKTOP = (1440, 1220)
-SIZE_LIMIT_BYTES = 300_000
+DESKTOP = (1440, 1290)
+SKILLS_VIEW = (1100, 790)
+SIZE_LIMIT_BYTES = 320_000
 # How long the charts are given to show something.
 LOAD_S = 75.0
 LARGE = (
@@ -38,14 +42,28 @@ SMALL = (
 )
 COMING = "fake:gemma-3-12b-it-4bit?load_ms=60000&weight_bytes=7300000000"
 ON_DISK = ("mlx-community/Mistral-7B-Instruct-v0.3-4bit", "mlx-community/Phi-4-mini-instruct-8bit")
-QUESTION = "What is a prefix cache good for?"
-ANSWER = (
-    "It keeps the keys and values of prompts that were seen before. A request that begins with the "
-    "same text then starts where the last one stopped, and its first token comes at once."
+PULLED = "mlx-community/SmolLM2-135M-Instruct-4bit"
+PULLED_BYTES = 76_000_000
+CALL = """<tool_call>
+{"name": "calculator", "arguments": {"expression": "2350 * 17 / 100"}}
+</tool_call>"""
+QUESTION = "What is 17 % of 2,350?"
+TALKER = (
+    "fake:SmolLM2-360M-Instruct?step_ms=6&weight_bytes=390000000"
+    f"&text={quote(CALL)}"
+    f"&then={quote('17 % of 2,350 is 399.5.')}"
 )
-TALKER = f"fake:SmolLM2-360M-Instruct?step_ms=6&weight_bytes=390000000&text={ANSWER}".replace(
-    " ", "+"
-)
+LIGHTS = """
+schema: opta.skills.manifest/v1
+name: lights
+description: Switches the lights of a room.
+kind: http
+http: {url: "http://127.0.0.1:8123/lights"}
+permissions: {network: true, env: [LIGHTS_TOKEN]}
+requires_approval: true
+risk_tags: [changes_things]
+"""
+BROKEN = "schema: opta.skills.manifest/v1\nname: weather\nkind: htpp\n"
 
 
 async def main() -> None:
@@ -57,11 +75,20 @@ async def main() -> None:
 async def show(home: Path) -> None:
     """A daemon in a home of its own, with a browser before it."""
     make_models(home)
+    make_skills(home)
     settings = {
         "HOME": str(home / "user"),
         "HF_HOME": str(home / "hub"),
         "LMX_MEMORY__BUDGET_GB": "18",
     }
+    with open_hub() as hub:
+        hub.add(PULLED, mlx_files(PULLED_BYTES))
+        hub.faults.hold_after = PULLED_BYTES * 2 // 3
+        await show_daemon(home, {**settings, **hub.environment})
+
+
+async def show_daemon(home: Path, settings: dict[str, str]) -> None:
+    """All pictures."""
     async with (
         open_daemon(home, LARGE, SMALL, TALKER, settings=settings) as daemon,
         open_browser(home / "profile") as browser,
@@ -79,8 +106,11 @@ async def show(home: Path) -> None:
         await chat(page)
         await page.fill("#load-name", COMING)
         await page.press_enter()
+        await page.fill("#pull-name", PULLED)
+        await page.press_enter()
         await page.evaluate("document.activeElement.blur()")
         await save(page)
+        await save_skills(page)
         load.cancel_scope.cancel()
 
 
@@ -92,6 +122,14 @@ def make_models(home: Path) -> None:
         (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
         with (folder / "model.safetensors").open("wb") as weights:
             weights.truncate(4_000_000_000)  # a hole: it takes no space
+
+
+def make_skills(home: Path) -> None:
+    """One more skill, and one that is broken."""
+    folder = home / "skills"
+    folder.mkdir()
+    (folder / "lights.yaml").write_text(LIGHTS)
+    (folder / "weather.yaml").write_text(BROKEN)
 
 
 async def ask(daemon: Daemon, path: str, body: dict[str, Any]) -> None:
@@ -120,13 +158,16 @@ async def talk(daemon: Daemon, number: int) -> None:
 
 
 async def chat(page: Page) -> None:
-    """A conversation in the box."""
+    """A conversation in the box, with a skill."""
+    await page.click("#chat-skills summary")
+    await page.click("#chat-skill-list input[value='builtin/calculator']")
     name = "SmolLM2-360M-Instruct"
     choose = f"((select) => {{ select.value = '{name}'; return select.value; }})"
     await page.wait_for(f"{choose}(document.querySelector('#chat-model')) === '{name}'")
     await page.fill("#chat-text", QUESTION)
     await page.press_enter()
-    await page.wait_for("document.querySelector('#chat-usage').innerText.includes('tokens/s')")
+    await page.wait_for("document.querySelector('#chat-usage').innerText.includes('stop')")
+    await page.click("#chat-log .call summary")
 
 
 async def save(page: Page) -> None:
@@ -142,11 +183,32 @@ async def save(page: Page) -> None:
         await page.prefer(prefers_color_scheme=scheme)
         await resize()
         await trio.sleep(2.5)
-        picture = await page.screenshot()
-        if len(picture) > SIZE_LIMIT_BYTES:
-            raise SystemExit(f"{name}.png has {len(picture)} bytes, over {SIZE_LIMIT_BYTES}")
-        (DOCS / f"{name}.png").write_bytes(picture)
-        print(f"docs/{name}.png  {len(picture)} bytes")
+        await take(page, name)
+
+
+async def save_skills(page: Page) -> None:
+    """The panel of skills, with one that was tried."""
+    await page.resize(*SKILLS_VIEW)
+    await page.click("#skills-panel summary")
+    item = "#skills li[data-key='builtin/calculator@1.0.0']"
+    await page.click(f"{item} summary")
+    await page.evaluate(
+        f'document.querySelector("{item} textarea").value = '
+        "JSON.stringify({ expression: 'sqrt(2) * 10' })"
+    )
+    await page.click(f"{item} button[type=submit]")
+    await page.wait_for(f'!document.querySelector("{item} .output").hidden')
+    await page.evaluate("document.querySelector('#skills-card').scrollIntoView({ block: 'end' })")
+    await take(page, "dashboard-skills")
+
+
+async def take(page: Page, name: str) -> None:
+    """One picture."""
+    picture = await page.screenshot()
+    if len(picture) > SIZE_LIMIT_BYTES:
+        raise SystemExit(f"{name}.png has {len(picture)} bytes, over {SIZE_LIMIT_BYTES}")
+    (DOCS / f"{name}.png").write_bytes(picture)
+    print(f"docs/{name}.png  {len(picture)} bytes")
 
 
 if __name__ == "__main__":
