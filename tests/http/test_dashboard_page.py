@@ -306,6 +306,29 @@ async def test_downloads_are_shown_and_cancelled(tmp_path: Path) -> None:
             await page.wait_for(shows("#pulls", "no downloads here (403 downloads_disabled)"))
 
 
+async def test_a_download_has_a_speed_until_it_is_deleted(tmp_path: Path) -> None:
+    """The speed is that of a second or more, however often news come; what is gone is not shown."""
+    row = {"download_id": "d1", "repo_id": "org/new", "status": "downloading", "error": None}
+    row |= {"total_bytes": 10**9, "progress_percent": 1.0, "error_code": None}
+    async with open_stage() as stage:
+        stage.documents["POST", "/admin/models/download"] = row
+        stage.documents["GET", "/admin/models/download/d1/progress"] = row
+        async with open_dashboard(tmp_path, stage) as page:
+            await page.wait_for("!document.querySelector('#pull-form').hidden")
+            await page.fill("#pull-name", "org/new")
+            await page.press_enter()
+            await page.wait_for(shows("#pulls", "1.00 GB"))
+            for step in range(15):
+                row["downloaded_bytes"] = step * 10**6
+                stage.publish("download_progress", **row)
+                stage.publish("download_progress", **row)
+                await trio.sleep(0.1)
+            speed = await page.text("#pulls .activity-text")
+            assert 3 < float(speed.rsplit(", ", 1)[1].removesuffix(" MB/s")) < 15
+            del stage.documents["GET", "/admin/models/download/d1/progress"]
+            await page.wait_for("document.querySelectorAll('#pulls li').length === 0")
+
+
 async def test_no_downloads_without_the_route(tmp_path: Path) -> None:
     """A server that cannot download shows no form for it."""
     async with open_stage() as stage, open_dashboard(tmp_path, stage) as page:

@@ -42,6 +42,16 @@ ANSWERS = {
     "adds": (f"So. {call('add', a=2, b=3)}", "It is 5."),
     "dares": (call("delete"), "Gone."),
 }
+# What the page sends to the chat, kept for the test.
+KEEP_BODIES = """
+((ask) => {
+  window.bodies = [];
+  window.fetch = (path, options) => {
+    if (path === "/v1/chat/completions") window.bodies.push(JSON.parse(options.body));
+    return ask(path, options);
+  };
+})(window.fetch)
+"""
 RELOAD = "fetch('/admin/config/reload', {method: 'POST'}).then((reply) => reply.status)"
 
 
@@ -247,6 +257,25 @@ async def test_a_model_calls_skills_in_the_chat(house: House, tmp_path: Path) ->
         await page.wait_for("document.querySelectorAll('#chat-log .assistant .said').length === 3")
         await page.wait_for("document.querySelector('#chat-stop').hidden")
         assert [] == page.faults
+
+
+async def test_a_conversation_is_cut_at_a_question(house: House, tmp_path: Path) -> None:
+    """However many calls there were: a result without its call would be refused."""
+    async with open_dashboard(house, tmp_path) as page:
+        await choose(page, "adds")
+        await offer(page, "builtin/add")
+        await page.evaluate(KEEP_BODIES)
+        for count in range(1, 11):  # the first adds four messages, the others two
+            await say(page, f"Question {count}?")
+            done = "document.querySelector('#chat-stop').hidden"
+            asked = f"document.querySelectorAll('#chat-log .user').length === {count}"
+            await page.wait_for(f"{asked} && {done}")
+        assert "stop" in await page.text("#chat-usage")
+        assert 0 == await page.evaluate("document.querySelectorAll('#chat-log .error').length")
+        bodies = await page.evaluate("window.bodies")
+        roles = [[message["role"] for message in body["messages"]] for body in bodies]
+        assert {"user"} == {each[0] for each in roles}
+        assert 17 == len(roles[-1])
 
 
 @pytest.mark.parametrize(
