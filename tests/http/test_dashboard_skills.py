@@ -11,9 +11,9 @@ import pytest
 import trio
 
 from tests.browser import CHROMIUM, Page, open_browser
-from tests.daemon_process import Daemon
+from tests.daemon_process import Daemon, open_daemon
 from tests.http.shared import shared_daemon
-from tests.http.test_dashboard_page import LIVE, shows
+from tests.http.test_dashboard_page import KEY, LIVE, shows
 from tests.hub_server import LoopbackHub, mlx_files, open_hub
 from tests.skill_bench import call
 
@@ -235,6 +235,29 @@ async def test_a_run_is_stopped(house: House, tmp_path: Path) -> None:
         state = f'document.querySelector("{item} [role=status]").textContent'
         assert "stopped by you" == await page.evaluate(state)
         assert [] == page.faults
+
+
+async def test_a_key_is_asked_for_when_skills_are(tmp_path: Path) -> None:
+    """Not before: with a key for answers alone, the rest of the page needs none."""
+    own = {"HOME": str(tmp_path / "user"), "LMX_SECURITY__INFERENCE_API_KEY": KEY}
+    is_asked = "document.querySelector('#key-dialog').open"
+    with trio.fail_after(LIMIT_S):
+        async with (
+            open_daemon(tmp_path / "home", "fake:x", settings=own) as daemon,
+            open_browser(tmp_path / "profile") as browser,
+            browser.open_page(daemon.url) as page,
+        ):
+            await page.wait_for(LIVE)
+            await page.wait_for("!document.querySelector('#skills-card').hidden")
+            await page.wait_for(shows("#loaded", "x"))
+            assert not await page.evaluate(is_asked)
+            await page.click("#skills-panel summary")
+            await page.wait_for(is_asked)
+            await page.fill("#key-input", KEY)
+            await page.press_enter()
+            await page.wait_for(shows("#skills", "Adds two numbers."))
+            assert await page.evaluate("document.querySelector('#skills-error').hidden")
+            assert all(KEY not in address for address in page.addresses)
 
 
 async def test_a_model_calls_skills_in_the_chat(house: House, tmp_path: Path) -> None:
