@@ -89,11 +89,16 @@ def return_much(size_bytes: int) -> str:
     return "x" * size_bytes
 
 
-def leave_zombies(count: int) -> int:
-    """Start children that end, and never ask how."""
+def leave_zombies(count: int, stay_s: float = 0) -> int:
+    """Start children that end, never ask how, and stay as long as told."""
     for _ in range(count):
-        if os.fork() == 0:
+        try:
+            pid = os.fork()
+        except BlockingIOError:  # as many as a user may have: it is seen soon
+            break
+        if pid == 0:
             os._exit(0)
+    time.sleep(stay_s)
     return count
 
 

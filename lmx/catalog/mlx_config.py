@@ -67,7 +67,7 @@ def own_context_tokens(config: Config) -> int | None:
     for source in (config, _inner(config)):
         for key in CONTEXT_KEYS:
             found = source.get(key)
-            if isinstance(found, int | float) and 0 < found <= SANE_CONTEXT_TOKENS:
+            if isinstance(found, int | float) and 1 <= found <= SANE_CONTEXT_TOKENS:
                 return int(found)
     return None
 

@@ -48,8 +48,9 @@ def import_model(
 
     home = home_directory(os.environ)
     embedded = EMBEDDED.get(what)
+    found = None if embedded is None else embedded.find(home)
     if embedded is not None:
-        path = embedded.find(home) or _run(session, home, EmbeddedImport(embedded.word))
+        path = found or _run(session, home, EmbeddedImport(embedded.word))
     elif is_gguf(what):
         path = _run(session, home, GgufImport(Path(what).expanduser().absolute()))
     else:
@@ -57,7 +58,8 @@ def import_model(
         raise CommandFailed(
             f"{what!r} is neither a .gguf file nor one of {known}", Exit.USAGE, "usage"
         )
-    session.show({"model_id": path.name, "path": str(path)}, lambda: f"{path.name} is at {path}")
+    news = "is at" if found is None else "is there already:"
+    session.show({"model_id": path.name, "path": str(path)}, lambda: f"{path.name} {news} {path}")
 
 
 def _run(session: Session, home: Path, request: "EmbeddedImport | GgufImport") -> Path:

@@ -65,4 +65,4 @@ def test_a_second_import_says_that_it_is_there(embedder_home: Path, model: Path)
         env={**os.environ, "LMX_HOME": str(embedder_home), "PIP_NO_INDEX": "1", "COLUMNS": "300"},
         timeout=60,
     )
-    assert f"{EMBEDDER.name} is there already: {model}" in done.stderr
+    assert f"{EMBEDDER.name} is there already: {model}\n" == done.stdout

@@ -55,7 +55,7 @@ async def site(request: pytest.FixtureRequest, tmp_path: Path) -> BoxSite:
         ("print_for_ever", {"descriptor": 2}, {}, "too_much_output"),
         ("return_much", {"size_bytes": 20 * MB}, {}, "too_much_output"),
         ("leave_zombies", {"count": 20}, {}, "done"),
-        ("leave_zombies", {"count": 500}, {}, "too_many_processes"),
+        ("leave_zombies", {"count": 500, "stay_s": 5}, {}, "too_many_processes"),
         ("leave_daemon", {}, {}, "done"),
         ("crash", {"how": "abort"}, {}, "crashed"),
         ("crash", {"how": "segfault"}, {}, "crashed"),

@@ -161,9 +161,12 @@ async def test_a_server_that_dies_comes_back(tmp_path: Path) -> None:
         assert Outcome(ok=True, output={"sum": 3}) == await call(clients, "add", a=1, b=2)
 
 
-async def test_a_program_sees_what_it_is_given(tmp_path: Path) -> None:
+async def test_a_program_sees_what_it_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its path and home, what is named for it, and nothing of ours."""
-    os.environ.update({"TOKEN_OF_SERVER": "t", "LMX_SECRET_KEY": "k", "OTHER_TOKEN": "o"})
+    for name, value in {"TOKEN_OF_SERVER": "t", "LMX_SECRET_KEY": "k", "OTHER_TOKEN": "o"}.items():
+        monkeypatch.setenv(name, value)
     named = ("TOKEN_OF_SERVER", "LMX_SECRET_KEY")
     async with open_clients(srv=program("good", str(tmp_path / "n"), env=named)) as clients:
         await wait_tools(clients)

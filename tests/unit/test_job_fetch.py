@@ -112,7 +112,9 @@ def test_silence_is_a_cut(fetch: Fetch) -> None:
     fetch.server.faults.hold_after = 49_152
     fetch.run(stall_s=0.05)
     assert fetch.is_whole
-    assert [None, *(f"bytes={49_152 * n}-" for n in range(1, 5))] == fetch.ranges
+    # A busy machine may need that long for a first byte, too.
+    places = list(dict.fromkeys(fetch.ranges))
+    assert [None, *(f"bytes={49_152 * n}-" for n in range(1, 5))] == places
 
 
 def test_a_peer_that_never_speaks_is_given_up(fetch: Fetch) -> None:

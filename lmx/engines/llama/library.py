@@ -77,6 +77,16 @@ class Log:
             self.lines.append(line)
 
 
+def has_amx() -> bool:
+    """Whether llama.cpp was built for a CPU with AMX and would use it.
+
+    Its AMX kernels end the process with SIGSEGV in the first pass of several rows, at least for
+    4-bit weights (the commit of llama-cpp-python 0.3.36). The other kernels are right, and slower
+    with long prompts.
+    """
+    return b"AMX_INT8 = 1" in llama_cpp.llama_print_system_info()
+
+
 class LlamaModel:
     """Weights and vocabulary. Must outlive every context and tokenizer made of it.
 
@@ -99,6 +109,7 @@ class LlamaModel:
             llama_cpp.LLAMA_LOAD_MODE_MMAP if options.use_mmap else llama_cpp.LLAMA_LOAD_MODE_NONE
         )
         params.vocab_only = vocabulary_only
+        params.use_extra_bufts = not has_amx()
         self.pointer = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
         if not self.pointer:
             raise self.failure("llama.cpp cannot load the file")
