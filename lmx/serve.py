@@ -4,6 +4,7 @@ Reads top to bottom as the order of start. The port is bound and answers before 
 loaded. A first signal drains and exits with status 0; a second one exits at once.
 """
 
+import gc
 import os
 import resource
 import signal
@@ -113,6 +114,7 @@ async def serve(
         siblings.start_soon(partial(keep_running, guardian.run, name="memory guardian"))
         _keep_services(siblings, services)
         await _start_jobs(siblings, services)
+        _settle_heap()
         async with trio.open_nursery() as http:
             urls = await http.start(server.run)
             log.info("listening", version=__version__, urls=urls, pid=os.getpid())
@@ -308,6 +310,16 @@ async def _watch_reload(
         task_status.started()
         async for _ in signals:
             await contain(reload, fail)
+
+
+def _settle_heap() -> None:
+    """Leave what was built for the daemon's life out of all later garbage collections.
+
+    A full one would look at each of these objects, and every stream would stand still for as long:
+    35 ms on two cores.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _raise_descriptor_limit() -> None:
