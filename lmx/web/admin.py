@@ -5,7 +5,6 @@ again twice and then lose the reason.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 from quart import Blueprint, Response, request
@@ -51,7 +50,7 @@ from lmx.web.admin_views import (
     ready_models,
 )
 from lmx.web.auth import check_unrestrained
-from lmx.web.bodies import read_body
+from lmx.web.bodies import json_response, read_body
 from lmx.web.card_views import card_reply
 from lmx.web.jobs import ACCEPTED, pending_reply
 
@@ -152,11 +151,11 @@ class AdminRoutes:
             waiting_requests=queued + sum(m.waiting_count for m in loader.models.values()),
             max_concurrent_requests=slots or loader.settings.models.max_sequences,
         )
-        return _json(reply)
+        return json_response(reply)
 
     async def memory(self) -> Response:
         """``GET /admin/memory``."""
-        return _json(memory_reply(self._loader))
+        return json_response(memory_reply(self._loader))
 
     async def models(self) -> Response:
         """``GET /admin/models``."""
@@ -168,16 +167,16 @@ class AdminRoutes:
             loading=loading_rows(self._loader),
             models=inventory_rows(inventory, self._loader),
         )
-        return _json(reply)
+        return json_response(reply)
 
     async def available(self) -> Response:
         """``GET /admin/models/available``."""
-        return _json(available_rows(await self._inventory()))
+        return json_response(available_rows(await self._inventory()))
 
     async def compatibility(self) -> Response:
         """``GET /admin/models/compatibility``."""
         query = parse_compatibility_query(request.args)
-        return _json(compatibility_reply(self._admin.compatibility.attempts(), query))
+        return json_response(compatibility_reply(self._admin.compatibility.attempts(), query))
 
     async def performance(self, model_id: str) -> Response:
         """``GET /admin/models/{model}/performance``."""
@@ -185,11 +184,11 @@ class AdminRoutes:
         found = resolve_name(model_id, {key: m.spec.aliases for key, (m, _) in ready.items()})
         if found is None:
             raise ModelNotFound(f"The model {model_id!r} is not loaded", param="model_id")
-        return _json(performance_reply(*ready[found], self._loader.settings))
+        return json_response(performance_reply(*ready[found], self._loader.settings))
 
     async def card(self, model_id: str) -> Response:
         """``GET /admin/models/{model}/card``."""
-        return _json(card_reply(await read_card(self._admin, model_id), self._loader))
+        return json_response(card_reply(await read_card(self._admin, model_id), self._loader))
 
     async def load(self) -> Response:
         """``POST /admin/models/load``: answers when the model is loaded or will not be.
@@ -208,18 +207,18 @@ class AdminRoutes:
             check_unrestrained(request.scope)
             found = await self._arrivals.finish(found, wish)
         if not isinstance(found, Model):
-            return _json(pending_reply(found), ACCEPTED)
+            return json_response(pending_reply(found), ACCEPTED)
         model = found
         if model.ready is None:
             raise LoadCrashed(f"{model.id} came up and left again")
-        return _json(self._load_reply(model, model.ready))
+        return json_response(self._load_reply(model, model.ready))
 
     async def unload(self) -> Response:
         """``POST /admin/models/unload``: answers when the memory is back."""
         asked = await read_body(parse_unload_request)
         gone = await self._admin.unload(asked.name)
         freed = gigabytes(gone.freed_bytes)
-        return _json(
+        return json_response(
             UnloadReply(model_id=gone.model_id, memory_freed_gb=freed, freed_vram_gb=freed)
         )
 
@@ -233,12 +232,12 @@ class AdminRoutes:
             recommended_backend=passed[0] if passed else None,
             candidates=[ProbeCandidate(**msgspec.structs.asdict(trial)) for trial in trials],
         )
-        return _json(reply)
+        return json_response(reply)
 
     async def delete(self, model_id: str) -> Response:
         """``DELETE /admin/models/{model}``."""
         deleted_id, freed = await self._arrivals.delete(model_id)
-        return _json(DeleteReply(model_id=deleted_id, freed_bytes=freed))
+        return json_response(DeleteReply(model_id=deleted_id, freed_bytes=freed))
 
     async def _inventory(self) -> list[InventoryRow]:
         """What is on disk, and what is on its way there."""
@@ -259,7 +258,3 @@ class AdminRoutes:
             backend=backend_name(ready.loaded.info.engine),
             context_length=ready.loaded.info.context_tokens,
         )
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, content_type="application/json")

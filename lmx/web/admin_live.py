@@ -4,13 +4,12 @@ Each answer is a reading of memory and waits for nothing, because dashboards ask
 every few seconds. Health is told with status 200 whatever it is: clients accept nothing else.
 """
 
-import msgspec
-from msgspec import Struct
 from quart import Blueprint, Response
 
 from lmx.errors import RequestNotFound
 from lmx.schema.live import CancelReply
 from lmx.schema.metrics import TEXT_TYPE
+from lmx.web.bodies import json_response
 from lmx.web.live_views import diagnostics_reply, health_reply, metrics_reply, running_reply
 from lmx.web.scrape import Scrape
 from lmx.web.services import Services
@@ -56,20 +55,22 @@ class LiveRoutes:
 
     async def metrics_json(self) -> Response:
         """``GET /admin/metrics/json``."""
-        return _json(metrics_reply(self._services.telemetry))
+        return json_response(metrics_reply(self._services.telemetry))
 
     async def diagnostics(self) -> Response:
         """``GET /admin/diagnostics``."""
         services = self._services
-        return _json(diagnostics_reply(services.telemetry, services.loader, services.dispatch))
+        return json_response(
+            diagnostics_reply(services.telemetry, services.loader, services.dispatch)
+        )
 
     async def health(self) -> Response:
         """``GET /admin/health``."""
-        return _json(health_reply(self._services.loader, self._services.dispatch))
+        return json_response(health_reply(self._services.loader, self._services.dispatch))
 
     async def requests(self) -> Response:
         """``GET /admin/requests``."""
-        return _json(running_reply(self._services.dispatch))
+        return json_response(running_reply(self._services.dispatch))
 
     async def cancel(self, request_id: str) -> Response:
         """``POST /admin/requests/{request_id}/cancel``: answers once the request is told."""
@@ -77,8 +78,4 @@ class LiveRoutes:
             raise RequestNotFound(
                 f"No running request has the id {request_id!r}", param="request_id"
             )
-        return _json(CancelReply(request_id=request_id))
-
-
-def _json(value: Struct) -> Response:
-    return Response(msgspec.json.encode(value), content_type="application/json")
+        return json_response(CancelReply(request_id=request_id))

@@ -1,10 +1,11 @@
-"""Reading the bodies of requests that Quart serves."""
+"""The bodies of requests that Quart serves, and of their answers."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import msgspec
 import trio
-from quart import request
+from quart import Response, request
 from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 
 from lmx.errors import BodyTimeout, BodyTooLarge
@@ -31,3 +32,8 @@ async def read_body(parse: Callable[[bytes], T]) -> T:
     if len(body) > PARSE_IN_THREAD_BYTES:
         return await trio.to_thread.run_sync(parse, body)
     return parse(body)
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    """A value as the JSON body of an answer."""
+    return Response(msgspec.json.encode(value), status, content_type="application/json")

@@ -26,6 +26,7 @@ from lmx.schema.extras import (
     StackReply,
     StackRole,
 )
+from lmx.web.bodies import json_response
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 1000
@@ -45,15 +46,15 @@ def extra_routes(loader: Loader, live: LiveSettings, shelf: SessionShelf) -> Blu
 
     @routes.get("/stack")
     async def stack() -> Response:
-        return _json(_stack(loader, live))
+        return json_response(_stack(loader, live))
 
     @routes.get("/predictor")
     async def predictor() -> Response:
-        return _json(_predictor(loader))
+        return json_response(_predictor(loader))
 
     @routes.get("/helpers")
     async def helpers() -> Response:
-        return _json(HelpersReply())
+        return json_response(HelpersReply())
 
     routes.get("/sessions")(sessions.list)
     routes.get("/sessions/search")(sessions.search)
@@ -84,7 +85,7 @@ class SessionRoutes:
             and session.updated >= asked.get("since", "")
         ]
         rows = _rows(found[offset : offset + limit])
-        return _json(SessionList(rows, len(found), limit, offset))
+        return json_response(SessionList(rows, len(found), limit, offset))
 
     async def search(self) -> Response:
         """``GET /admin/sessions/search``."""
@@ -95,19 +96,19 @@ class SessionRoutes:
             return [one for one in self._shelf.read_all() if matches(one, query)]
 
         found = await trio.to_thread.run_sync(look)
-        return _json(_rows(found[:limit]))
+        return json_response(_rows(found[:limit]))
 
     async def show(self, session_id: str) -> Response:
         """``GET /admin/sessions/{id}``."""
         session = await trio.to_thread.run_sync(self._shelf.read, session_id)
         if session is None:
             raise EntryNotFound(f"there is no session {session_id!r}", param="id")
-        return _json(_document(session))
+        return json_response(_document(session))
 
     async def delete(self, session_id: str) -> Response:
         """``DELETE /admin/sessions/{id}``."""
         deleted = await trio.to_thread.run_sync(self._shelf.delete, session_id)
-        return _json(SessionDeleted(deleted))
+        return json_response(SessionDeleted(deleted))
 
 
 def _stack(loader: Loader, live: LiveSettings) -> StackReply:
@@ -183,7 +184,3 @@ def _number(name: str, default: int, *, most: int = 2**31 - 1) -> int:
     if not (text.isascii() and text.isdecimal()):
         raise InvalidRequest(f"{name!r} must be a whole number", param=name)
     return min(int(text[:12]), most)
-
-
-def _json(value: object) -> Response:
-    return Response(msgspec.json.encode(value), content_type="application/json")

@@ -1,6 +1,5 @@
 """The routes of downloads and quantisations, on Quart, and what they and a load say of an offer."""
 
-from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -31,7 +30,7 @@ from lmx.schema.quantize import (
     parse_quantize_request,
 )
 from lmx.web.admin_views import gigabytes
-from lmx.web.bodies import read_body
+from lmx.web.bodies import json_response, read_body
 
 CONFIRM_URL = "/admin/models/load/confirm"
 ACCEPTED = 202
@@ -50,12 +49,12 @@ def download_routes(arrivals: Arrivals) -> Blueprint:
     async def confirm() -> Response:
         asked = await read_body(parse_confirm_request)
         job = await arrivals.confirm(asked.confirmation_token)
-        return _json(pending_reply(job), ACCEPTED)
+        return json_response(pending_reply(job), ACCEPTED)
 
     @routes.post("/download")
     async def download() -> Response:
         job = await arrivals.download(_wanted(await read_body(parse_download_request)))
-        return _json(
+        return json_response(
             DownloadStarted(
                 download_id=job.id,
                 repo_id=job.wanted.repo_id,
@@ -69,14 +68,14 @@ def download_routes(arrivals: Arrivals) -> Blueprint:
     @routes.post("/download/preview")
     async def preview() -> Response:
         wanted = _wanted(await read_body(parse_download_request))
-        return _json(_preview(wanted, await arrivals.preview(wanted)))
+        return json_response(_preview(wanted, await arrivals.preview(wanted)))
 
     @routes.get("/downloads")
     async def show_all() -> Response:
         query = parse_downloads_query(request.args)
         jobs = [job for job in downloads.jobs if query.include_inactive or job.is_unfinished]
         rows = [progress_row(job) for job in newest_first(jobs)]
-        return _json(
+        return json_response(
             DownloadList(downloads=rows, count=len(rows), include_inactive=query.include_inactive)
         )
 
@@ -85,11 +84,11 @@ def download_routes(arrivals: Arrivals) -> Blueprint:
         row = progress_row(downloads.get(job_id))
         if row.status == "cancelled":
             row = msgspec.structs.replace(row, status="failed")
-        return _json(row)
+        return json_response(row)
 
     @routes.post("/download/<job_id>/cancel")
     async def cancel(job_id: str) -> Response:
-        return _json(progress_row(await downloads.cancel(job_id)))
+        return json_response(progress_row(await downloads.cancel(job_id)))
 
     return routes
 
@@ -109,23 +108,25 @@ def quantize_routes(quantizer: Quantizer) -> Blueprint:
             asked.bits or BITS, asked.group_size or GROUP_SIZE, asked.mode or "affine"
         )
         job = await quantizer.start(asked.source, reduction, asked.output_path)
-        return _json(quantize_row(job))
+        return json_response(quantize_row(job))
 
     @routes.get("")
     async def show_all() -> Response:
         rows = [quantize_row(job) for job in newest_first(quantizer.jobs)]
-        return _json(QuantizeList(jobs=rows, count=len(rows)))
+        return json_response(QuantizeList(jobs=rows, count=len(rows)))
 
     @routes.get("/<job_id>")
     async def show(job_id: str) -> Response:
-        return _json(quantize_row(quantizer.get(job_id)))
+        return json_response(quantize_row(quantizer.get(job_id)))
 
     @routes.post("/<job_id>/cancel")
     async def cancel(job_id: str) -> Response:
         was_unfinished = quantizer.get(job_id).is_unfinished
         job = await quantizer.cancel(job_id)
         is_cancelled = was_unfinished and job.status == "cancelled"
-        return _json(QuantizeCancelReply(cancelled=is_cancelled, job_id=job.id, status=job.status))
+        return json_response(
+            QuantizeCancelReply(cancelled=is_cancelled, job_id=job.id, status=job.status)
+        )
 
     return routes
 
@@ -239,7 +240,3 @@ def _status(job: DownloadJob) -> DownloadStatus:
 
 def _progress_url(job: DownloadJob) -> str:
     return f"/admin/models/download/{quote(job.id)}/progress"
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, content_type="application/json")

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-import msgspec
 import trio
 from quart import Blueprint, Response, request
 
@@ -12,6 +11,7 @@ from lmx.daemon.log_folders import CHUNK_BYTES, LogFileRow, LogFolders, LogKind
 from lmx.daemon.log_tail import LogTail
 from lmx.errors import LogNotFound
 from lmx.schema.logs import LogFile, LogTailReply, parse_log_tail_query
+from lmx.web.bodies import json_response
 
 
 def log_routes(log_tail: LogTail, folders: LogFolders) -> Blueprint:
@@ -27,7 +27,7 @@ def log_routes(log_tail: LogTail, folders: LogFolders) -> Blueprint:
     async def show_tail() -> Response:
         query = parse_log_tail_query(request.args)
         reply = LogTailReply(lines=log_tail.last(query.lines))
-        return Response(msgspec.json.encode(reply), content_type="application/json")
+        return json_response(reply)
 
     @routes.get("/sessions")
     async def list_sessions() -> Response:
@@ -50,8 +50,7 @@ def log_routes(log_tail: LogTail, folders: LogFolders) -> Blueprint:
 
 async def _listing(folders: LogFolders, kind: LogKind) -> Response:
     rows = await trio.to_thread.run_sync(folders.rows, kind)
-    body = msgspec.json.encode([_spell(row) for row in rows])
-    return Response(body, content_type="application/json")
+    return json_response([_spell(row) for row in rows])
 
 
 def _spell(row: LogFileRow) -> LogFile:

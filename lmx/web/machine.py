@@ -21,6 +21,7 @@ from lmx.schema.machine import (
 )
 from lmx.web.admin_views import gigabytes
 from lmx.web.auth import read_head
+from lmx.web.bodies import json_response
 from lmx.web.exchange import Answer, Exchange
 from lmx.web.hosts import split_authority
 from lmx.web.services import Services
@@ -84,12 +85,12 @@ def machine_routes(services: Services) -> Blueprint:
 
     @routes.get("/device")
     async def device() -> Response:
-        return _json(_device_reply(services.live.current.device, services.hardware))
+        return json_response(_device_reply(services.live.current.device, services.hardware))
 
     @routes.post("/config/reload")
     async def reload() -> Response:
         changed = await reload_settings(services.live, services.telemetry)
-        return _json(
+        return json_response(
             ReloadReply(
                 updated=changed.updated,
                 needs_restart=changed.needs_restart,
@@ -169,7 +170,3 @@ def _authority(exchange: Exchange) -> str:
 
 def _name(settings: DeviceSettings, hardware: Hardware) -> str:
     return settings.name or hardware.hostname
-
-
-def _json(value: msgspec.Struct) -> Response:
-    return Response(msgspec.json.encode(value), content_type="application/json")

@@ -4,8 +4,6 @@ Clients take a row as proof that a model is loaded, so neither aliases nor what 
 appears here.
 """
 
-import msgspec
-from msgspec import Struct
 from quart import Blueprint, Response
 
 from lmx.catalog.names import resolve_name
@@ -13,6 +11,7 @@ from lmx.daemon.loader import Loader
 from lmx.daemon.model import Model
 from lmx.errors import ModelNotFound
 from lmx.schema.status import ModelList, ModelRow
+from lmx.web.bodies import json_response
 
 OWNER = "lmx"
 
@@ -23,7 +22,7 @@ def model_routes(loader: Loader) -> Blueprint:
 
     @routes.get("/v1/models")
     async def list_models() -> Response:
-        return _json(ModelList(data=[_row(model) for model in loader.routable]))
+        return json_response(ModelList(data=[_row(model) for model in loader.routable]))
 
     @routes.get("/v1/models/<path:model_id>")
     async def show_model(model_id: str) -> Response:
@@ -31,7 +30,7 @@ def model_routes(loader: Loader) -> Blueprint:
         aliases = {key: m.spec.aliases for key, m in routable.items()}
         for name in loader.names.candidates(model_id):
             if (found := resolve_name(name, aliases)) is not None:
-                return _json(_row(routable[found]))
+                return json_response(_row(routable[found]))
         raise ModelNotFound(f"The model {model_id!r} is not loaded", param="model")
 
     return routes
@@ -50,7 +49,3 @@ def _row(model: Model) -> ModelRow:
         engine=info.engine,
         purpose=info.purpose,
     )
-
-
-def _json(value: Struct) -> Response:
-    return Response(msgspec.json.encode(value), content_type="application/json")

@@ -1,11 +1,11 @@
 """``/admin/presets``: the presets there are, one of them, and reading them again."""
 
-import msgspec
 from quart import Blueprint, Response
 
 from lmx.daemon.presets import Presets
 from lmx.errors import EntryNotFound
 from lmx.schema.presets import PresetList, PresetReload, describe_preset
+from lmx.web.bodies import json_response
 
 
 def preset_routes(presets: Presets) -> Blueprint:
@@ -20,24 +20,22 @@ def preset_routes(presets: Presets) -> Blueprint:
     async def list_presets() -> Response:
         shelved = presets.shelved
         rows = [describe_preset(preset) for preset in shelved.presets]
-        return _json(PresetList(rows, len(rows), len(rows), list(shelved.broken)))
+        return json_response(PresetList(rows, len(rows), len(rows), list(shelved.broken)))
 
     @routes.get("/<preset_name:name>")
     async def show(name: str) -> Response:
         preset = presets.find(name)
         if preset is None:
             raise EntryNotFound(f"there is no preset {name!r}", param="name")
-        return _json(describe_preset(preset))
+        return json_response(describe_preset(preset))
 
     @routes.post("/reload")
     async def reload() -> Response:
         shelved = await presets.reload()
         names = [preset.name for preset in shelved.presets]
         success = not shelved.broken
-        return _json(PresetReload(success, len(names), names, len(names), list(shelved.broken)))
+        return json_response(
+            PresetReload(success, len(names), names, len(names), list(shelved.broken))
+        )
 
     return routes
-
-
-def _json(value: msgspec.Struct) -> Response:
-    return Response(msgspec.json.encode(value), content_type="application/json")

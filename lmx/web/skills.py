@@ -6,7 +6,6 @@ and with it the run.
 
 from typing import Any
 
-import msgspec
 from quart import Blueprint, Response, request
 
 from lmx.errors import SkillNotFound
@@ -25,7 +24,7 @@ from lmx.skills.manifest import Manifest
 from lmx.skills.outcome import Outcome
 from lmx.skills.service import Skills
 from lmx.web.admin import ModelIdConverter
-from lmx.web.bodies import read_body
+from lmx.web.bodies import json_response, read_body
 from lmx.web.exchange import REQUEST_ID
 from lmx.web.skill_views import (
     call_reply,
@@ -90,11 +89,11 @@ class SkillRoutes:
     async def list(self) -> Response:
         """``GET /v1/skills``."""
         query = parse_skill_query(request.args)
-        return _json(skill_list(self._skills, latest_only=query.latest_only))
+        return json_response(skill_list(self._skills, latest_only=query.latest_only))
 
     async def show(self, name: str) -> Response:
         """``GET /v1/skills/{name}``."""
-        return _json(skill_row(self._skills.find(name)))
+        return json_response(skill_row(self._skills.find(name)))
 
     async def execute(self, name: str) -> Response:
         """``POST /v1/skills/{name}/execute``."""
@@ -103,7 +102,7 @@ class SkillRoutes:
         outcome = await self._call(
             manifest, asked.arguments, approved=asked.approved, timeout_s=asked.timeout_sec
         )
-        return _json(execute_reply(manifest, outcome))
+        return json_response(execute_reply(manifest, outcome))
 
     async def invoke(self) -> Response:
         """``POST /v1/skills/openclaw/invoke``."""
@@ -112,11 +111,11 @@ class SkillRoutes:
         outcome = await self._call(
             manifest, asked.values, approved=asked.approved, timeout_s=asked.timeout_sec
         )
-        return _json(invoke_reply(manifest, outcome))
+        return json_response(invoke_reply(manifest, outcome))
 
     async def tools(self) -> Response:
         """``GET /v1/skills/mcp/tools``."""
-        return _json(tool_list(self._skills))
+        return json_response(tool_list(self._skills))
 
     async def call(self) -> Response:
         """``POST /v1/skills/mcp/call``; prompts can be called as well."""
@@ -125,34 +124,34 @@ class SkillRoutes:
         outcome = await self._call(
             manifest, asked.arguments, approved=asked.approved, timeout_s=asked.timeout_sec
         )
-        return _json(call_reply(manifest, outcome))
+        return json_response(call_reply(manifest, outcome))
 
     async def prompts(self) -> Response:
         """``GET /v1/skills/mcp/prompts`` and ``POST /mcp/prompts/list``."""
         await _read_nothing()
-        return _json(prompt_list(self._skills))
+        return json_response(prompt_list(self._skills))
 
     async def get_prompt(self) -> Response:
         """``POST /v1/skills/mcp/prompts/get`` and ``POST /mcp/prompts/get``."""
         asked = await read_body(parse_prompt_request)
         manifest = find_named(prompts_of(self._skills), self._skills, asked.name)
         outcome = await self._call(manifest, asked.arguments)
-        return _json(prompt_reply(manifest, outcome))
+        return json_response(prompt_reply(manifest, outcome))
 
     async def resources(self) -> Response:
         """``GET /v1/skills/mcp/resources`` and ``POST /mcp/resources/list``."""
         await _read_nothing()
-        return _json(resource_list(self._skills))
+        return json_response(resource_list(self._skills))
 
     async def read_resource(self) -> Response:
         """``POST /mcp/resources/read``."""
         asked = await read_body(parse_resource_request)
-        return _json(resource_reply(find_document(self._skills, asked.uri), asked.uri))
+        return json_response(resource_reply(find_document(self._skills, asked.uri), asked.uri))
 
     async def capabilities(self) -> Response:
         """``GET /v1/skills/mcp/capabilities`` and ``POST /mcp/capabilities``."""
         await _read_nothing()
-        return _json(CapabilityReply())
+        return json_response(CapabilityReply())
 
     def _find(self, name: str) -> Manifest:
         try:
@@ -181,7 +180,3 @@ async def _read_nothing() -> None:
     """Read the body of a request that has nothing to say, and refuse one that does."""
     if request.method == "POST":
         await read_body(parse_empty_request)
-
-
-def _json(value: Any) -> Response:
-    return Response(msgspec.json.encode(value), content_type="application/json")
