@@ -14,7 +14,7 @@ from lmx.config import Backend
 from lmx.errors import InvalidRequest, UnsupportedModel
 from lmx.schema.admin import Outcome
 from lmx.schema.fields import refuse_unknown
-from lmx.schema.json_body import decode_body, explain_mismatch
+from lmx.schema.json_body import decode_body, parse_query
 
 R = TypeVar("R", bound=Struct)
 
@@ -169,10 +169,7 @@ def parse_compatibility_query(values: Mapping[str, str]) -> CompatibilityQuery:
         InvalidRequest: A value is of the wrong type; `param` names it.
     """
     given = {name: text for name, text in values.items() if text or name not in NAMES}
-    try:
-        return msgspec.convert(given, CompatibilityQuery, strict=False)
-    except msgspec.ValidationError as error:
-        raise explain_mismatch(error) from error
+    return parse_query(given, CompatibilityQuery)
 
 
 def _require_name(request: ModelFields) -> None:

@@ -7,11 +7,10 @@ the code ``cancelled``: the Opta CLI would follow any other word for ever. Lists
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta, Struct
 
 from lmx.schema.admin_requests import parse_body
-from lmx.schema.json_body import explain_mismatch
+from lmx.schema.json_body import parse_query
 
 DownloadStatus = Literal["pending", "downloading", "completed", "failed", "cancelled"]
 
@@ -161,10 +160,7 @@ def parse_downloads_query(values: Mapping[str, str]) -> DownloadsQuery:
     Raises:
         InvalidRequest: The value is no boolean.
     """
-    try:
-        return msgspec.convert(dict(values), DownloadsQuery, strict=False)
-    except msgspec.ValidationError as error:
-        raise explain_mismatch(error) from error
+    return parse_query(values, DownloadsQuery)
 
 
 def human_size(size_bytes: int) -> str:

@@ -7,6 +7,7 @@ same bytes looks for those alone.
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -52,6 +53,18 @@ def explain_mismatch(error: msgspec.ValidationError) -> InvalidRequest:
     if missing:
         path = f"{path}.{missing['field']}" if path else missing["field"]
     return InvalidRequest(_LOCATION.sub("", text), param=path or BODY)
+
+
+def parse_query(values: Mapping[str, str], kind: type[T]) -> T:
+    """Read a query string; keys that are not known have no effect.
+
+    Raises:
+        InvalidRequest: A value is of the wrong type; `param` names it.
+    """
+    try:
+        return msgspec.convert(dict(values), kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise explain_mismatch(error) from error
 
 
 def _refuse_duplicate_keys(body: bytes) -> None:

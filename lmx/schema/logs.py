@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-import msgspec
 from msgspec import Meta, Struct
 
-from lmx.schema.json_body import explain_mismatch
+from lmx.schema.json_body import parse_query
 
 DEFAULT_LINES = 200
 MAX_LINES = 1000
@@ -49,7 +48,4 @@ def parse_log_tail_query(values: Mapping[str, str]) -> LogTailQuery:
     Raises:
         InvalidRequest: A value is no number or out of range; `param` names it.
     """
-    try:
-        return msgspec.convert(dict(values), LogTailQuery, strict=False)
-    except msgspec.ValidationError as error:
-        raise explain_mismatch(error) from error
+    return parse_query(values, LogTailQuery)

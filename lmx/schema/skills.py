@@ -6,17 +6,14 @@ does not exist and what is malformed is an error.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from lmx.errors import InvalidRequest
-from lmx.schema.fields import refuse_unknown
-from lmx.schema.json_body import decode_body, explain_mismatch
+from lmx.schema.admin_requests import parse_body
+from lmx.schema.json_body import parse_query
 from lmx.schema.status import Yes
-
-R = TypeVar("R", bound=Struct)
 
 SkillNameField = Annotated[
     str, Meta(min_length=1, max_length=256, description="A name, a qualified name or a reference.")
@@ -326,10 +323,7 @@ def parse_skill_query(values: Mapping[str, str]) -> SkillQuery:
     Raises:
         InvalidRequest: A value is of the wrong type; `param` names it.
     """
-    try:
-        return msgspec.convert(dict(values), SkillQuery, strict=False)
-    except msgspec.ValidationError as error:
-        raise explain_mismatch(error) from error
+    return parse_query(values, SkillQuery)
 
 
 def parse_execute_request(body: bytes) -> ExecuteRequest:
@@ -338,7 +332,7 @@ def parse_execute_request(body: bytes) -> ExecuteRequest:
     Raises:
         InvalidRequest: Malformed; `param` names the field.
     """
-    return _parse(body, ExecuteRequest)
+    return parse_body(body, ExecuteRequest)
 
 
 def parse_call_request(body: bytes) -> CallRequest:
@@ -347,7 +341,7 @@ def parse_call_request(body: bytes) -> CallRequest:
     Raises:
         InvalidRequest: Malformed, or without a name.
     """
-    return _parse(body, CallRequest)
+    return parse_body(body, CallRequest)
 
 
 def parse_prompt_request(body: bytes) -> PromptRequest:
@@ -356,7 +350,7 @@ def parse_prompt_request(body: bytes) -> PromptRequest:
     Raises:
         InvalidRequest: Malformed, or without a name.
     """
-    return _parse(body, PromptRequest)
+    return parse_body(body, PromptRequest)
 
 
 def parse_resource_request(body: bytes) -> ResourceRequest:
@@ -365,7 +359,7 @@ def parse_resource_request(body: bytes) -> ResourceRequest:
     Raises:
         InvalidRequest: Malformed, or without an address.
     """
-    return _parse(body, ResourceRequest)
+    return parse_body(body, ResourceRequest)
 
 
 def parse_empty_request(body: bytes) -> EmptyRequest:
@@ -374,7 +368,7 @@ def parse_empty_request(body: bytes) -> EmptyRequest:
     Raises:
         InvalidRequest: Malformed, or it does say something.
     """
-    return _parse(body, EmptyRequest)
+    return parse_body(body, EmptyRequest)
 
 
 def parse_invoke_request(body: bytes) -> InvokeRequest:
@@ -383,15 +377,7 @@ def parse_invoke_request(body: bytes) -> InvokeRequest:
     Raises:
         InvalidRequest: Malformed, or without a name.
     """
-    request = _parse(body, InvokeRequest)
+    request = parse_body(body, InvokeRequest)
     if not request.skill:
         raise InvalidRequest("'name' is needed", param="name")
-    return request
-
-
-def _parse(body: bytes, kind: type[R]) -> R:
-    if not body.strip():
-        body = b"{}"
-    request = decode_body(body, msgspec.json.Decoder(kind))
-    refuse_unknown(body, request.__struct_fields__)
     return request

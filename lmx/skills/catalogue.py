@@ -124,11 +124,6 @@ def document_of(manifest: Manifest) -> str:
     return f"# {manifest.qualified_name}\n\n{manifest.description}\n\n```yaml\n{text}```\n"
 
 
-def text_of(output: Any) -> str:
-    """An output as text: itself if it is one, otherwise its JSON."""
-    return output if isinstance(output, str) else msgspec.json.encode(output).decode()
-
-
 def _named(manifests: Iterable[Manifest]) -> list[NamedSkill]:
     """A bare name where it is nobody else's, otherwise the namespace with it."""
     listed = list(manifests)

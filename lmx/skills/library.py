@@ -5,7 +5,7 @@ call that has found its skill goes on with it whatever happens to the file.
 """
 
 import time
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import structlog
@@ -21,6 +21,7 @@ from lmx.skills.registry import Registry
 from lmx.skills.service import BrokenManifest, McpTools
 
 PERIOD_S = 1.0
+TAKEN = "name: there is a skill with this reference already"
 
 log = structlog.get_logger("lmx.skills")
 
@@ -61,7 +62,7 @@ class Library:
     @property
     def changed_s(self) -> float:
         """When the list last changed, in seconds of the epoch."""
-        return max(self._found_s, self._mcp_changed_s or 0.0)
+        return max(self._found_s, self._mcp.changed_s if self._mcp is not None else 0.0)
 
     async def watch(self) -> None:
         """Follow the folders; return at once if skills are switched off."""
@@ -95,35 +96,36 @@ class Library:
     def _rebuild(self) -> None:
         manifests = grant(self._found.manifests, self._settings)
         broken = list(self._found.broken)
-        if self._mcp is not None and self._settings.enabled:
+        rules: dict[str, ArgumentRules] = {}
+        if self._mcp is not None:
             self._mcp_changed_s = self._mcp.changed_s
-            manifests += _usable_tools(self._mcp.tools(), manifests, broken)
-        self._registry = Registry(manifests)
+            if self._settings.enabled:
+                tools = self._mcp.tools()
+                manifests += self._usable_tools(tools, manifests, broken=broken, rules=rules)
+        self._registry = Registry(manifests, rules)
         self._broken = tuple(broken)
 
-
-def _usable_tools(
-    tools: Iterable[Manifest], manifests: Iterable[Manifest], broken: list[BrokenManifest]
-) -> list[Manifest]:
-    """The tools whose schema can be used and whose name is free."""
-    taken = {one.reference for one in manifests}
-    usable = []
-    for tool in tools:
-        error = _trouble(tool, taken)
-        if error is not None:
-            broken.append(BrokenManifest(tool.reference, error))
-        else:
+    def _usable_tools(
+        self,
+        tools: Iterable[Manifest],
+        manifests: Iterable[Manifest],
+        *,
+        broken: list[BrokenManifest],
+        rules: dict[str, ArgumentRules],
+    ) -> list[Manifest]:
+        """The tools whose schema can be used and whose name is free, and their rules."""
+        taken = {one.reference for one in manifests}
+        usable = []
+        for tool in tools:
+            if tool.reference in taken:
+                broken.append(BrokenManifest(tool.reference, TAKEN))
+                continue
+            try:
+                # Those of a tool that has not changed are compiled already.
+                rules[tool.reference] = self._registry.rules(tool)
+            except ConfigError as error:
+                broken.append(BrokenManifest(tool.reference, error.message))
+                continue
             taken.add(tool.reference)
             usable.append(tool)
-    return usable
-
-
-def _trouble(tool: Manifest, taken: Container[str]) -> str | None:
-    """Why a tool cannot be used."""
-    if tool.reference in taken:
-        return "name: there is a skill with this reference already"
-    try:
-        ArgumentRules(tool.input_schema)
-    except ConfigError as error:
-        return error.message
-    return None
+        return usable

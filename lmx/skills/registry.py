@@ -4,7 +4,7 @@ Whoever changes the list makes a new registry, so that a reader never sees half 
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from lmx.errors import SkillNotFound
 from lmx.skills.arguments import ArgumentRules
@@ -19,15 +19,18 @@ class Registry:
 
     Args:
         manifests: Each reference once.
+        rules: Of those whose schemas are compiled already, by reference.
     """
 
-    def __init__(self, manifests: Iterable[Manifest] = ()) -> None:
+    def __init__(
+        self, manifests: Iterable[Manifest] = (), rules: Mapping[str, ArgumentRules] | None = None
+    ) -> None:
         self._all = sorted(
             manifests, key=lambda one: (one.qualified_name, version_key(one.version))
         )
         self._by_reference = {one.reference: one for one in self._all}
         self._latest = {one.qualified_name: one for one in self._all}  # the last of each is it
-        self._rules: dict[str, ArgumentRules] = {}
+        self._rules = dict(rules or {})
 
     def list(self, *, latest_only: bool = False) -> Sequence[Manifest]:
         """Every skill in order of names and versions; of each only the latest version if asked."""

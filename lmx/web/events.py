@@ -19,6 +19,7 @@ import trio
 
 from lmx.config import Settings
 from lmx.daemon.telemetry import DaemonEvent, Telemetry
+from lmx.daemon.waiting import wait_first
 from lmx.schema.events import FLEETING, RETRY_FRAME, encode_event
 from lmx.web.exchange import EVENT_STREAM_HEADERS, Answer, Exchange
 from lmx.web.pump import Listener, Pump
@@ -159,13 +160,6 @@ class EventsRoute:
             return Answer(b"", headers=EVENT_STREAM_HEADERS)
         with self._hub.subscribe(exchange.last_event_id, exchange.abort) as subscription:
             sink = await exchange.start_stream(b"")
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_cancel_after, self._wait_stop, nursery.cancel_scope)
-                await Pump(subscription, sink, heartbeat=b"", heartbeat_s=inf).run()
-                nursery.cancel_scope.cancel()
+            pump = Pump(subscription, sink, heartbeat=b"", heartbeat_s=inf)
+            await wait_first(self._wait_stop, pump.run)
         return None
-
-
-async def _cancel_after(wait: Callable[[], Awaitable[object]], scope: trio.CancelScope) -> None:
-    await wait()
-    scope.cancel()

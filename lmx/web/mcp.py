@@ -12,7 +12,8 @@ import trio
 from msgspec import Struct
 
 from lmx.config import Settings
-from lmx.errors import Draining
+from lmx.daemon.waiting import wait_first
+from lmx.errors import Draining, LmxError
 from lmx.skills.mcp.host import MESSAGE_BYTES, McpHost
 from lmx.web.exchange import Answer, Exchange
 
@@ -46,20 +47,23 @@ class McpRoute:
     async def __call__(self, exchange: Exchange) -> Answer | None:
         """Handle one exchange."""
         body = await exchange.body.read(timeout_s=self._settings.server.body_timeout_s)
+        refusals: list[LmxError] = []
+
+        async def serve() -> None:
+            try:
+                await exchange.hand_over(self._host.handle, body)
+            except LmxError as error:
+                refusals.append(error)
+
         # Clients close the connection as soon as they have read the answer, with which the SDK is
         # not done yet; cancelled then, it would forget the session.
         with trio.CancelScope(shield=_opens_session(body)):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._cancel_at_stop, nursery.cancel_scope)
-                await exchange.hand_over(self._host.handle, body)
-                nursery.cancel_scope.cancel()
+            await wait_first(self._wait_stop, serve)
+        if refusals:
+            raise refusals[0]
         if not exchange.is_streaming:
             raise Draining("The MCP server is stopping")
         return None
-
-    async def _cancel_at_stop(self, scope: trio.CancelScope) -> None:
-        await self._wait_stop()
-        scope.cancel()
 
 
 def _opens_session(body: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lmx.schema.skill_documents import output_text
 from lmx.schema.skills import (
     BrokenRow,
     CallReply,
@@ -28,7 +29,6 @@ from lmx.skills.catalogue import (
     document_of,
     prompt_fields,
     prompts_of,
-    text_of,
     tools_of,
     uri_of,
 )
@@ -95,7 +95,7 @@ def prompt_list(skills: Skills) -> PromptList:
 
 def prompt_reply(manifest: Manifest, outcome: Outcome) -> PromptReply:
     """A prompt, filled in, or why not."""
-    content = PromptContent(text=text_of(outcome.output))
+    content = PromptContent(text=output_text(outcome.output))
     return PromptReply(
         ok=outcome.ok,
         description=manifest.description,

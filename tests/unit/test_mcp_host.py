@@ -9,9 +9,13 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from lmx.config import Settings
 from lmx.daemon.restarts import keep_running
 from lmx.errors import LmxError
 from lmx.skills.mcp.host import GONE, START_LIMIT_S, McpHost
+from lmx.web.exchange import Exchange, run_exchange
+from lmx.web.mcp import McpRoute
+from tests.lifecycle import HOME
 from tests.scripted_skills import ScriptedSkills
 
 
@@ -114,3 +118,26 @@ async def test_a_server_that_does_not_start_is_an_error(autojump_clock: object) 
         await host.handle({}, _nothing, _nothing)
     assert trio.current_time() - began_s == pytest.approx(START_LIMIT_S)
     await wait_all_tasks_blocked()
+
+
+async def test_its_client_is_told_that_the_server_did_not_start(autojump_clock: object) -> None:
+    """In the sentence of the host, as the answer to the request."""
+    host = McpHost(ScriptedSkills(), load=Lives().load)  # nobody runs it
+    sent: list[Any] = []
+    unread = [{"type": "http.request", "body": b"{}", "more_body": False}]
+
+    async def receive() -> Any:
+        if not unread:
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+        return unread.pop()
+
+    async def send(message: Any) -> None:
+        await trio.lowlevel.checkpoint()
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "headers": [], "state": {}, "extensions": {}}
+    route = McpRoute(host, Settings(home=HOME), trio.sleep_forever)
+    await run_exchange(route, Exchange(scope, receive, send), body_limit=1000)
+    assert 500 == sent[0]["status"]
+    assert b"did not start" in sent[1]["body"]

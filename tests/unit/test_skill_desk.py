@@ -1,6 +1,7 @@
 """The desk: what is refused, what waits, what is told, and that nothing stays behind."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from trio.testing import wait_all_tasks_blocked
 from lmx.config.skills import McpServerSettings, SkillSettings
 from lmx.errors import NoModelLoaded
 from lmx.skills.box.plan import BoxResult
+from lmx.skills.library import Library
 from lmx.skills.manifest import HttpCall, Manifest, McpTool
 from lmx.skills.outcome import Outcome
 from tests.fakes import Recorder
@@ -228,7 +230,20 @@ async def test_tools_of_servers_are_skills() -> None:
     assert "from the server" == outcome.output
     assert [(McpTool(server="srv", tool="t"), {"x": 1}, 3)] == tools.calls
     tools.manifests, tools.changed_s = (), 2e12
+    assert 2e12 == desk.changed_s  # whether or not somebody has looked at the list since
     assert ([], 2e12) == (desk.list(), desk.changed_s)
+
+
+async def test_what_has_not_changed_is_not_prepared_again(tmp_path: Path) -> None:
+    """A tool's schema is compiled once, and a list of switched off skills is made once."""
+    tools = FakeTools(TOOL)
+    library = Library(SkillSettings(), tmp_path, mcp=tools)
+    compiled = library.registry.rules(TOOL)
+    tools.changed_s += 1
+    assert compiled is library.registry.rules(TOOL)
+    off = Library(SkillSettings(enabled=False), tmp_path, mcp=tools)
+    assert off.registry is off.registry
+    assert [] == off.registry.list()
 
 
 async def test_the_approval_of_a_server_holds_for_every_name_of_its_tools() -> None:

@@ -8,6 +8,7 @@ let the server choose what this process computes.
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -25,6 +26,7 @@ from mcp.shared.exceptions import MCPError
 
 from lmx import __version__
 from lmx.config.skills import McpServerSettings
+from lmx.daemon.waiting import wait_first
 from lmx.skills.mcp.remote import TOOLS, Limits, Remote, RemoteTool
 from lmx.skills.mcp.stdio import StdioServer, server_environment
 from lmx.skills.outcome import Outcome
@@ -124,9 +126,7 @@ class _Connection:
         )
 
         async def use_until_over(remote: Remote) -> None:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_cancel_after, server.is_over, nursery.cancel_scope)
-                await use(remote)
+            await wait_first(server.is_over.wait, partial(use, remote))
 
         try:
             await self._converse(server.open(), use_until_over)
@@ -246,11 +246,6 @@ def _remote_tool(tool: types.Tool) -> RemoteTool:
         schema=tool.input_schema,
         risks=risks,
     )
-
-
-async def _cancel_after(event: trio.Event, scope: trio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()
 
 
 class BoundedTransport(httpx2.AsyncBaseTransport):

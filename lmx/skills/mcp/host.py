@@ -7,11 +7,13 @@ Sessions and the runs of skills live in its task, so a fault of the SDK ends the
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, NoReturn, Protocol
 
 import structlog
 import trio
 
+from lmx.daemon.waiting import wait_first
 from lmx.errors import LmxError
 from lmx.skills.mcp import load_server
 from lmx.skills.service import Skills
@@ -93,14 +95,6 @@ class McpHost:
             raise LmxError("The MCP server did not start; the log says why")
         gone = scope[GONE] = trio.Event()
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_cancel_after, has_ended, nursery.cancel_scope)
-                await server.handle(scope, receive, send)
-                nursery.cancel_scope.cancel()
+            await wait_first(has_ended.wait, partial(server.handle, scope, receive, send))
         finally:
             gone.set()
-
-
-async def _cancel_after(event: trio.Event, scope: trio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()

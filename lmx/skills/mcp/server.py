@@ -12,6 +12,7 @@ watches an event that `lmx.skills.mcp.host` leaves in the request's scope.
 import weakref
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, NoReturn
 
 import mcp_types as types
@@ -26,7 +27,9 @@ from mcp.shared.exceptions import MCPError, NoBackChannelError
 from mcp.shared.subscriptions import PromptsListChanged, ResourcesListChanged, ToolsListChanged
 
 from lmx import __version__
+from lmx.daemon.waiting import wait_first
 from lmx.errors import LmxError, SkillNotFound
+from lmx.schema.skill_documents import output_text
 from lmx.skills.catalogue import (
     DOCUMENT_TYPE,
     NamedSkill,
@@ -35,7 +38,6 @@ from lmx.skills.catalogue import (
     find_named,
     prompt_fields,
     prompts_of,
-    text_of,
     tools_of,
     typed_arguments,
     uri_of,
@@ -228,7 +230,7 @@ class SkillServer:
         outcome = await self._run(context, manifest, typed_arguments(manifest, given))
         if not outcome.ok:
             raise MCPError(types.INTERNAL_ERROR, _why(manifest, outcome))
-        content = types.TextContent(type="text", text=text_of(outcome.output))
+        content = types.TextContent(type="text", text=output_text(outcome.output))
         return types.GetPromptResult(
             description=manifest.description,
             messages=[types.PromptMessage(role="user", content=content)],
@@ -282,28 +284,22 @@ class SkillServer:
         """Run a skill until it is done or its client is gone."""
         scope = context.request.scope if context.request is not None else {}
         outcomes: list[Outcome] = []
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_when_gone, scope.get(GONE), nursery.cancel_scope)
+        call = partial(
+            self._skills.call,
+            manifest,
+            arguments,
+            approved=approved,
+            request_id=scope.get("lmx.request_id", ""),
+        )
+
+        async def run() -> None:
             try:
-                outcomes.append(
-                    await self._skills.call(
-                        manifest,
-                        arguments,
-                        approved=approved,
-                        request_id=scope.get("lmx.request_id", ""),
-                    )
-                )
+                outcomes.append(await call())
             except LmxError as error:  # such as a full queue
                 outcomes.append(Outcome(ok=False, error=error.message, denied=True))
-            nursery.cancel_scope.cancel()
+
+        await wait_first(scope.get(GONE, trio.Event()).wait, run)
         return outcomes[0] if outcomes else Outcome(ok=False, error="The client is gone")
-
-
-async def _cancel_when_gone(gone: trio.Event | None, scope: trio.CancelScope) -> None:
-    if gone is None:
-        return
-    await gone.wait()
-    scope.cancel()
 
 
 async def _tell_session(connection: Connection) -> None:
@@ -319,7 +315,7 @@ def _can_ask(context: Context) -> bool:
 
 
 def _question(manifest: Manifest, arguments: dict[str, Any]) -> types.ElicitRequest:
-    said = text_of(arguments)
+    said = output_text(arguments)
     shown = said if len(said) <= SHOWN_CHARACTERS else said[:SHOWN_CHARACTERS] + "…"
     message = f"May the skill {manifest.reference} run with {shown}?"
     return types.ElicitRequest(
@@ -331,7 +327,7 @@ def _result(manifest: Manifest, outcome: Outcome) -> types.CallToolResult:
     if not outcome.ok:
         content = types.TextContent(type="text", text=_why(manifest, outcome))
         return types.CallToolResult(content=[content], is_error=True)
-    content = types.TextContent(type="text", text=text_of(outcome.output))
+    content = types.TextContent(type="text", text=output_text(outcome.output))
     structured = outcome.output if isinstance(outcome.output, dict) else None
     return types.CallToolResult(content=[content], structured_content=structured)
 
