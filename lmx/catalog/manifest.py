@@ -5,6 +5,7 @@ is complete and can be served without asking any network. Knows nothing about fo
 """
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -98,3 +99,18 @@ def is_complete(directory: Path, dtype: str | None = None) -> bool:
         return False
     present = file_sizes(directory)
     return all(present.get(name) == size for name, size in manifest.files.items())
+
+
+def flush_tree(directory: Path) -> None:
+    """Wait until a directory and everything in it is on the disk."""
+    for path in (*directory.rglob("*"), directory):
+        flush(path)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's or directory's contents are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

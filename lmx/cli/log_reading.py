@@ -5,10 +5,9 @@ it means finding where the lines that were shown end in the lines that came.
 """
 
 import json
-import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from rich.text import Text
 from lmx.cli.client import Client
 from lmx.cli.exits import CommandFailed, Exit
 from lmx.cli.service.launchd import AGENT_LOGS, SYSTEM_LOGS
+from lmx.cli.service.saying import read_files
 from lmx.cli.session import Session
 from lmx.cli.words import printable
 from lmx.config import Settings, load_settings
@@ -56,7 +56,8 @@ def read_logs(session: Session, *, count: int, is_followed: bool) -> None:
             message = f"{failure.message}; and there is no log file"
             raise CommandFailed(message, failure.status, failure.code) from failure
         session.say(f"{failure.message}; this is {file}")
-        _read_file(session, file, count=count, is_followed=is_followed)
+        for text in read_files([file], count, follow=is_followed, tail_bytes=TAIL_BYTES):
+            show(session, _parse(text))
         return
     for line in lines:
         show(session, line)
@@ -80,8 +81,8 @@ def new_lines(before: Sequence[Line], after: Sequence[Line]) -> Sequence[Line]:
 
 def find_log(settings: Settings) -> Path | None:
     """The file that settings name, or else the one that a service on this machine wrote last."""
-    if settings.logging.file is not None:
-        named = Path(settings.logging.file).expanduser()
+    named = settings.logging.path
+    if named is not None:
         return named if named.is_file() else None
     folders = {Path(tempfile.gettempdir()), Path(AGENT_LOGS), Path(SYSTEM_LOGS)}
     places = [folder / name for folder in folders for name in SERVICE_LOGS]
@@ -120,40 +121,6 @@ def _follow(session: Session, client: Client, before: list[Line]) -> list[Line]:
     for line in new_lines(before[-20:], after):
         show(session, line)
     return after
-
-
-def _read_file(session: Session, path: Path, *, count: int, is_followed: bool) -> None:
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            file.seek(max(0, size - TAIL_BYTES))
-            lines = file.read().decode("utf-8", "replace").splitlines()
-            position = file.tell()
-    except OSError as error:
-        raise CommandFailed(f"{path} cannot be read: {error.strerror}") from error
-    for text in lines[-count:]:
-        show(session, _parse(text))
-    if is_followed:
-        for text in _grow(path, position):
-            show(session, _parse(text))
-
-
-def _grow(path: Path, position: int) -> Iterator[str]:
-    """Lines that are written from now on; a file that was put away is taken up from its start."""
-    held = b""
-    while True:
-        time.sleep(POLL_S)
-        try:
-            with path.open("rb") as file:
-                if os.fstat(file.fileno()).st_size < position:
-                    position, held = 0, b""
-                file.seek(position)
-                block = file.read()
-                position = file.tell()
-        except FileNotFoundError:
-            continue  # between the old one and the new one
-        *whole, held = (held + block).split(b"\n")
-        yield from (line.decode("utf-8", "replace") for line in whole)
 
 
 def _parse(text: str) -> Line:

@@ -97,7 +97,7 @@ def open_log(settings: LoggingSettings, log_tail: LogTail) -> Iterator[LogContro
         log_tail: Keeps the last lines, too.
     """
     control = LogControl(settings.level)
-    file = None if settings.file is None else _open_file(settings)
+    file = None if settings.path is None else _open_file(settings.path, settings)
     is_terminal = sys.stderr.isatty()
     outputs: list[tuple[Processor, Callable[[str], None]]] = []
     if file is None or is_terminal:
@@ -150,9 +150,9 @@ def _renderer(*, is_text: bool, has_colors: bool = False) -> Processor:
     return structlog.dev.ConsoleRenderer(colors=has_colors)
 
 
-def _open_file(settings: LoggingSettings) -> LogFile:
+def _open_file(path: Path, settings: LoggingSettings) -> LogFile:
     return LogFile(
-        Path(settings.file or "").expanduser().absolute(),
+        path.absolute(),
         max_bytes=int(settings.max_mb * 1e6),
         backups=settings.backups,
         standby=sys.stderr,

@@ -158,10 +158,9 @@ def check_lock(home: Path, *, answers: bool, now_s: float) -> Finding:
 
 def check_log(settings: Settings) -> Finding:
     """Whether the log has a place that is put away before it fills the disk."""
-    logging = settings.logging
-    if logging.file is None:
+    logging, path = settings.logging, settings.logging.path
+    if path is None:
         return ok("log", "goes to standard error; the service manager keeps it")
-    path = Path(logging.file).expanduser()
     try:
         with tempfile.TemporaryFile(dir=_existing(path.parent)):
             pass

@@ -48,13 +48,8 @@ def holds_keys(variable: str) -> bool:
 
 def _name_of(variable: str) -> str | None:
     """The setting that a variable is for, under our name."""
-    if variable in SHORT_NAMES:
-        return SHORT_NAMES[variable]
-    for prefix in PREFIXES:
-        section, separator, key = variable.removeprefix(prefix).partition("__")
-        if variable.startswith(prefix) and separator:
-            return _current_name(f"{section}.{key}".lower())
-    return None
+    entries = read_environment({variable: ""})
+    return next((_current_name(entry.name) for entry in entries), None)
 
 
 def _current_name(name: str) -> str:

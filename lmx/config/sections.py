@@ -225,6 +225,11 @@ class LoggingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     backups: Annotated[int, Meta(ge=0, le=1000)] = 5
     prompts: bool = False
 
+    @property
+    def path(self) -> Path | None:
+        """Where `file` is, if there is one."""
+        return None if self.file is None else Path(self.file).expanduser()
+
 
 class SecuritySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who may do what, from where. Never shows its keys.

@@ -21,6 +21,7 @@ import trio
 from msgspec import Struct
 
 from lmx import __version__
+from lmx.daemon.replacing import replace_file
 from lmx.daemon.telemetry import DaemonEvent, Telemetry
 
 FILE_NAME = "compatibility.jsonl"
@@ -201,12 +202,10 @@ def write_attempts(path: Path, attempts: Iterable[Attempt], *, is_whole: bool) -
         OSError: It cannot be written.
     """
     data = b"".join(msgspec.json.encode(attempt) + b"\n" for attempt in attempts)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if is_whole:
-        fresh = path.with_suffix(".partial")
-        fresh.write_bytes(data)
-        fresh.replace(path)
+        replace_file(path, data)
         return
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
         file.write(data)
 

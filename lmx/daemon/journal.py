@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from lmx.catalog.specs import ModelSpec
 from lmx.daemon.model import LoadOptions
+from lmx.daemon.replacing import replace_file
 
 FILE_NAME = "loaded.json"
 CRASH_LOOP_STARTS = 3
@@ -60,11 +61,7 @@ def write_journal(home: Path, journal: Journal) -> None:
     Raises:
         OSError: It cannot be written; the one before stays.
     """
-    path = journal_path(home)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(msgspec.json.encode(journal))
-    partial.replace(path)
+    replace_file(journal_path(home), msgspec.json.encode(journal))
 
 
 def begin(previous: Journal | None, now: float) -> tuple[Journal, Sequence[Entry], str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lmx.catalog.manifest import MANIFEST_NAME, PARTIAL, read_manifest
+from lmx.catalog.manifest import MANIFEST_NAME, PARTIAL, flush, flush_tree, read_manifest
 from lmx.errors import ImportFailed
 
 
@@ -67,20 +67,10 @@ def _is_other_process(pid: int) -> bool:
 
 def _publish(partial: Path, target: Path) -> None:
     """Make the finished directory durable, then put it in place."""
-    for path in [*partial.rglob("*"), partial]:
-        _flush(path)
+    flush_tree(partial)
     old = partial.with_name(f"{partial.name}.old")
     if target.exists():
         target.rename(old)
     partial.replace(target)
-    _flush(target.parent)
+    flush(target.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file's or directory's contents are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

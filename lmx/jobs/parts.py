@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from lmx.catalog.manifest import flush, flush_tree
 from lmx.protocol.jobs import PlannedFile
 
 BLOCK_BYTES = 1 << 20
@@ -147,7 +148,7 @@ def publish(partial: Path, target: Path, files: list[PlannedFile], *, weights: s
     if not target.exists():
         with suppress(OSError):  # another download of it may just have made the directory
             partial.rename(target)
-            _flush(target.parent)
+            flush(target.parent)
             return
     for file in sorted(files, key=_rank):
         place = target / file.path
@@ -158,7 +159,7 @@ def publish(partial: Path, target: Path, files: list[PlannedFile], *, weights: s
         for stale in target.glob("*.safetensors"):
             if stale.name not in weights:
                 stale.unlink()
-    _flush(target)
+    flush(target)
 
 
 def _rank(file: PlannedFile) -> tuple[int, str]:
@@ -177,17 +178,3 @@ def _new_digest(file: PlannedFile) -> "hashlib._Hash":
 
 def _expected(file: PlannedFile) -> str:
     return file.sha256 or file.git_sha1
-
-
-def flush_tree(directory: Path) -> None:
-    """Wait until a directory and everything in it is on the disk."""
-    for path in (*directory.rglob("*"), directory):
-        _flush(path)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

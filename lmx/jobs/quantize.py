@@ -16,10 +16,10 @@ import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.utils import load_model, make_shards, quantize_model, save_config
 
+from lmx.catalog.manifest import flush_tree
 from lmx.catalog.mlx_files import CONFIG_FILE, INDEX_FILE, read_config
 from lmx.errors import CorruptModel, OutputExists, UnsupportedModel
 from lmx.jobs.choice import COMPANIONS
-from lmx.jobs.parts import flush_tree
 from lmx.jobs.report import Reporter, run_job
 from lmx.protocol.jobs import Done, JobProgress, QuantizeOrder
 

@@ -5,7 +5,6 @@ method and an unknown path are Quart's to refuse, in the same envelope as every 
 """
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, NoReturn
 
 import trio
@@ -88,10 +87,7 @@ def make_quart(services: Services) -> QuartTrio:
     app.register_blueprint(live_routes(services))
     app.register_blueprint(preset_routes(services.presets))
     app.register_blueprint(extra_routes(services.loader, services.live, SessionShelf()))
-    own_file = services.settings.logging.file
-    folders = LogFolders(
-        services.settings.home, None if own_file is None else Path(own_file).expanduser()
-    )
+    folders = LogFolders(services.settings.home, services.settings.logging.path)
     app.register_blueprint(log_routes(services.log_tail, folders))
     app.register_blueprint(skill_routes(services.skills))
 

@@ -4,11 +4,13 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import structlog
 
 from lmx.cli.logs import Blotter, LogLevel
+from lmx.cli.service.saying import read_files
 
 SCRIPT = """
 import structlog
@@ -100,3 +102,16 @@ def test_the_format_can_be_chosen() -> None:
     assert "first" in text.splitlines()[0]
     assert "\x1b" not in text
     assert "{" not in text
+
+
+def test_only_the_end_of_a_long_file_is_looked_through(tmp_path: Path) -> None:
+    """What replaces it is read whole, and the last lines of the old one are not lost."""
+    path = tmp_path / "log"
+    path.write_text("one\ntwo\nthree\n")
+    lines = read_files([path], 10, follow=True, tail_bytes=10)
+    assert ["two", "three"] == [next(lines), next(lines)]
+    with path.open("a") as old:
+        path.rename(tmp_path / "log.1")
+        old.write("four\n")
+    path.write_text("five\nsix\n")
+    assert ["four", "five", "six"] == [next(lines) for _ in range(3)]

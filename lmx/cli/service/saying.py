@@ -14,18 +14,21 @@ from lmx.cli.exits import CommandFailed
 LOOK_S = 0.3
 
 
-def read_files(files: Sequence[Path], count: int, *, follow: bool) -> Iterator[str]:
+def read_files(
+    files: Sequence[Path], count: int, *, follow: bool, tail_bytes: int | None = None
+) -> Iterator[str]:
     """Lines of files: the last of each, then, if wanted, what is added, through rotations.
 
     Args:
         files: In order; those that are not there are left out until they are.
         count: How many of each.
         follow: Go on for ever.
+        tail_bytes: Length of a file's end in which its last lines are looked for; `None` for all.
 
     Raises:
         CommandFailed: None is there, or one cannot be read.
     """
-    tails = [_Tail(path) for path in files]
+    tails = [_Tail(path, tail_bytes) for path in files]
     if not follow and not any(path.exists() for path in files):
         raise CommandFailed(f"there is no log yet: {', '.join(map(str, files))}")
     try:
@@ -65,8 +68,9 @@ def read_journal(command: str) -> Iterator[str]:
 class _Tail:
     """A file that grows and may be replaced."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tail_bytes: int | None) -> None:
         self._path = path
+        self._tail_bytes = tail_bytes  # of the first file; later ones are read whole
         self._file: TextIO | None = None
         self._part = ""
 
@@ -91,6 +95,10 @@ class _Tail:
     def _open(self) -> TextIO | None:
         if self._file is None and self._path.exists():
             self._file = self._path.open(encoding="utf-8", errors="replace")
+            if self._tail_bytes is not None:
+                size = os.fstat(self._file.fileno()).st_size
+                self._file.seek(max(0, size - self._tail_bytes))
+                self._tail_bytes = None
         return self._file
 
     def _is_replaced(self) -> bool:

@@ -19,7 +19,7 @@ from lmx.catalog.manifest import models_directory
 from lmx.config import DownloadSettings
 from lmx.daemon.jobs.board import Board, Change
 from lmx.daemon.jobs.child import run_job
-from lmx.daemon.jobs.record import CANCELLED, DownloadJob, LoadWish, Wanted, new_id
+from lmx.daemon.jobs.record import DownloadJob, LoadWish, Wanted, new_id
 from lmx.daemon.jobs.space import FreeBytes, check_space, free_bytes
 from lmx.daemon.shelf import Shelf
 from lmx.daemon.telemetry import Telemetry
@@ -219,7 +219,7 @@ class Downloads:
     def _resumable(self, wanted: Wanted, plan: DownloadPlan) -> DownloadJob | None:
         """A download of the same files that ended before they were there."""
         for job in reversed(self.jobs):
-            if job.wanted == wanted and job.status in {"failed", CANCELLED} and job.plan == plan:
+            if job.wanted == wanted and job.status in {"failed", "cancelled"} and job.plan == plan:
                 return job
         return None
 

@@ -19,6 +19,7 @@ from lmx.catalog.manifest import PARTIAL
 from lmx.catalog.specs import ModelSpec
 from lmx.config import Backend
 from lmx.daemon.model import LoadOptions
+from lmx.daemon.replacing import replace_file
 from lmx.errors import RequestCancelled
 from lmx.protocol.jobs import DownloadPlan, Stage
 
@@ -181,10 +182,7 @@ def write_job(folder: Path, job_id: str, encoded: bytes) -> None:
     Raises:
         OSError: It cannot be written; what was noted before stays.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{job_id}.partial"
-    partial.write_bytes(encoded)
-    partial.replace(folder / f"{job_id}{SUFFIX}")
+    replace_file(folder / f"{job_id}{SUFFIX}", encoded)
 
 
 def forget_job(folder: Path, job: Job) -> None:
