@@ -234,7 +234,7 @@ async def test_tools_of_servers_are_skills() -> None:
     assert ([], 2e12) == (desk.list(), desk.changed_s)
 
 
-async def test_what_has_not_changed_is_not_prepared_again(tmp_path: Path) -> None:
+def test_what_has_not_changed_is_not_prepared_again(tmp_path: Path) -> None:
     """A tool's schema is compiled once, and a list of switched off skills is made once."""
     tools = FakeTools(TOOL)
     library = Library(SkillSettings(), tmp_path, mcp=tools)
