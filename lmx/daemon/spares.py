@@ -27,8 +27,14 @@ WORKER_ENVIRONMENT = {
 }
 # Unless the user set them. Threads that only spin while they wait collapse on a shared machine, and
 # threads that sleep at once lose 40 % of a small model's speed in llama.cpp's barriers: a short
-# spin costs neither.
-WORKER_DEFAULTS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
+# spin costs neither. MLX on CUDA remembers 256 shapes of attention and ends a process that has seen
+# twice as many, which a server does in a day: as an error, in the middle of an answer.
+WORKER_DEFAULTS = {
+    "OMP_WAIT_POLICY": "passive",
+    "GOMP_SPINCOUNT": "1000",
+    "MLX_ENABLE_CACHE_THRASHING_CHECK": "0",
+    "MLX_CUDA_SDPA_CACHE_SIZE": "2048",
+}
 # Engines whose imports take long enough to be worth a process that waits.
 SLOW_TO_IMPORT = frozenset({"mlx", "llama"})
 

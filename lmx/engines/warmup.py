@@ -5,7 +5,7 @@ computes, a timed pass says how much of a prompt running streams can bear beside
 a hundredfold, and the first guess is made before anything else was measured.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from time import perf_counter
 
 from lmx.engines.base import Choice, Engine
@@ -22,6 +22,24 @@ def warm_up(engine: Engine, samplings: Sequence[Sampling]) -> None:
         engine.add([Choice(WARM_UP_ID, sampling)], [0, 0])
         while engine.free_slots < engine.info.max_sequences:
             engine.step()
+
+
+def warm_up_passes(engine: Engine, shapes: Iterable[tuple[int, int]]) -> None:
+    """Compute prompts of so many rows and tokens together, where their first time takes longer.
+
+    Args:
+        engine: Loaded, and nothing else in it.
+        shapes: Rows and tokens of each pass; those that the engine has no room for are left out.
+    """
+    for rows, tokens in shapes:
+        if rows > engine.info.max_sequences or tokens + 2 > engine.info.context_tokens:
+            continue
+        for row in range(rows):
+            choice = Choice(WARM_UP_ID - row, Sampling(max_tokens=1, seed=0))
+            engine.add([choice], [row] * (tokens + 1))
+        while engine.free_slots < engine.info.max_sequences:
+            engine.step()
+        engine.shrink()  # or a longer one would go on from this
 
 
 def sample_pass(engine: Engine) -> tuple[int, float] | None:

@@ -4,7 +4,9 @@ Theory of operation. What a step costs is measured, not assumed: from one step w
 next, which is what a client sees of it, whatever the device still had to do from the steps before.
 A piece of prompt costs what its steps took beyond what they take without one. Engines let a step's
 piece run while the next step is being prepared, so a measurement counts fully only when the last
-few steps were alike; any other can only say that something costs more than was thought. Until
+few steps were alike. Of any others a single step can only say that something costs more than was
+thought, and as many as an engine may be behind that the first piece costs no more than all of them
+took: so a step that was held up, by a kernel that had to be compiled say, is forgotten again. Until
 anything is known, pieces are the smallest. Knows seconds and tokens, no requests and no engine.
 """
 
@@ -76,11 +78,14 @@ class _Step(NamedTuple):
     Attributes:
         is_known: It came right after another, of which the same was seen.
         kind: It delivered, it only computed prompts, or neither.
+        piece: What it computed of prompts.
+        took_s: From the end of the step before to its own.
     """
 
     is_known: bool
     kind: str
     piece: Piece
+    took_s: float
 
 
 class Pace:
@@ -187,16 +192,18 @@ class Pace:
         follows = last_s is not None and began_s - last_s <= PAUSE_S
         kind = "decode" if delivered else "silent" if stream_count else "prefill"
         previous = self._steps[-1].kind if self._steps else ""
-        self._steps.append(_Step(follows and kind == previous, kind, piece))
-        if last_s is None or not self._steps[-1].is_known or kind == "silent":
+        took_s = 0.0 if last_s is None else ended_s - last_s
+        self._steps.append(_Step(follows and kind == previous, kind, piece, took_s))
+        if not self._steps[-1].is_known or kind == "silent":
             return
         beside_s = 0.0
         if delivered:
             if self._is_without_prompts():
-                self._learn_decode(stream_count, ended_s - last_s)
+                self._learn_decode(stream_count, took_s)
                 return
             beside_s = self._decode_time_s(stream_count) or 0.0
-        self._learn_piece(max(0.0, ended_s - last_s - beside_s))
+        self._learn_piece(max(0.0, took_s - beside_s))
+        self._learn_limit()
 
     def _listen(self) -> int:
         """A few steps without prompts tell what one costs; if they do not, prompts go on."""
@@ -230,6 +237,19 @@ class Pace:
         elif known is not None and (alike or cost > known):
             shown = min(cost, MOST_SURPRISE * known)
             self._set_cost(band, size, known + SMOOTHING * (shown - known))
+
+    def _learn_limit(self) -> None:
+        """The first of the last pieces is paid for by now: it took no longer than all the steps."""
+        steps = list(self._steps)
+        piece = steps[0].piece
+        are_known = len(steps) == ALIKE_STEPS and all(step.is_known for step in steps[1:])
+        if not are_known or not piece.tokens:
+            return
+        band, size = _depth_band(piece.depth_tokens), piece.tokens.bit_length()
+        known = self._cost_of(size, self._costs.get(band, {}))
+        limit = sum(step.took_s for step in steps) / piece.tokens
+        if known is not None and limit < known:
+            self._set_cost(band, size, known + SMOOTHING * (limit - known))
 
     def _set_cost(self, band: int, size: int, cost: float) -> None:
         """A larger piece never costs more per token than a smaller one, nor a smaller one less."""

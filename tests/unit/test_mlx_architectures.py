@@ -9,7 +9,7 @@ from mlx_lm.generate import generate_step
 from lmx.engines.base import Choice
 from lmx.engines.mlx.caches import can_batch, can_pad
 from lmx.engines.mlx.engine import MlxEngine
-from lmx.engines.mlx.prefill import PrefillLimits
+from lmx.engines.mlx.passes import PrefillLimits
 from lmx.protocol.values import ModelInfo, Sampling
 from tests.random_models import COMMON, KINDS, random_model
 

@@ -10,7 +10,7 @@ from mlx_lm.utils import load_model
 
 from lmx.engines.base import Choice
 from lmx.engines.mlx.engine import MlxEngine
-from lmx.engines.mlx.prefill import PrefillLimits, plan_group
+from lmx.engines.mlx.passes import PrefillLimits, plan_group
 from lmx.errors import OutOfMemory
 from lmx.protocol.values import ModelInfo, Sampling
 from tests.tiny_models import build_tiny_llama

@@ -14,7 +14,7 @@ from lmx.engines import load_engine
 from lmx.engines.base import Choice, StepResult
 from lmx.engines.mlx.drafting import READY_TOKENS, DraftModel, can_draft
 from lmx.engines.mlx.engine import MlxEngine, Savings
-from lmx.engines.mlx.prefill import PrefillLimits
+from lmx.engines.mlx.passes import PrefillLimits
 from lmx.engines.mlx.speculation import Speculation
 from lmx.engines.speculation.costs import CheckCosts
 from lmx.engines.speculation.drafter import DOUBTED_AFTER, ModelTrust

@@ -13,7 +13,7 @@ from mlx_lm.utils import load_model
 from lmx.engines.base import Choice, StepResult, Tokenizer, TokenLogprobs
 from lmx.engines.grammar import LlgGrammarCompiler
 from lmx.engines.mlx.engine import MlxEngine
-from lmx.engines.mlx.prefill import PrefillLimits
+from lmx.engines.mlx.passes import PrefillLimits
 from lmx.engines.mlx.tokenizer import load_tokenizer
 from lmx.errors import InvalidRequest
 from lmx.protocol.values import Grammar, ModelInfo, Sampling

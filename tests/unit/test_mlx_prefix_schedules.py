@@ -20,7 +20,7 @@ from lmx.engines.mlx.engine import MlxEngine, Savings
 from lmx.engines.mlx.keeper import MlxTier, make_store
 from lmx.engines.mlx.leaves import leaves_of
 from lmx.engines.mlx.packing import MlxPacker
-from lmx.engines.mlx.prefill import PrefillLimits
+from lmx.engines.mlx.passes import PrefillLimits
 from lmx.engines.mlx.speculation import Speculation
 from lmx.engines.prefix.disk.cache import DiskCache
 from lmx.engines.prefix.disk.records import DiskSettings, Namespace

@@ -11,7 +11,7 @@ from lmx.engines.base import Choice, PrefillShare, PrefixUse, StepResult
 from lmx.engines.mlx.caches import CacheRows, can_pad
 from lmx.engines.mlx.engine import MlxEngine, Savings
 from lmx.engines.mlx.keeper import PrefixKeeper, make_store
-from lmx.engines.mlx.prefill import PrefillLimits
+from lmx.engines.mlx.passes import PrefillLimits
 from lmx.engines.prefix.tree import make_key
 from lmx.protocol.values import ModelInfo, Sampling
 from tests.random_models import COMMON, KINDS, random_model
@@ -213,13 +213,15 @@ def test_prompts_that_begin_with_what_is_kept_share_a_pass(
     for number, prompt in prompts.items():
         engine.add([Choice(number, Sampling(TOKENS, temperature=0.0))], prompt, prefix=MINE)
     engine.step()
-    assert {} == engine.prefilling()
+    # What is gone on from ends at a grain, which makes the passes of this small engine two.
+    assert {} == engine.prefilling() or grain > 1
     found = drain(engine)
     for number, prompt in prompts.items():
         tokens = [result.token_id for result in found[number]]
         assert expected_of(model, prompt) == tokens
         # A window can be gone on from where a prompt's last pass ended, before its last token.
         known = len(beginnings[number]) - (kind == "sliding" and number != NEW)
+        known -= known % grain if kind == "plain" else 0
         assert known == found[number][0].cached_tokens
 
 

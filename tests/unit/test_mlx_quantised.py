@@ -12,7 +12,7 @@ from mlx_lm.utils import load_model
 from lmx.engines.base import Choice
 from lmx.engines.mlx.caches import CacheRows, can_batch, can_pad, kv_bytes_per_token, quantise
 from lmx.engines.mlx.engine import MlxEngine
-from lmx.engines.mlx.prefill import PrefillLimits
+from lmx.engines.mlx.passes import PrefillLimits
 from lmx.engines.mlx.quantised import BatchQuantisedCache, QuantisedCache
 from lmx.errors import UnsupportedModel
 from lmx.protocol.values import ModelInfo, Sampling

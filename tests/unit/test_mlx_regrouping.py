@@ -11,7 +11,8 @@ from lmx.engines.mlx.batch import DecodeBatch, Launched
 from lmx.engines.mlx.caches import can_pad
 from lmx.engines.mlx.groups import DecodeGroups
 from lmx.engines.mlx.keeper import PrefixKeeper, make_store
-from lmx.engines.mlx.prefill import Prefill, PrefillLimits
+from lmx.engines.mlx.passes import PrefillLimits
+from lmx.engines.mlx.prefill import Prefill
 from lmx.engines.mlx.sequence import LivePrompt, LiveSequence, make_sequence
 from lmx.protocol.values import Sampling
 from tests.decode_device import Cost, Device

@@ -14,7 +14,7 @@ from lmx.engines.base import Choice, StepResult
 from lmx.engines.mlx.caches import CacheRows, quantise
 from lmx.engines.mlx.engine import MlxEngine, Savings
 from lmx.engines.mlx.keeper import MlxStore, make_store
-from lmx.engines.mlx.prefill import PrefillLimits
+from lmx.engines.mlx.passes import PrefillLimits
 from lmx.engines.mlx.speculation import Speculation
 from lmx.protocol.values import ModelInfo, Sampling
 from tests.tiny_models import build_tiny_llama

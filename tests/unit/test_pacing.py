@@ -221,6 +221,23 @@ def test_an_outlier_is_forgotten() -> None:
     assert device.prefill(60, deepens=False)[-1] >= 0.8 * usual
 
 
+@pytest.mark.parametrize("lag", [0, 1, 2])
+def test_hold_ups_are_forgotten_though_no_three_steps_are_alike(lag: int) -> None:
+    """Kernels were compiled for the first prompts, and now short ones come every other step."""
+    pace = Pace(device="gpu", piece_tokens=MOST, settings=PaceSettings(sample=(128, 0.012)))
+    device = Device(pace, token_s=1e-5, fixed_s=3.0, lag=lag)
+    device.decode()
+    for _ in range(8):
+        device.step(200)
+        device.step(0)
+    device.fixed_s = 0.01
+    assert LEAST_TOKENS == pace.choose(1, 0)
+    for _ in range(40):
+        device.step(min(64, pace.choose(1, 0)))
+        device.step(0)
+    assert pace.choose(1, 0) >= 128
+
+
 def test_a_device_that_slows_down_is_noticed() -> None:
     """Pieces shrink within a few steps, though no three are alike."""
     device = Device(make_pace())

@@ -177,6 +177,15 @@ def test_workers_never_download() -> None:
     assert "1" == worker_environment()["HF_HUB_OFFLINE"]
 
 
+def test_workers_outlive_their_thousandth_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLX on CUDA would end them; whoever wants that has set it."""
+    name = "MLX_ENABLE_CACHE_THRASHING_CHECK"
+    monkeypatch.delenv(name, raising=False)
+    assert "0" == worker_environment()[name]
+    monkeypatch.setenv(name, "1")
+    assert "1" == worker_environment()[name]
+
+
 def test_workers_know_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the daemon was told of security stays with it; other settings are passed on."""
     monkeypatch.setenv("LMX_SECURITY__ADMIN_KEY", "k")

@@ -65,10 +65,13 @@ class CacheRows:
             for layer in self.layers:
                 layer.prepare(lengths=lengths, right_padding=padding)
 
-    def finalize(self) -> None:
-        """Move the padding to the left after that pass."""
+    def finalize(self, row_count: int) -> None:
+        """Move the padding to the left after that pass, and go on with the first rows of it."""
         for layer in self.layers:
             layer.finalize()
+        for leaf in _leaves(self.layers):
+            for name, value in vars(leaf).items():
+                setattr(leaf, name, _first_rows(value, row_count))
 
     def extend(self, other: "CacheRows") -> None:
         """Add another group's rows after these; `other` must not be used again."""
@@ -218,6 +221,14 @@ def _leaves(layers: list[Any]) -> list[Any]:
 
 def _sides(cache: Any) -> tuple[mx.array, ...]:
     return () if cache.empty() else cache.keys_and_values()
+
+
+def _first_rows(value: Any, count: int) -> Any:
+    """Of an array of a batched cache, or of several; anything else says nothing of rows."""
+    if isinstance(value, tuple):
+        return tuple(_first_rows(part, count) for part in value)
+    has_more = isinstance(value, mx.array) and value.shape[0] > count
+    return value[:count] if has_more else value
 
 
 def _shallow(layer: Any) -> Any:

@@ -28,7 +28,8 @@ from lmx.engines.mlx.caches import CacheRows
 from lmx.engines.mlx.device import telling_out_of_memory
 from lmx.engines.mlx.groups import DecodeGroups
 from lmx.engines.mlx.keeper import MlxStore, MlxTier, PrefixKeeper
-from lmx.engines.mlx.prefill import Prefill, PrefillLimits
+from lmx.engines.mlx.passes import PrefillLimits
+from lmx.engines.mlx.prefill import Prefill
 from lmx.engines.mlx.sequence import LivePrompt, LiveSequence, PromptLogprobs, make_sequence
 from lmx.engines.mlx.speculation import Speculation, settle
 from lmx.engines.prefix.tree import make_key

@@ -24,16 +24,17 @@ from lmx.engines.mlx.drafting import DraftModel, can_draft
 from lmx.engines.mlx.engine import MlxEngine, Savings
 from lmx.engines.mlx.files import check_directory, read_json
 from lmx.engines.mlx.keeper import make_store
-from lmx.engines.mlx.prefill import PrefillLimits
+from lmx.engines.mlx.passes import PrefillLimits
 from lmx.engines.mlx.speculation import Speculation
 from lmx.engines.mlx.tokenizer import MlxTokenizer, load_tokenizer
-from lmx.engines.warmup import sample_pass, warm_up
+from lmx.engines.warmup import sample_pass, warm_up, warm_up_passes
 from lmx.errors import CorruptModel, UnsupportedModel
 from lmx.protocol.messages import Load
 from lmx.protocol.values import ModelInfo, Sampling
 
 # A pass reads all weights; a GPU multiplies a few hundred tokens by them in that time, a CPU a few.
-GPU_PREFILL = PrefillLimits(MLX_PREFILL_TOKENS["gpu"], max_rows=8, pass_tokens=512, grain_tokens=32)
+METAL_PREFILL = PrefillLimits(MLX_PREFILL_TOKENS["gpu"], max_rows=8, pass_tokens=512)
+CUDA_PREFILL = METAL_PREFILL._replace(max_rows=32, grain_tokens=32)
 CPU_PREFILL = PrefillLimits(MLX_PREFILL_TOKENS["cpu"], max_rows=8, pass_tokens=32)
 # Both ways of sampling have kernels of their own.
 WARM_UP = [Sampling(max_tokens=1, temperature=1.0, top_p=top_p, seed=0) for top_p in (1.0, 0.9)]
@@ -62,7 +63,7 @@ def load_engine(load: Load, blas: Blas) -> LoadedEngine:
         quantise(model)
     info = _model_info(model, load, context_tokens(config, tokenizer_config))
     wire(info.weight_bytes + info.kv_bytes_per_token * info.context_tokens + pool_bytes)
-    limits = CPU_PREFILL if info.device == "cpu" else GPU_PREFILL
+    limits = prefill_limits()
     if not can_pad(model):
         limits = limits._replace(max_rows=1)
     ends = _end_ids(directory, config, tokenizer)
@@ -88,12 +89,21 @@ def load_engine(load: Load, blas: Blas) -> LoadedEngine:
         savings=Savings(store, Speculation(is_on=load.speculation, model=draft), disk),
     )
     warm_up(engine, WARM_UP)
+    if limits.is_grainy:
+        warm_up_passes(engine, limits.usual_shapes())
     grammars = LlgGrammarCompiler(
         tokenizer.vocabulary_json, vocabulary_size=vocabulary_size, end_ids=ends
     )
     return LoadedEngine(
         engine, tokenizer, grammars, [*blas.notes, *notes], pass_sample=sample_pass(engine)
     )
+
+
+def prefill_limits() -> PrefillLimits:
+    """What a pass may hold on this process's device."""
+    if device_name() == "cpu":
+        return CPU_PREFILL
+    return CUDA_PREFILL if mx.cuda.is_available() else METAL_PREFILL
 
 
 def load_draft(
@@ -123,7 +133,7 @@ def load_draft(
     if not can_draft(model):
         reason = "its caches cannot be cut back"
         return None, NO_DRAFT.format(name=directory.name, reason=reason)
-    limits = CPU_PREFILL if device_name() == "cpu" else GPU_PREFILL
+    limits = prefill_limits()
     draft = DraftModel(
         model,
         context_tokens=context_tokens(config, tokenizer_config),

@@ -23,6 +23,7 @@ from lmx.engines.base import PrefillShare
 from lmx.engines.mlx.caches import CacheRows
 from lmx.engines.mlx.keeper import MlxRecall, PrefixKeeper
 from lmx.engines.mlx.logprobs import gather
+from lmx.engines.mlx.passes import PrefillLimits, plan_group
 from lmx.engines.mlx.sequence import LivePrompt, LiveSequence
 from lmx.engines.prefix.tree import common_length
 
@@ -35,23 +36,6 @@ PIECE_TOKENS = 256
 # Where only ends of passes can be gone on from: so many of a prompt besides its boundaries, and no
 # two closer than so many tokens.
 MAX_STOPS, STOP_TOKENS = 8, 1024
-
-
-class PrefillLimits(NamedTuple):
-    """What one prefill pass may hold.
-
-    Attributes:
-        chunk_tokens: Most tokens of a pass, padding included.
-        max_rows: Most prompts in a pass.
-        pass_tokens: So many tokens more in a pass cost as much as another pass.
-        grain_tokens: Groups are padded to multiples of it: CUDA's attention is planned anew, for
-            some 100 ms, for every length it has not seen.
-    """
-
-    chunk_tokens: int
-    max_rows: int
-    pass_tokens: int = 32
-    grain_tokens: int = 1
 
 
 class Ready(NamedTuple):
@@ -103,28 +87,6 @@ class Partial:
         gap = max(STOP_TOKENS, -(-last // MAX_STOPS))
         stops = [self.done_tokens // gap * gap + gap, last, *self.prompt.prefix.boundaries]
         return min(stop for stop in stops if self.done_tokens < stop)
-
-
-def plan_group(lengths: Sequence[int], limits: PrefillLimits) -> int:
-    """How many prompts from the head of the queue go into the next pass.
-
-    Args:
-        lengths: Tokens to prefill of each waiting prompt, in queue order, at least one entry.
-        limits: Bounds of the pass.
-
-    Returns:
-        At least 1. Padding never exceeds the real tokens, and count times longest stays within
-        the chunk.
-    """
-    longest = real = 0
-    for count, length in enumerate(lengths):
-        longest = max(longest, length)
-        real += length
-        padded = (count + 1) * longest
-        is_over = padded > limits.chunk_tokens or padded > 2 * real
-        if count and (is_over or count == limits.max_rows):
-            return count
-    return len(lengths)
 
 
 class Prefill:
@@ -222,9 +184,9 @@ class Prefill:
                 break
         if not group:
             return ready
-        group = group[: self._fitting(group)]
-        if len(group) > 1:
-            return [*ready, self._submit_group(group)]
+        count, shape = self._fitting(group)
+        if count > 1:
+            return [*ready, self._submit_group(group[:count], *shape)]
         found = self._submit_chunk(group[0], first_tokens)
         return ready if found is None else [*ready, found]
 
@@ -238,10 +200,20 @@ class Prefill:
         return [(partial, min(tokens, most)) for partial, tokens in known if partial is not None]
 
     def _missing(self, partial: Partial) -> int:
-        prompt, left = partial.prompt, partial.left_tokens
-        if partial.caches is None and prompt.logprobs is None:
-            left -= self._keeper.usable_tokens(prompt.ids, prompt.prefix.salt)
+        left = partial.left_tokens
+        if partial.caches is None:
+            left -= self._usable_tokens(partial.prompt)
         return max(1, left)
+
+    def _usable_tokens(self, prompt: LivePrompt) -> int:
+        """What is kept of a prompt, as far as it is gone on from: whole grains, or all of it."""
+        if prompt.logprobs is not None:
+            return 0
+        usable = self._keeper.usable_tokens(prompt.ids, prompt.prefix.salt)
+        is_all = usable >= len(prompt.token_ids) - 1
+        if is_all or self._keeper.needs_stops:
+            return usable
+        return usable - usable % self._limits.grain_tokens
 
     def _is_recalled(self, partial: Partial, *, may_read: bool) -> bool:
         """The disk was asked for it, once, and what it has of it was read."""
@@ -255,26 +227,29 @@ class Prefill:
 
     def _resume(self, partial: Partial) -> None:
         """Take what is there by now instead of computing it."""
-        prompt = partial.prompt
-        if prompt.logprobs is not None:
+        prompt, done = partial.prompt, partial.done_tokens
+        usable = self._usable_tokens(prompt)
+        if usable <= done:
             return
-        salt, done = prompt.prefix.salt, partial.done_tokens
-        found = self._keeper.resume(prompt.ids, salt, beyond=done)
+        found = self._keeper.resume(prompt.ids, prompt.prefix.salt, beyond=done)
         if found is not None:
-            partial.caches, partial.done_tokens = found
-            partial.kept_tokens = partial.done_tokens
+            partial.caches, tokens = found
+            if tokens > usable:
+                partial.caches.rewind(tokens - usable)
+            partial.done_tokens = partial.kept_tokens = usable
 
-    def _fitting(self, group: Sequence[Partial]) -> int:
-        """How many from the head of a group are computed in one pass; see `plan_group`.
+    def _fitting(self, group: Sequence[Partial]) -> tuple[int, tuple[int, int]]:
+        """How many from the head of a group are computed in one pass, and its rows and length.
 
-        They go into one rectangle of what they had before, too.
+        They go into one rectangle of what they had before, too; see `plan_group`.
         """
         unbounded = self._limits._replace(chunk_tokens=sys.maxsize)
+        lengths = [self._limits.round_up(partial.left_tokens) for partial in group]
         totals = [len(partial.prompt.token_ids) - 1 for partial in group]
-        return min(
-            plan_group([partial.left_tokens for partial in group], self._limits),
-            plan_group(totals, unbounded),
-        )
+        count = min(plan_group(lengths, self._limits), plan_group(totals, unbounded))
+        length = max(lengths[:count])
+        count, rows = self._limits.row_count(count, length)
+        return count, (rows, length)
 
     def _has_sooner(self, partial: Partial, group: Sequence[Partial]) -> bool:
         """Much of this prompt will be there once the group is computed: it waits for that.
@@ -286,7 +261,7 @@ class Prefill:
         ids, salt = partial.prompt.ids, partial.prompt.prefix.salt
         others = [other.prompt.ids for other in group if other.prompt.prefix.salt == salt]
         shared = max((common_length(other, ids, 0) for other in others), default=0)
-        gain = shared - max(partial.done_tokens, self._keeper.usable_tokens(ids, salt))
+        gain = shared - max(partial.done_tokens, self._usable_tokens(partial.prompt))
         return gain * len(group) > self._limits.pass_tokens
 
     def _submit_chunk(self, partial: Partial, tokens: int) -> Ready | None:
@@ -294,11 +269,14 @@ class Prefill:
         caches = partial.caches or CacheRows.single(self._model)
         if prompt.logprobs is not None:
             tokens = min(tokens, LOGPROBS_CHUNK_TOKENS)
-        done = partial.done_tokens
-        end = done + min(tokens, partial.left_tokens)
+        done, is_end = partial.done_tokens, tokens >= partial.left_tokens
+        end = done + (partial.left_tokens if is_end else self._limits.round_down(tokens))
         stop = partial.next_stop() if self._keeper.needs_stops else None
         end = end if stop is None else min(end, stop)
-        logits = self._forward(mx.array([prompt.token_ids[done:end]]), caches)
+        padding = self._padding(prompt, caches, end - done)
+        logits = self._forward(mx.array([[*prompt.token_ids[done:end], *[0] * padding]]), caches)
+        if padding:
+            caches.rewind(padding)
         _gather(prompt, logits, done)
         partial.caches, partial.done_tokens = caches, end
         partial.computed_tokens += end - done
@@ -308,6 +286,11 @@ class Prefill:
         if is_piece if stop is None else end == stop:
             self._keep(partial, caches)
         return None if partial.left_tokens else self._finish(partial)
+
+    def _padding(self, prompt: LivePrompt, caches: CacheRows, tokens: int) -> int:
+        """What a lone prompt's pass is filled up with; it is taken out of the caches again."""
+        can_pad = caches.is_always_rewindable and prompt.logprobs is None
+        return self._limits.round_up(tokens) - tokens if can_pad else 0
 
     def _keep(self, partial: Partial, caches: CacheRows, row: int = 0) -> None:
         """Let others have what is computed of a prompt."""
@@ -326,19 +309,26 @@ class Prefill:
         self._partials.remove(partial)
         prompt.skipped_tokens = len(prompt.token_ids) - 1 - partial.computed_tokens
 
-    def _submit_group(self, group: list[Partial]) -> Ready:
+    def _submit_group(self, group: list[Partial], row_count: int, length: int) -> Ready:
+        """One pass over what is left of several prompts.
+
+        Args:
+            group: Two at least.
+            row_count: Rows of the pass; those beyond the prompts are empty.
+            length: Tokens of each row, padding included.
+        """
         lengths = [partial.left_tokens for partial in group]
-        grain = self._limits.grain_tokens
-        longest = -(-max(lengths) // grain) * grain
         padded = [
-            [*partial.prompt.token_ids[partial.done_tokens : -1], *[0] * (longest - length)]
-            for partial, length in zip(group, lengths, strict=True)
+            [*partial.prompt.token_ids[partial.done_tokens : -1], *[0] * (length - left)]
+            for partial, left in zip(group, lengths, strict=True)
         ]
+        empty = row_count - len(group)
         rows = [partial.caches or CacheRows.single(self._model) for partial in group]
-        caches = CacheRows.merged(rows)
-        caches.pad_right(lengths, longest)
-        self._forward(mx.array(padded), caches)  # (B, longest) int32
-        caches.finalize()
+        caches = CacheRows.merged([*rows, *(CacheRows.single(self._model) for _ in range(empty))])
+        caches.pad_right([*lengths, *[length] * empty], length)
+        token_ids = mx.array([*padded, *[[0] * length] * empty])  # (row_count, length) int32
+        self._forward(token_ids, caches)
+        caches.finalize(len(group))
         for row, partial in enumerate(group):
             partial.done_tokens += lengths[row]
             partial.computed_tokens += lengths[row]
