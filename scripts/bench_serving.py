@@ -32,6 +32,7 @@ from scripts.bench.report import (
     verdict,
 )
 from scripts.bench.servers import PipedEngine, Server, lmx_server, mlx_lm_server, piped_engine
+from scripts.bench.sides import progress
 from scripts.bench.workload import prompts
 
 STREAMS = (1, 2, 4, 8, 16, 32)
@@ -119,26 +120,36 @@ def model_cells(results: Results) -> list[list[str]]:
 def measure_model(options: argparse.Namespace, model: Path) -> Results:
     """The serving ratio at each number of streams."""
     rows = [Row(streams) for streams in options.streams]
-    home, tokens = options.home, options.tokens
+    home = options.home
     with ExitStack() as stack:
         bare = stack.enter_context(piped_engine("bare", str(model)))
         lmx = stack.enter_context(lmx_server(home, [str(model)]))
         peer = None if options.no_peer else stack.enter_context(mlx_lm_server(model))
         _warm_up(bare, lmx, peer, model)
         sides = Sides(bare, lmx, peer, model)
-        for number in range(options.warm_ups):
-            for streams in options.streams:
-                texts = prompts(streams, run=f"{number} of warming up {streams}")
-                _measure_row(Row(streams), texts, WARM_UP_TOKENS, sides)
-        for number in range(options.repeats):
-            for row in rows:
-                texts = prompts(row.streams, run=f"{number} of {row.streams}")
-                _measure_row(row, texts, tokens, sides)
+        try:
+            _measure_rows(rows, sides, options)
+        except KeyboardInterrupt:
+            progress("Interrupted: the table has what was measured until now")
         rss_mb = lmx.rss_mb()
-    results = [row.result() for row in rows]
+    results = [row.result() for row in rows if row.lmx]
     print_table(MODEL_COLUMNS, model_cells(results))
     print(f"\nDaemon RSS with one model: {rss_mb:.0f} MB\n")
     return results
+
+
+def _measure_rows(rows: list[Row], sides: Sides, options: argparse.Namespace) -> None:
+    """Every number of streams in turn, first with short answers that do not count."""
+    for number in range(options.warm_ups):
+        for row in rows:
+            texts = prompts(row.streams, run=f"{number} of warming up {row.streams}")
+            _measure_row(Row(row.streams), texts, WARM_UP_TOKENS, sides)
+            progress(f"warmed up with {row.streams} streams, round {number + 1}")
+    for number in range(options.repeats):
+        for row in rows:
+            texts = prompts(row.streams, run=f"{number} of {row.streams}")
+            _measure_row(row, texts, options.tokens, sides)
+            progress(f"{row.streams} streams: {row.bare[-1]:.0f} bare, {row.lmx[-1]:.0f} LMX tok/s")
 
 
 def _warm_up(bare: PipedEngine, lmx: Server, peer: Server | None, model: Path) -> None:
@@ -156,17 +167,18 @@ def _name(server: Server, lmx: Server, model: Path) -> str:
 
 
 def _measure_row(row: Row, texts: list[str], tokens: int, sides: Sides) -> None:
+    """Nothing is noted of a round that was interrupted."""
     answer = sides.bare.run(texts, tokens)
-    row.bare.append(answer["tokens"] / answer["seconds"])
     bodies = [chat_body(text, model="auto", max_tokens=tokens) for text in texts]
     result = run_streams(sides.lmx.port, bodies)
-    row.lmx.append(result.tokens / result.seconds)
-    row.ttft_ms += result.ttft_ms()
-    row.itl_ms += result.itl_ms()
     if sides.peer is not None:
         bodies = [chat_body(text, model=str(sides.model), max_tokens=tokens) for text in texts]
         theirs = run_streams(sides.peer.port, bodies)
         row.peer.append(theirs.tokens / theirs.seconds)
+    row.bare.append(answer["tokens"] / answer["seconds"])
+    row.lmx.append(result.tokens / result.seconds)
+    row.ttft_ms += result.ttft_ms()
+    row.itl_ms += result.itl_ms()
 
 
 def measure_daemon(home: Path, *, repeats: int) -> None:

@@ -12,6 +12,10 @@ from lmx.engines.base import Choice, Engine
 from lmx.protocol.values import Sampling
 
 WARM_UP_ID = -1
+# Those who meet: tokens of their answers, and steps until the next one comes. The second leaves
+# first, then the third.
+COMPANY_STAYS = ((12, 3), (4, 2), (5, 1))
+COMPANY_TOKENS = 20
 # Enough that reading the weights is not all of it; on slow GPUs half a second with a large model.
 SAMPLE_TOKENS = 128
 
@@ -22,6 +26,24 @@ def warm_up(engine: Engine, samplings: Sequence[Sampling]) -> None:
         engine.add([Choice(WARM_UP_ID, sampling)], [0, 0])
         while engine.free_slots < engine.info.max_sequences:
             engine.step()
+
+
+def warm_up_company(engine: Engine) -> None:
+    """Let a prompt join another, and both leave at different times: moving rows takes kernels, too.
+
+    Args:
+        engine: Loaded, and nothing else in it.
+    """
+    if engine.info.max_sequences < len(COMPANY_STAYS):
+        return
+    for row, (tokens, steps) in enumerate(COMPANY_STAYS):
+        sampling = Sampling(max_tokens=tokens, seed=0)
+        engine.add([Choice(WARM_UP_ID - row, sampling)], [row] * COMPANY_TOKENS)
+        for _ in range(steps):
+            engine.step()
+    while engine.free_slots < engine.info.max_sequences:
+        engine.step()
+    engine.shrink()
 
 
 def warm_up_passes(engine: Engine, shapes: Iterable[tuple[int, int]]) -> None:

@@ -77,7 +77,7 @@ bench() {
     local limit="$1" title="$2" script="$3" started=$SECONDS
     shift 3
     printf '\n## %s\n\n' "$title" >>"$out/tables.md"
-    if ! timeout --foreground --signal=INT --kill-after=30 "$limit" "$python" "scripts/$script" "$@" \
+    if ! timeout --foreground --signal=INT --kill-after=60 "$limit" "$python" "scripts/$script" "$@" \
         --json "$place/json/$title.json" >>"$out/tables.md" 2>>"$out/log.txt"; then
         printf 'Not finished within %d s; see log.txt.\n' "$limit" >>"$out/tables.md"
         say "$title: FAILED"
@@ -87,7 +87,7 @@ bench() {
 }
 
 serve() { # title, model
-    bench 240 "$1" bench_serving.py --home "$place/home" --model "$place/$2" --only model \
+    bench 300 "$1" bench_serving.py --home "$place/home" --model "$place/$2" --only model \
         --streams 1 8 32 --warm-ups "${WARM_UPS:-4}" --tokens "${TOKENS:-256}" --repeats "${REPEATS:-3}"
 }
 

@@ -154,12 +154,16 @@ def _peer(options: argparse.Namespace, path: Path, setup: Setup) -> list[Side]:
 def measure_sides(sides: list[Side], measure: Callable[[Side], Measured]) -> list[Measured]:
     """What `measure` finds of each side, one after the other.
 
-    An interrupt ends the run early: what was found of the sides before is not lost.
+    A side that fails is left out, and an interrupt ends the run early: what was found of the sides
+    before is not lost.
     """
     found = []
     try:
         for side in sides:
-            found.append(measure(side))  # noqa: PERF401  # kept if a later one is interrupted
+            try:
+                found.append(measure(side))
+            except RuntimeError as error:
+                progress(f"{side.name} was not measured: {error}")
     except KeyboardInterrupt:
         progress(f"Interrupted: {len(found)} of {len(sides)} sides were measured")
     return found

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import count
 from pathlib import Path
 
 import psutil
@@ -151,6 +152,19 @@ def test_what_cannot_be_measured_is_said(arguments: tuple[str, str]) -> None:
         open_sides(side_options(*arguments), context_tokens=100),
     ):
         pass
+
+
+def test_a_side_that_fails_is_left_out(side: Side, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the others gave is worth its time, and why it is missing is said."""
+    calls = count()
+
+    def measure(_: Side) -> str:
+        if not next(calls):
+            raise RuntimeError("it ended")
+        return "second"
+
+    assert ["second"] == measure_sides([side, side], measure)
+    assert "was not measured: it ended" in capsys.readouterr().err
 
 
 def test_an_interrupt_keeps_what_was_measured(side: Side) -> None:

@@ -13,7 +13,7 @@ from lmx.engines.mlx.caches import can_pad
 from lmx.engines.mlx.engine import MlxEngine, Savings
 from lmx.engines.mlx.keeper import make_store
 from lmx.engines.mlx.passes import PrefillLimits
-from lmx.engines.warmup import warm_up_passes
+from lmx.engines.warmup import warm_up_company, warm_up_passes
 from lmx.protocol.values import ModelInfo, Sampling
 from tests.random_models import COMMON, KINDS, random_model
 
@@ -137,6 +137,26 @@ def test_prompts_of_many_lengths_make_few_shapes() -> None:
     smooth = Watched(random_model("plain"))
     ask(engine_of(smooth, SMOOTH), [text(number, 4) for number in range(3)])
     assert [(3, 3)] == smooth.passes()
+
+
+def test_rows_join_and_leave_before_the_first_request() -> None:
+    """Each number of rows is decoded, and nothing of them is left."""
+    watched = Watched(random_model("plain"))
+    engine = engine_of(watched, SMALL)
+    warm_up_company(engine)
+    decoded = [rows for rows, length in watched.shapes if length == 1]
+    assert {1, 2, 3} == set(decoded)
+    assert 1 == decoded[-1]
+    assert (8, 0) == (engine.free_slots, engine.memory().kept.size_bytes)
+    lone = MlxEngine(
+        watched,
+        ModelInfo(context_tokens=512, max_sequences=1),
+        end_ids=frozenset(),
+        limits=SMALL,
+        vocabulary_size=COMMON["vocab_size"],
+    )
+    warm_up_company(lone)
+    assert 1 == lone.free_slots
 
 
 def test_usual_shapes_are_seen_before_the_first_request() -> None:

@@ -27,7 +27,7 @@ from lmx.engines.mlx.keeper import make_store
 from lmx.engines.mlx.passes import PrefillLimits
 from lmx.engines.mlx.speculation import Speculation
 from lmx.engines.mlx.tokenizer import MlxTokenizer, load_tokenizer
-from lmx.engines.warmup import sample_pass, warm_up, warm_up_passes
+from lmx.engines.warmup import sample_pass, warm_up, warm_up_company, warm_up_passes
 from lmx.errors import CorruptModel, UnsupportedModel
 from lmx.protocol.messages import Load
 from lmx.protocol.values import ModelInfo, Sampling
@@ -90,6 +90,7 @@ def load_engine(load: Load, blas: Blas) -> LoadedEngine:
     )
     warm_up(engine, WARM_UP)
     if limits.is_grainy:
+        warm_up_company(engine)
         warm_up_passes(engine, limits.usual_shapes())
     grammars = LlgGrammarCompiler(
         tokenizer.vocabulary_json, vocabulary_size=vocabulary_size, end_ids=ends
