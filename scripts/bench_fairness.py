@@ -178,6 +178,9 @@ def measure_side(side: Side, plan: Plan) -> dict[str, Any]:
 
 def _measure(trial: Trial, side: Side, plan: Plan) -> dict[str, Any]:
     result: dict[str, Any] = {"side": side.name, "chunks": plan.chunks}
+    # Whatever comes later finds such a prompt in the server's cache, so what is alone has to, too;
+    # and shapes that a GPU plans anew are known to all.
+    trial.long_alone()
     result["short_alone"] = trial.short_alone()
     result["stream_alone"] = trial.stream_alone()
     keys = ("long_alone", "stream_beside", "long_by_stream", "short_beside", "long_by_shorts")

@@ -15,9 +15,10 @@ from typing import NamedTuple
 
 # Gap between two tokens of a running stream, at most: what reading aloud does not notice.
 GAP_S = 0.15
-# On a CPU, where a step may take that long by itself: so many times its gap without prompts, if
-# that is more. Beside a small model a long prompt would otherwise go in crumbs.
-CPU_GAPS = 2.0
+# On a CPU, where a step may take that long by itself: so many times its gap without prompts, or
+# this if it is more. Beside a small model a long prompt would otherwise go in crumbs, for which it
+# pays: pieces of 150 ms cost llama.cpp a sixth more than whole passes, pieces of 200 a tenth.
+CPU_GAPS, CPU_GAP_S = 2.0, 0.2
 # Twice the tokens at less than this share of the cost for each are worth it.
 WORTHWHILE = 0.75
 # Of the gap, what is planned with; the rest is for what varies.
@@ -121,7 +122,7 @@ class Pace:
         if self._is_gpu:
             return GAP_S
         decode_s = self._decode_time_s(stream_count)
-        return None if decode_s is None else max(CPU_GAPS * decode_s, GAP_S)
+        return None if decode_s is None else max(CPU_GAPS * decode_s, CPU_GAP_S)
 
     def choose(self, stream_count: int, depth_tokens: int) -> int:
         """Tokens of prompts that the next step may compute.

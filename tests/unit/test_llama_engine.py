@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lmx.engines.base import Choice, StepResult
+from lmx.engines.base import Choice, PrefillShare, StepResult
 from lmx.protocol.values import GgufOptions, ModelInfo, Sampling
 from tests.conformance.driving import MAX_STEPS, collect, greedy, step_times
 from tests.tiny_gguf import TOKENS, TinyLlama
@@ -266,3 +266,37 @@ def test_cells_run_out_without_harm(path: Path) -> None:
     assert [context.length(0), context.length(1)] == [200, 0]
     context.close()
     model.close()
+
+
+def test_a_piece_of_a_prompt_ends_its_pass_with_a_whole_tile(open_engine: Open) -> None:
+    """With the rows of those who decode beside it; the end of a prompt is taken as it is."""
+    engine = open_engine(batch_tokens=256)
+    engine.add([Choice(0, greedy(100))], prompt(0, 5))
+    step_times(engine, 3)
+    engine.add([Choice(1, greedy(1))], prompt(1, 240))
+    for given, left in ((100, 240 - 63), (150, 240 - 63 - 127), (30, 20)):
+        engine.step([PrefillShare(1, given)])
+        assert {1: left} == engine.prefilling()
+    assert tokens(collect({}, step_times(engine, MAX_STEPS))[1]) == tokens(
+        alone(open_engine, {1: (prompt(1, 240), greedy(1))})[1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("there", "more", "taken"),
+    [
+        (0, 64, 64),
+        (0, 100, 64),
+        (1, 100, 63),
+        (1, 62, 62),
+        (3, 500, 445),
+        (64, 63, 63),
+        (65, 63, 63),
+    ],
+)
+def test_rows_fill_whole_tiles(there: int, more: int, taken: int) -> None:
+    """As many as there are of what comes to less than one."""
+    batch = RowBatch(512)
+    if there:
+        batch.append(0, prompt(0, there), 0, wanted_from=there)
+    assert taken == batch.whole_tiles(more)

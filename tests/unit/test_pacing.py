@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmx.worker.pacing import (
+    CPU_GAP_S,
     CPU_GAPS,
     DEPTH_BAND_TOKENS,
     GAP_S,
@@ -161,7 +162,7 @@ def test_on_a_cpu_the_gap_is_twice_what_it_is_alone(
     device = Device(make_pace("cpu", most=256), decode_s=decode_s, token_s=token_s, lag=lag)
     device.decode()
     device.prefill(40)
-    least_s = max(GAP_S, decode_s + 2 * LEAST_TOKENS * token_s)
+    least_s = max(CPU_GAP_S, decode_s + 2 * LEAST_TOKENS * token_s)
     limit_s = max(CPU_GAPS * decode_s, least_s)
     assert max(device.gaps_s) <= limit_s + 1e-9
 

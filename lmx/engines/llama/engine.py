@@ -313,7 +313,8 @@ class LlamaEngine:
     def _append_prompt(self, sequence: LiveSequence, limit: int) -> Part:
         if sequence.prompt_logprobs is not None:
             limit = min(limit, SCORED_CHUNK_TOKENS)
-        return self._append(sequence, min(limit, self._prompts.limit(sequence)))
+        most = self._prompts.limit(sequence)
+        return self._append(sequence, most if most <= limit else self._batch.whole_tiles(limit))
 
     def _append(self, sequence: LiveSequence, count: int, drafts: Sequence[int] = ()) -> Part:
         start = len(sequence.slot.resident)
