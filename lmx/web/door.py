@@ -13,8 +13,8 @@ from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEven
 from lmx.errors import LmxError
 from lmx.schema.problems import encode_problem
 from lmx.web.auth import CALLER, RESTRAINT, Gate, read_head
+from lmx.web.connection import AsgiApp
 from lmx.web.exchange import NO_CONTENT, Answer, Exchange, new_request_id, run_exchange
-from lmx.web.server import AsgiApp
 
 Header = tuple[bytes, bytes]
 

@@ -23,8 +23,8 @@ from lmx.schema.problems import JSON_TYPE, Headers, ProblemReply, encode_problem
 from lmx.web.auth import caller_of
 from lmx.web.barrier import contain
 from lmx.web.body import RequestBody
+from lmx.web.connection import STREAM_EXTENSION
 from lmx.web.guarded import GuardedStream
-from lmx.web.server import STREAM_EXTENSION
 from lmx.web.sink import AsgiSink, Sink, SocketSink
 
 # How long the last bytes of a finished answer and the connection's own bookkeeping may take.

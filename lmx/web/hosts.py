@@ -7,6 +7,7 @@ request it likes and only may not read the answer; its `Origin` header tells.
 
 import re
 from collections.abc import Collection
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from typing import NamedTuple
 AUTHORITY = re.compile(r"(\[[0-9a-f:.]+(?:%[\w.~-]+)?\]|[^\[\]:/?#@\\\s\x00-\x1f]+)(?::(\d{0,5}))?")
 ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)")
 DEFAULT_PORTS = {"http": "80", "https": "443"}
+# The same few are asked for several times with every request.
+KNOWN_ADDRESSES = 256
 ANY = "*"
 ANY_PORT = ":*"
 
@@ -34,6 +37,7 @@ def split_authority(text: str) -> Authority | None:
     return Authority(host.removesuffix("."), port or "")
 
 
+@lru_cache(maxsize=KNOWN_ADDRESSES)
 def is_address(host: str) -> bool:
     """Whether a host is an IP address, which no page can make its own."""
     try:
@@ -43,6 +47,7 @@ def is_address(host: str) -> bool:
     return True
 
 
+@lru_cache(maxsize=KNOWN_ADDRESSES)
 def is_loopback(address: str) -> bool:
     """Whether a client's address is this machine."""
     try:

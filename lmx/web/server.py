@@ -1,8 +1,7 @@
 """The accept loop: Hypercorn's `TCPServer` per connection, behind a barrier, a cap and a deadline.
 
 Stock `hypercorn.trio.serve` ends with the first connection that confuses one of its parsers and
-cannot stop while a client does not read (docs/adr/0004). `TCPServer`, `WorkerContext` and the
-five-argument app are not a documented API: Hypercorn is pinned and `tests/http` holds the contract.
+cannot stop while a client does not read (docs/adr/0004).
 """
 
 import contextlib
@@ -11,21 +10,18 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import PurePath
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 import trio
 from hypercorn.config import Config as HypercornConfig
-from hypercorn.events import Event, RawData, Updated
-from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, LifespanState
 
 from lmx.config import ServerSettings, Settings
 from lmx.web.barrier import contain
+from lmx.web.connection import AsgiApp, Connection
 from lmx.web.guarded import GuardedStream
 
-STREAM_EXTENSION = "lmx.stream"
 BACKLOG = 1024
 # Larger than the default 16 KiB for clients that carry long tokens in headers.
 MAX_HEADER_BYTES = 32 * 1024
@@ -44,20 +40,8 @@ REFUSAL_BODY = (
 )
 # How long a refused client has to read its answer and leave.
 REFUSAL_GRACE_S = 1.0
-# First byte of a WebSocket's last frame, and how long a client then has to leave.
-CLOSE = b"\x88"
-CLOSE_GRACE_S = 2.0
 
 log = structlog.get_logger("lmx.web")
-
-
-class AsgiApp(Protocol):
-    """An ASGI 3 application."""
-
-    async def __call__(
-        self, scope: dict[str, Any], receive: ASGIReceiveCallable, send: ASGISendCallable
-    ) -> None:
-        """Handle one scope."""
 
 
 def hypercorn_config(settings: ServerSettings) -> HypercornConfig:
@@ -105,54 +89,6 @@ def _keep_alive(connection: trio.socket.SocketType) -> None:
             connection.setsockopt(level, option, value)
 
 
-class _ConnectionApp:
-    """The app as `TCPServer` calls it, telling raw handlers which stream they may write to.
-
-    Over HTTP/2 several requests share a stream, and none may write to it past Hypercorn.
-    """
-
-    def __init__(self, app: AsgiApp, stream: GuardedStream) -> None:
-        self._app = app
-        self._stream = stream
-
-    async def __call__(
-        self,
-        scope: dict[str, Any],
-        receive: ASGIReceiveCallable,
-        send: ASGISendCallable,
-        *_thread_runners: object,
-    ) -> None:
-        if scope["http_version"] == "1.1":
-            scope["extensions"][STREAM_EXTENSION] = self._stream
-        await self._app(scope, receive, send)
-
-
-class _Connection(TCPServer):
-    """Hypercorn's connection, which ends when the client closes and not at the idle timeout.
-
-    A WebSocket also ends when the client does not close after it was told to.
-
-    Nobody will ask again once reading has ended, but the idle timer would keep the connection's
-    task, its descriptor and its place under the cap for `keep_alive_s` more.
-    """
-
-    stream: GuardedStream  # type: ignore[assignment]  # the transport it is given
-    _has_read_all = False
-
-    async def _read_data(self) -> None:
-        await super()._read_data()
-        self._has_read_all = True
-        await self.idle_task.stop()
-
-    async def protocol_send(self, event: Event) -> None:
-        if isinstance(event, RawData) and self.stream.is_websocket and event.data[:1] == CLOSE:
-            # Hypercorn waits for the client's close, also behind data that it will not read.
-            self.stream.expect_end(CLOSE_GRACE_S)
-        if isinstance(event, Updated) and event.idle and self._has_read_all:
-            return  # would start the idle timer again
-        await super().protocol_send(event)
-
-
 class HttpServer:
     """Accepts connections until told to stop, and then ends whatever the clients do.
 
@@ -168,7 +104,7 @@ class HttpServer:
         self._sockets = sockets
         self._config = hypercorn_config(settings.server)
         self._context = WorkerContext(None)
-        self._state: LifespanState = {}
+        self._state: dict[str, Any] = {}  # of the ASGI lifespan, which LMX does without
         self._open: set[GuardedStream] = set()
         self._accepting = trio.CancelScope()
         self._closing = trio.Event()
@@ -225,12 +161,8 @@ class HttpServer:
         _keep_alive(stream.socket)
         guarded = GuardedStream(stream, write_timeout_s=self._settings.server.write_timeout_s)
         self._open.add(guarded)
-        server = _Connection(
-            _ConnectionApp(self._app, guarded),  # type: ignore[arg-type]
-            self._config,
-            self._context,
-            self._state,
-            guarded,  # type: ignore[arg-type]
+        server = Connection(
+            self._app, self._config, context=self._context, state=self._state, stream=guarded
         )
         try:
             await contain(server.run, _log_dropped)

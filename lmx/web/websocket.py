@@ -27,6 +27,7 @@ from lmx.schema.chat_frames import (
 from lmx.web.answer_log import MESSAGE_FRAMING
 from lmx.web.auth import caller_of
 from lmx.web.barrier import contain
+from lmx.web.connection import STREAM_EXTENSION
 from lmx.web.exchange import (
     PARSE_IN_THREAD_BYTES,
     client_name,
@@ -34,7 +35,6 @@ from lmx.web.exchange import (
     new_request_id,
 )
 from lmx.web.guarded import GuardedStream
-from lmx.web.server import STREAM_EXTENSION
 from lmx.web.sink import GONE
 from lmx.web.socket_frames import SocketMessages
 from lmx.web.socket_requests import Handshake, SocketRequest, SocketServices

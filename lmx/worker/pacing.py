@@ -17,14 +17,16 @@ from typing import NamedTuple
 GAP_S = 0.15
 # On a CPU, where a step may take that long by itself: so many times its gap without prompts, or
 # this if it is more. Beside a small model a long prompt would otherwise go in crumbs, for which it
-# pays: pieces of 150 ms cost llama.cpp a sixth more than whole passes, pieces of 200 a tenth.
+# pays: with its own steps and because kernels like large passes.
 CPU_GAPS, CPU_GAP_S = 2.0, 0.2
 # Twice the tokens at less than this share of the cost for each are worth it.
 WORTHWHILE = 0.75
 # Of the gap, what is planned with; the rest is for what varies.
 MARGIN = 0.9
 # Most seconds of a piece when nobody decodes: as long may a short prompt wait that comes now.
-IDLE_PIECE_S = 0.5
+IDLE_PIECE_S = 0.35
+# Most seconds of several whole prompts at once, see `Pace.choose_together`.
+TOGETHER_S = 0.5
 # Prompts go on by so much whatever it costs: with nobody decoding pieces stay worth their step.
 LEAST_TOKENS, MOST_WORTHWHILE_TOKENS = 16, 64
 LEAST_IDLE_TOKENS = 128
@@ -160,7 +162,7 @@ class Pace:
         """
         if self._is_gpu or self._target_s is not None or not stream_count:
             return 0
-        return self._fit(IDLE_PIECE_S, depth_tokens) or 0
+        return self._fit(TOGETHER_S, depth_tokens) or 0
 
     def rests(self, tokens: int, stream_count: int, depth_tokens: int) -> int:
         """Steps without prompts after such a piece, so that the gap is kept on average.

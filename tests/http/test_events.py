@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lmx.schema.events import FLEETING
 from tests.daemon_process import STOP_LIMIT_S, Daemon, spawn_daemon
 from tests.http.event_client import EventClient
 from tests.http.shared import shared_daemon
@@ -70,7 +71,7 @@ def test_who_comes_back_misses_nothing(daemon: Daemon) -> None:
         with Connection(daemon) as second:
             back = EventClient(second, last_id=last_id).until_type("model_loaded")
         seen = witness.until_type("model_loaded") + witness.until_type("model_loaded")
-    live = [told for told in seen if told.id and told.data["type"] != "throughput"]
+    live = [told for told in seen if told.id and told.data["type"] not in FLEETING]
     after = live[[told.id for told in live].index(last_id) + 1 :]
     assert after == [told for told in back if told.id]
     assert "between" == back[-1].data["model_id"]

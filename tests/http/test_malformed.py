@@ -99,3 +99,17 @@ def test_all_at_once_do_no_more_harm(daemon: Daemon) -> None:
                     connection.send(packet)
         assert 200 == daemon.get_json("/healthz")[0]
     assert wait_until(lambda: descriptor_count(daemon) <= base)
+
+
+def test_a_refused_handshake_is_closed_at_once(daemon: Daemon) -> None:
+    """The client need not leave first, and no handler waits for it."""
+    base = idle_descriptor_count(daemon)
+    [probe] = [probe for probe in PROBES if probe.name == "websocket upgrade and a frame"]
+    with Connection(daemon, timeout_s=5) as connection:
+        for packet in probe.packets:
+            connection.send(packet)
+        received = b""
+        while data := connection.socket.recv(65536):
+            received += data
+        assert 400 == _status(received)
+        assert wait_until(lambda: descriptor_count(daemon) <= base)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmx.worker.pacing import GAP_S, IDLE_PIECE_S, LEAST_TOKENS
+from lmx.worker.pacing import GAP_S, LEAST_TOKENS, TOGETHER_S
 from lmx.worker.scheduler import VITALS_PERIOD_S
 from lmx.worker.turns import ANSWER_WEIGHT, LEVEL_S
 from tests.virtual_worker import Asked, Machine, PipelinedEngine, VirtualWorker
@@ -71,7 +71,7 @@ def test_short_prompts_that_come_together_are_computed_together() -> None:
     stream, _, *others = worker.run(*before, *[Asked(1.0, 60, 3_000)] * count)
     firsts = {round(other.token_times_s[0], 6) for other in others}
     assert len(firsts) <= count // 2
-    assert max(stream.gaps_s) <= IDLE_PIECE_S + 2 * STEP_S
+    assert max(stream.gaps_s) <= TOGETHER_S + 2 * STEP_S
     during = [at_s for at_s in stream.token_times_s if 1.0 <= at_s <= max(firsts) + 0.5]
     assert (during[-1] - during[0]) / (len(during) - 1) <= 1.1 * GAP_S
 

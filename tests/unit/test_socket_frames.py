@@ -13,8 +13,8 @@ from wsproto.frame_protocol import FrameProtocol, Opcode
 
 from lmx.config import Settings
 from lmx.daemon.presets import Presets
+from lmx.web.connection import STREAM_EXTENSION
 from lmx.web.guarded import GuardedStream
-from lmx.web.server import STREAM_EXTENSION
 from lmx.web.socket_frames import SocketMessages, text_frame
 from lmx.web.socket_requests import SocketServices
 from lmx.web.websocket import PING_PERIOD_S, ChatSocket
