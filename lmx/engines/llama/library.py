@@ -81,8 +81,8 @@ def has_amx() -> bool:
     """Whether llama.cpp was built for a CPU with AMX and would use it.
 
     Its AMX kernels end the process with SIGSEGV in the first pass of several rows, at least for
-    4-bit weights (the commit of llama-cpp-python 0.3.36). The other kernels are right, and slower
-    with long prompts.
+    4-bit weights (the commit of llama-cpp-python 0.3.36). `scripts/install-gguf` builds without
+    them; of another build the plain kernels are used, which are slower with long prompts.
     """
     return b"AMX_INT8 = 1" in llama_cpp.llama_print_system_info()
 
