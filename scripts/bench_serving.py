@@ -120,10 +120,9 @@ def model_cells(results: Results) -> list[list[str]]:
 def measure_model(options: argparse.Namespace, model: Path) -> Results:
     """The serving ratio at each number of streams."""
     rows = [Row(streams) for streams in options.streams]
-    home = options.home
     with ExitStack() as stack:
         bare = stack.enter_context(piped_engine("bare", str(model)))
-        lmx = stack.enter_context(lmx_server(home, [str(model)]))
+        lmx = stack.enter_context(lmx_server(options.home, [str(model)]))
         peer = None if options.no_peer else stack.enter_context(mlx_lm_server(model))
         _warm_up(bare, lmx, peer, model)
         sides = Sides(bare, lmx, peer, model)

@@ -24,8 +24,7 @@ def warm_up(engine: Engine, samplings: Sequence[Sampling]) -> None:
     """Answer a prompt of two tokens once for each of these settings."""
     for sampling in samplings:
         engine.add([Choice(WARM_UP_ID, sampling)], [0, 0])
-        while engine.free_slots < engine.info.max_sequences:
-            engine.step()
+        _step_until_idle(engine)
 
 
 def warm_up_company(engine: Engine) -> None:
@@ -41,8 +40,7 @@ def warm_up_company(engine: Engine) -> None:
         engine.add([Choice(WARM_UP_ID - row, sampling)], [row] * COMPANY_TOKENS)
         for _ in range(steps):
             engine.step()
-    while engine.free_slots < engine.info.max_sequences:
-        engine.step()
+    _step_until_idle(engine)
     engine.shrink()
 
 
@@ -59,8 +57,7 @@ def warm_up_passes(engine: Engine, shapes: Iterable[tuple[int, int]]) -> None:
         for row in range(rows):
             choice = Choice(WARM_UP_ID - row, Sampling(max_tokens=1, seed=0))
             engine.add([choice], [row] * (tokens + 1))
-        while engine.free_slots < engine.info.max_sequences:
-            engine.step()
+        _step_until_idle(engine)
         engine.shrink()  # or a longer one would go on from this
 
 
@@ -82,3 +79,8 @@ def sample_pass(engine: Engine) -> tuple[int, float] | None:
         engine.step()
     engine.shrink()
     return tokens, took_s
+
+
+def _step_until_idle(engine: Engine) -> None:
+    while engine.free_slots < engine.info.max_sequences:
+        engine.step()

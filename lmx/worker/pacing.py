@@ -214,12 +214,14 @@ class Pace:
         return 0 if self._listened <= LISTEN_STEPS else self._least(LEAST_TOKENS)
 
     def _is_without_prompts(self) -> bool:
-        steps = list(self._steps)
-        return (
-            len(steps) == ALIKE_STEPS
-            and not any(step.piece.tokens for step in steps)
-            and all(step.is_known for step in steps[1:])
-        )
+        steps = self._last(ALIKE_STEPS)
+        return bool(steps) and not any(step.piece.tokens for step in steps)
+
+    def _last(self, count: int) -> list[_Step]:
+        """The last steps, if the first of them is the only one that may not be known; else none."""
+        steps = list(self._steps)[-count:]
+        are_known = len(steps) == count and all(step.is_known for step in steps[1:])
+        return steps if are_known else []
 
     def _learn_decode(self, stream_count: int, took_s: float) -> None:
         known_s = self._decode_s.get(stream_count, took_s)
@@ -243,11 +245,10 @@ class Pace:
 
     def _learn_limit(self) -> None:
         """The first of the last pieces is paid for by now: it took no longer than all the steps."""
-        steps = list(self._steps)
-        piece = steps[0].piece
-        are_known = len(steps) == ALIKE_STEPS and all(step.is_known for step in steps[1:])
-        if not are_known or not piece.tokens:
+        steps = self._last(ALIKE_STEPS)
+        if not steps or not steps[0].piece.tokens:
             return
+        piece = steps[0].piece
         band, size = _depth_band(piece.depth_tokens), piece.tokens.bit_length()
         known = self._cost_of(size, self._costs.get(band, {}))
         limit = sum(step.took_s for step in steps) / piece.tokens
@@ -283,8 +284,8 @@ class Pace:
         """
         # With nobody decoding, engines wait for the piece before.
         count = ALIKE_STEPS if self._steps[-1].kind == "decode" else ALIKE_STEPS - 1
-        steps = list(self._steps)[-count:]
-        if len(steps) < count or not all(step.is_known for step in steps[1:]):
+        steps = self._last(count)
+        if not steps:
             return 0
         smallest = min(step.piece.tokens for step in steps)
         return smallest if smallest >= (1 - ALIKE_SHARE) * tokens else 0

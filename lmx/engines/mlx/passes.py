@@ -65,10 +65,11 @@ class PrefillLimits(NamedTuple):
         tokens = 0
         while tokens < USUAL_TOKENS:
             tokens = self.round_up(tokens + 1)
+            most = self.max_rows if tokens <= USUAL_TOKENS_TOGETHER else 1
             rows = 1
-            while rows <= self.max_rows and rows * tokens <= self.chunk_tokens:
+            while rows <= min(most, self.chunk_tokens // tokens):
                 yield rows, tokens
-                rows = 2 * rows if tokens <= USUAL_TOKENS_TOGETHER else self.max_rows + 1
+                rows *= 2
 
     def _grain(self, tokens: int) -> int:
         octave = 1 << max(0, tokens.bit_length() - 1)

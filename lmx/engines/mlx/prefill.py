@@ -209,11 +209,17 @@ class Prefill:
         """What is kept of a prompt, as far as it is gone on from: whole grains, or all of it."""
         if prompt.logprobs is not None:
             return 0
-        usable = self._keeper.usable_tokens(prompt.ids, prompt.prefix.salt)
-        is_all = usable >= len(prompt.token_ids) - 1
-        if is_all or self._keeper.needs_stops:
-            return usable
-        return usable - usable % self._limits.grain_tokens
+        return self._whole_grains(
+            prompt, self._keeper.usable_tokens(prompt.ids, prompt.prefix.salt)
+        )
+
+    def _whole_grains(self, prompt: LivePrompt, tokens: int) -> int:
+        is_all = tokens >= len(prompt.token_ids) - 1
+        return (
+            tokens
+            if is_all or self._keeper.needs_stops
+            else tokens - tokens % self._limits.grain_tokens
+        )
 
     def _is_recalled(self, partial: Partial, *, may_read: bool) -> bool:
         """The disk was asked for it, once, and what it has of it was read."""
@@ -228,12 +234,14 @@ class Prefill:
     def _resume(self, partial: Partial) -> None:
         """Take what is there by now instead of computing it."""
         prompt, done = partial.prompt, partial.done_tokens
-        usable = self._usable_tokens(prompt)
-        if usable <= done:
+        if prompt.logprobs is not None:
             return
+        if self._limits.is_grainy and self._usable_tokens(prompt) <= done:
+            return  # what is there ends within a grain: it is not worth its copy
         found = self._keeper.resume(prompt.ids, prompt.prefix.salt, beyond=done)
         if found is not None:
             partial.caches, tokens = found
+            usable = self._whole_grains(prompt, tokens)
             if tokens > usable:
                 partial.caches.rewind(tokens - usable)
             partial.done_tokens = partial.kept_tokens = usable
