@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 # Gap between two tokens of a running stream, at most: what reading aloud does not notice.
 GAP_S = 0.15
-# On a CPU, where a step may take that long by itself: so many times its gap without prompts, or
-# this if it is more. Beside a small model a long prompt would otherwise go in crumbs, for which it
-# pays: with its own steps and because kernels like large passes.
-CPU_GAPS, CPU_GAP_S = 2.0, 0.2
+# On a CPU, where a step may take that long by itself: at least twice its gap without prompts. A
+# long prompt pays for the steps beside it, and for going in crumbs, because kernels like large
+# passes; so a tenth of the time is the streams' where that leaves gaps within these bounds.
+CPU_GAPS, CPU_SHARES = 2.0, 10.0
+CPU_LEAST_GAP_S, CPU_MOST_GAP_S = 0.2, 0.3
 # Twice the tokens at less than this share of the cost for each are worth it.
 WORTHWHILE = 0.75
 # Of the gap, what is planned with; the rest is for what varies.
@@ -124,7 +125,10 @@ class Pace:
         if self._is_gpu:
             return GAP_S
         decode_s = self._decode_time_s(stream_count)
-        return None if decode_s is None else max(CPU_GAPS * decode_s, CPU_GAP_S)
+        if decode_s is None:
+            return None
+        shared_s = max(CPU_LEAST_GAP_S, min(CPU_SHARES * decode_s, CPU_MOST_GAP_S))
+        return max(CPU_GAPS * decode_s, shared_s)
 
     def choose(self, stream_count: int, depth_tokens: int) -> int:
         """Tokens of prompts that the next step may compute.

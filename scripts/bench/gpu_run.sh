@@ -108,7 +108,7 @@ run_part() {
             --stream-tokens "$stream_tokens"
         ;;
     prefix)
-        make_model large "$large_shape" "$large_context" && bench 120 "$1" bench_prefix.py \
+        make_model large "$large_shape" "$large_context" && bench 240 "$1" bench_prefix.py \
             --model "$place/large" --sizes 1024 4096 8192 --choice-tokens 4096
         ;;
     agent)

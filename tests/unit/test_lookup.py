@@ -30,6 +30,18 @@ def longest_matches(text: list[int]) -> set[tuple[int, ...]]:
     return best[max(best)] if best else set()
 
 
+@given(TEXTS)
+def test_a_prompt_is_entered_as_its_tokens_one_by_one(text: list[int]) -> None:
+    """Sorted or not, the index is the same."""
+    whole, single = Lookup(text), Lookup([])
+    for token in text:
+        single.append(token)
+    whole.catch_up()
+    single.catch_up()
+    for name in ("_latest", "_earlier"):
+        assert vars(single)[name] == vars(whole)[name]
+
+
 def test_what_came_next_the_last_time() -> None:
     """After words that stand in the prompt, the prompt goes on."""
     lookup = caught_up([1, 2, 3, 4, 5, 6, 7], [9, 2, 3, 4])
@@ -70,9 +82,11 @@ def test_the_prompt_is_no_prediction() -> None:
     assert [] == Lookup([1, 2] * 50).catch_up()
 
 
-def test_a_long_prompt_is_indexed_bit_by_bit() -> None:
-    """No single step pays for all of it, and until the end there are no drafts."""
-    lookup = Lookup([*range(INDEXED_AT_ONCE), 1, 2])
+def test_a_long_answer_is_indexed_bit_by_bit() -> None:
+    """No single step pays for all that nobody looked at, and until the end there are no drafts."""
+    lookup = Lookup([0])
+    for token in [*range(1, INDEXED_AT_ONCE), 1, 2]:
+        lookup.append(token)
     lookup.catch_up()
     assert [] == lookup.predict(1)
     lookup.catch_up()

@@ -223,3 +223,10 @@ def test_device_out_of_memory_is_typed(reference: Reference) -> None:
 def test_how_prompts_share_a_pass(lengths: list[int], expected: int) -> None:
     """First come first served, within the chunk, with no more padding than tokens."""
     assert expected == plan_group(lengths, LIMITS)
+
+
+def test_on_a_cpu_a_first_token_waits_for_no_second_step(engine: MlxEngine) -> None:
+    """The step behind the last piece of its prompt gives it; from then on steps overlap again."""
+    add(engine, 0, max_tokens=4)
+    given = [len(engine.step()) for _ in range(6)]
+    assert [0, 1, 0, 1, 1, 1] == given

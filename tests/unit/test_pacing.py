@@ -5,8 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmx.worker.pacing import (
-    CPU_GAP_S,
     CPU_GAPS,
+    CPU_LEAST_GAP_S,
+    CPU_MOST_GAP_S,
+    CPU_SHARES,
     DEPTH_BAND_TOKENS,
     GAP_S,
     IDLE_PIECE_S,
@@ -155,16 +157,27 @@ def test_the_gap_is_kept_and_used(
 
 
 @given(st.floats(0.005, 0.1), st.floats(1e-5, 1e-3), st.integers(0, 2))
-def test_on_a_cpu_the_gap_is_twice_what_it_is_alone(
+def test_on_a_cpu_the_gap_leaves_streams_a_tenth_of_the_time(
     decode_s: float, token_s: float, lag: int
 ) -> None:
-    """Or what nobody sees, or what the smallest piece takes and for a few steps twice that."""
+    """Within bounds, or twice what it is alone, or what the smallest piece takes, twice at first."""
     device = Device(make_pace("cpu", most=256), decode_s=decode_s, token_s=token_s, lag=lag)
     device.decode()
     device.prefill(40)
-    least_s = max(CPU_GAP_S, decode_s + 2 * LEAST_TOKENS * token_s)
-    limit_s = max(CPU_GAPS * decode_s, least_s)
-    assert max(device.gaps_s) <= limit_s + 1e-9
+    shared_s = min(max(CPU_SHARES * decode_s, CPU_LEAST_GAP_S), CPU_MOST_GAP_S)
+    least_s = decode_s + 2 * LEAST_TOKENS * token_s
+    assert max(device.gaps_s) <= max(CPU_GAPS * decode_s, shared_s, least_s) + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("decode_s", "gap_s"), [(0.005, 0.2), (0.025, 0.25), (0.1, 0.3), (0.4, 0.8)]
+)
+def test_the_gap_of_a_cpu(decode_s: float, gap_s: float) -> None:
+    """It is known once a step without prompts was seen."""
+    device = Device(make_pace("cpu"), decode_s=decode_s, token_s=1e-3)
+    assert None is device.pace.gap_s(1)
+    device.decode()
+    assert gap_s == pytest.approx(device.pace.gap_s(1))
 
 
 def test_streams_get_back_what_prompts_took_together() -> None:
@@ -173,8 +186,9 @@ def test_streams_get_back_what_prompts_took_together() -> None:
     device.decode()
     device.prefill(20)
     tokens = device.pace.choose_together(1, 0)
-    measured = device.pace.rests(tokens, 1, 0)
-    assert measured >= 0.5 * tokens * 1e-3 / 0.1
+    measured, gap_s = device.pace.rests(tokens, 1, 0), device.pace.gap_s(1)
+    assert gap_s is not None
+    assert measured >= tokens * 1e-3 / (gap_s - 0.1) - 1 > 0
     assert device.pace.rests(tokens, 1, 8 * DEPTH_BAND_TOKENS) >= measured
     assert 0 == make_pace("cpu").rests(tokens, 1, 0)
 

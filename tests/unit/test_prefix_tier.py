@@ -149,9 +149,34 @@ def test_reading_has_to_pay(tmp_path: Path) -> None:
     second = Bench(tmp_path)
     second.tier.note_computed(10_000, 1e-6)
     assert None is second.tier.look_up(make_key(LONG), "me")
+    second.tier.note_computed(1, 1.0)  # what a pass costs besides its tokens is no price of them
+    assert None is second.tier.look_up(make_key(LONG), "me")
     for _ in range(40):
         second.tier.note_computed(1, 1.0)
     assert 99 == second.recall(LONG)
+    second.tier.close(5)
+
+
+def test_what_the_engine_does_with_a_record_is_part_of_its_price(tmp_path: Path) -> None:
+    """Copies to a device may take longer than the file."""
+
+    class Slow(BytePacker):
+        def unpack(self, arrays: Mapping[str, Array]) -> Bytes:
+            second.now_s += 1.0
+            return super().unpack(arrays)
+
+    first = Bench(tmp_path)
+    first.keep(LONG[:40])
+    first.keep(LONG)
+    first.tier.close(5)
+    second = Bench(tmp_path)
+    second.tier = DiskTier(second.store, second.cache, Slow(), clock=lambda: second.now_s)
+    second.tier.note_computed(1000, 1.0)
+    recall = second.tier.look_up(make_key(LONG), "me")
+    assert recall is not None
+    assert not recall.read(0.0, lambda: 1.0)
+    assert 40 == second.store.usable_tokens(make_key(LONG), "me")
+    assert None is second.tier.look_up(make_key(LONG), "me")
     second.tier.close(5)
 
 

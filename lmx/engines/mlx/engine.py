@@ -233,7 +233,19 @@ class MlxEngine:
         previous, self._launched = self._launched, self._batch.launch()
         results = self._read(previous)
         self._launched += self._batch.launch_held()
-        return results
+        return results if previous else self._read_first_tokens()
+
+    def _read_first_tokens(self) -> list[StepResult]:
+        """Where nobody decoded before: they wait for no further step, nor for somebody's prompt.
+
+        A CPU is all but done with a step once it is launched; a GPU would wait for the host.
+        """
+        sequences = [sequence for one in self._launched for sequence in one.sequences]
+        if self._info.device != "cpu" or all(sequence.delivered for sequence in sequences):
+            return []
+        self._speculation.lose_time()
+        launched, self._launched = self._launched, []
+        return self._read(launched)
 
     def _read_and_check(self) -> list[StepResult]:
         """The other way round, because a draft continues the token that is read."""

@@ -23,6 +23,7 @@ from lmx.engines.mlx.disk import open_disk
 from lmx.engines.mlx.drafting import DraftModel, can_draft
 from lmx.engines.mlx.engine import MlxEngine, Savings
 from lmx.engines.mlx.files import check_directory, read_json
+from lmx.engines.mlx.flat import flatten_quantised
 from lmx.engines.mlx.keeper import make_store
 from lmx.engines.mlx.passes import PrefillLimits
 from lmx.engines.mlx.speculation import Speculation
@@ -193,6 +194,8 @@ def load_weights(
         model, _ = load_model(directory, lazy=True, **options)
         if device_name() == "cpu":
             _cast_for_cpu(model, is_fast=is_fast)
+        elif mx.cuda.is_available():
+            flatten_quantised(model)
         mx.eval(model.parameters())
     except ValueError as error:
         if "not supported" in str(error):

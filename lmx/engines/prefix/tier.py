@@ -6,6 +6,7 @@ that running streams do not wait for a long prompt's files.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Generic, Protocol, TypeVar
 
@@ -21,6 +22,9 @@ P = TypeVar("P", bound=Snapshot)
 SECONDS_PER_BYTE = 1e-9
 # How much the latest measurement counts.
 LATEST_SHARE = 0.3
+# Passes that computing is priced by: the cheapest token of the latest ones. What a pass costs
+# besides its tokens, or waited for, makes them dearer and never cheaper.
+PRICED_PASSES = 8
 # What one piece of resting may take: a command that comes meanwhile waits so long.
 REST_S = 0.02
 
@@ -75,7 +79,7 @@ class DiskTier(Generic[S, P]):
         self._packer = packer
         self._clock = clock
         self._seconds_per_byte = SECONDS_PER_BYTE
-        self._seconds_per_token: float | None = None
+        self._seconds_per_token: deque[float] = deque(maxlen=PRICED_PASSES)
 
     @property
     def problem(self) -> str | None:
@@ -84,9 +88,7 @@ class DiskTier(Generic[S, P]):
 
     def note_computed(self, tokens: int, seconds: float) -> None:
         """So many tokens of a prompt took so long."""
-        measured = seconds / tokens
-        known = self._seconds_per_token
-        self._seconds_per_token = measured if known is None else blend(known, measured)
+        self._seconds_per_token.append(seconds / tokens)
 
     def look_up(self, ids: TokenIds, salt: str, *, beyond: int = 0) -> "Recall[S, P] | None":
         """What is on disk of a prompt beyond what is in memory, if reading it pays.
@@ -108,17 +110,21 @@ class DiskTier(Generic[S, P]):
         if gain < LEAST_TOKENS:
             return None
         read_s = sum(handle.size_bytes for handle in missing) * self._seconds_per_byte
-        compute_s = read_s if self._seconds_per_token is None else gain * self._seconds_per_token
+        compute_s = min((gain * token_s for token_s in self._seconds_per_token), default=read_s)
         return None if read_s > compute_s else Recall(self, ids, salt, handles=missing)
 
-    def read(self, handle: Handle) -> StoredRecord | None:
-        """One record, and how long it took."""
+    def read(self, handle: Handle) -> tuple[S, P | None] | None:
+        """One record's payloads; `None` if it is not there whole, or holds others than it should.
+
+        How long it takes, the engine's own copies included, is what reading is priced by.
+        """
         began_s = self._clock()
         record = self._cache.read(handle)
-        if record is not None and handle.size_bytes:
+        found = None if record is None else self._unpack(record)
+        if found is not None and handle.size_bytes:
             measured = (self._clock() - began_s) / handle.size_bytes
             self._seconds_per_byte = blend(self._seconds_per_byte, measured)
-        return record
+        return found
 
     def put(
         self,
@@ -159,16 +165,6 @@ class DiskTier(Generic[S, P]):
         joined = None if not parts else parts[0] if len(parts) == 1 else self._packer.join(parts)
         return self._store.keep(ids, salt, segment=joined, snapshot=state, is_stored=is_whole)
 
-    def unpack(self, record: StoredRecord) -> tuple[S, P | None] | None:
-        """A record's payloads; `None` if it holds others than this engine writes."""
-        try:
-            segment = self._packer.unpack(record.arrays)
-            if not record.snapshot:
-                return segment, None
-            return segment, self._packer.unpack_state(record.snapshot, record.end)
-        except (LookupError, ValueError):
-            return None
-
     def rest(self) -> bool:
         """Offer some of what is not on disk yet; returns whether there is more to do soon."""
         self._cache.allow()
@@ -198,6 +194,15 @@ class DiskTier(Generic[S, P]):
         while self.rest() and (left_s := until_s - self._clock()) > 0:
             self._cache.flush(min(0.1, left_s))
         self._cache.close(max(0.0, until_s - self._clock()))
+
+    def _unpack(self, record: StoredRecord) -> tuple[S, P | None] | None:
+        try:
+            segment = self._packer.unpack(record.arrays)
+            if not record.snapshot:
+                return segment, None
+            return segment, self._packer.unpack_state(record.snapshot, record.end)
+        except (LookupError, ValueError):
+            return None
 
 
 class Recall(Generic[S, P]):
@@ -238,8 +243,7 @@ class Recall(Generic[S, P]):
         return not self._handles
 
     def _read_one(self, handle: Handle) -> bool:
-        record = self._tier.read(handle)
-        found = None if record is None else self._tier.unpack(record)
+        found = self._tier.read(handle)
         if found is None:
             return False
         segment, state = found

@@ -3,10 +3,13 @@
 One dictionary holds the last place of every pair of tokens, and a list links each place to the one
 before it with the same pair, as in a compressor of the LZ77 family. So a token costs the same
 however long the text is, and the longest match among the last few places is found without a scan.
-While the text follows its source no search is made at all.
+While the text follows its source no search is made at all. A prompt is entered as a whole, by
+sorting its pairs, which takes a tenth of the time.
 """
 
 from collections.abc import Sequence
+
+import numpy as np
 
 # The shortest match, which is what the index is made of.
 PAIR = 2
@@ -14,7 +17,7 @@ PAIR = 2
 MOST_PLACES = 16
 # A longer match says no more.
 LONGEST_MATCH = 32
-# So that a prompt of 100,000 tokens delays no single step by more than some milliseconds.
+# Of an answer that was not looked at for long, so that no single step takes long.
 INDEXED_AT_ONCE = 8192
 NOWHERE = -1
 
@@ -57,10 +60,11 @@ class Lookup:
             and whether it came true. Tokens of the prompt are no predictions.
         """
         told: list[tuple[int, bool]] = []
+        if not self._earlier:
+            self._index_prompt()
         end = min(len(self._tokens), len(self._earlier) + INDEXED_AT_ONCE)
         for place in range(len(self._earlier), end):
-            if place >= self._prompt_count:
-                self._compare(place, told)
+            self._compare(place, told)
             self._index(place)
         is_caught_up = end == len(self._tokens)
         if self._source == NOWHERE and is_caught_up:
@@ -90,6 +94,23 @@ class Lookup:
             self._match_tokens = min(self._match_tokens + 1, LONGEST_MATCH)
         else:
             self._source, self._match_tokens = NOWHERE, 0
+
+    def _index_prompt(self) -> None:
+        """Enter every token of the prompt, as `_index` would one by one."""
+        tokens = np.array(self._tokens[: self._prompt_count], np.int64)
+        self._earlier = [NOWHERE] * min(PAIR, len(tokens))
+        if len(tokens) <= PAIR:
+            return
+        pairs = tokens[:-PAIR] << 32 | tokens[1:-1]
+        order = np.argsort(pairs, kind="stable")  # equal pairs side by side, the latest last
+        places, sorted_pairs = order + PAIR, pairs[order]
+        is_last = np.append(sorted_pairs[1:] != sorted_pairs[:-1], True)
+        earlier = np.full(len(pairs), NOWHERE)
+        earlier[order[1:][~is_last[:-1]]] = places[:-1][~is_last[:-1]]
+        self._earlier += earlier.tolist()
+        self._latest = dict(
+            zip(sorted_pairs[is_last].tolist(), places[is_last].tolist(), strict=True)
+        )
 
     def _index(self, place: int) -> None:
         """Enter that this token follows the two before it."""

@@ -17,7 +17,7 @@ from lmx.engines.prefix.disk.records import Namespace
 
 # Of the file's layout. It is part of the namespace: files of another version are foreign, count
 # against the cap, and leave only when room is needed.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 TOKEN_BYTES = 4
 _DIGEST_BYTES = 16

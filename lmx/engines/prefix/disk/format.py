@@ -1,16 +1,19 @@
-"""The bytes of one file: a header with its own digest, then the arrays, each with a digest.
+"""The bytes of one file: a header with its own digest, then the arrays, each with a checksum.
 
     magic (8) | header length (4) | SHA-256 of the header (32) | header, msgpack | zeros to 64
     array | zeros to 64 | array | zeros to 64 ...
 
 Every byte is covered: a change anywhere is `Damaged`. It opens no file. Without a read of the
-header nothing in the file is believed, and nothing is decoded before its digest was right.
+header nothing in the file is believed, and nothing is decoded before its digest was right. Arrays
+are large, so theirs is XXH3 with 128 bits, ten times as fast: it finds damage, as it has to, and
+forgers, who could write the header as well, are kept out by the files' permissions.
 """
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
+import xxhash
 
 from lmx.engines.prefix.disk.digests import FORMAT_VERSION
 from lmx.engines.prefix.disk.records import Array, Buffer, StoredRecord
@@ -48,7 +51,7 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class _Piece(msgspec.Struct, frozen=True, array_like=True):
-    """Where an array lies. The digest covers the zeros behind it."""
+    """Where an array lies. The checksum covers the zeros behind it."""
 
     name: str
     is_snapshot: bool
@@ -56,7 +59,7 @@ class _Piece(msgspec.Struct, frozen=True, array_like=True):
     shape: tuple[int, ...]
     offset: int  # from the end of the padded header
     size_bytes: int
-    digest: bytes
+    checksum: bytes
 
 
 class _Header(msgspec.Struct, frozen=True):
@@ -77,9 +80,9 @@ def encode_record(
     for is_snapshot, name, array in _every(arrays, snapshot):
         data = _flat(array.data)
         zeros = bytes(-len(data) % _ALIGNMENT_BYTES)
-        digest = _digest(data, zeros)
+        checksum = _checksum(data, zeros)
         pieces.append(
-            _Piece(name, is_snapshot, array.dtype, array.shape, offset, len(data), digest)
+            _Piece(name, is_snapshot, array.dtype, array.shape, offset, len(data), checksum)
         )
         body += [data, zeros]
         offset += len(data) + len(zeros)
@@ -104,7 +107,7 @@ def decode_record(data: Buffer, expected: Identity) -> StoredRecord:
         if piece.offset != covered:
             raise Damaged("its arrays do not lie one behind the other")
         covered += piece.size_bytes + -piece.size_bytes % _ALIGNMENT_BYTES
-        if _digest(body[piece.offset : covered]) != piece.digest:
+        if _checksum(body[piece.offset : covered]) != piece.checksum:
             raise Damaged("an array has changed")
         content = body[piece.offset : piece.offset + piece.size_bytes]
         found[piece.is_snapshot][piece.name] = Array(piece.dtype, piece.shape, content)
@@ -162,8 +165,12 @@ def _flat(data: Buffer) -> memoryview:
     return view.cast("B")
 
 
-def _digest(*buffers: Buffer) -> bytes:
-    state = hashlib.sha256()
+def _digest(data: Buffer) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def _checksum(*buffers: Buffer) -> bytes:
+    state = xxhash.xxh3_128()
     for buffer in buffers:
         state.update(buffer)
     return state.digest()
