@@ -157,7 +157,7 @@ def test_the_gap_is_kept_and_used(
 
 
 @given(st.floats(0.005, 0.1), st.floats(1e-5, 1e-3), st.integers(0, 2))
-def test_on_a_cpu_the_gap_leaves_streams_a_tenth_of_the_time(
+def test_on_a_cpu_the_gap_leaves_streams_their_share_of_the_time(
     decode_s: float, token_s: float, lag: int
 ) -> None:
     """Within bounds, or twice what it is alone, or what the smallest piece takes, twice at first."""
@@ -170,7 +170,7 @@ def test_on_a_cpu_the_gap_leaves_streams_a_tenth_of_the_time(
 
 
 @pytest.mark.parametrize(
-    ("decode_s", "gap_s"), [(0.005, 0.2), (0.025, 0.25), (0.1, 0.3), (0.4, 0.8)]
+    ("decode_s", "gap_s"), [(0.005, 0.2), (0.02, 0.24), (0.1, 0.3), (0.4, 0.8)]
 )
 def test_the_gap_of_a_cpu(decode_s: float, gap_s: float) -> None:
     """It is known once a step without prompts was seen."""
