@@ -230,3 +230,46 @@ def test_on_a_cpu_a_first_token_waits_for_no_second_step(engine: MlxEngine) -> N
     add(engine, 0, max_tokens=4)
     given = [len(engine.step()) for _ in range(6)]
     assert [0, 1, 0, 1, 1, 1] == given
+
+
+class Recording:
+    """A model that remembers the rows and tokens of every pass."""
+
+    def __init__(self, model: Any) -> None:
+        self.layers = model.layers
+        self.shapes: list[tuple[int, ...]] = []
+        self._model = model
+
+    def __call__(self, token_ids: mx.array, cache: Any) -> mx.array:
+        self.shapes.append(token_ids.shape)
+        logits: mx.array = self._model(token_ids, cache=cache)
+        return logits
+
+
+def test_choices_share_the_pass_over_their_prompts_last_token(reference: Reference) -> None:
+    """Beside a row that runs, and from a prompt of one token, too; then each has its own row."""
+    model = Recording(reference.model)
+    engine = MlxEngine(model, INFO, end_ids=frozenset(), limits=LIMITS, vocabulary_size=VOCABULARY)
+    greedy = Sampling(TOKENS, temperature=0.0)
+    add(engine, 0)
+    found = [pair for _ in range(4) for pair in steps(engine, 1)]
+    model.shapes.clear()
+    engine.add([Choice(number, greedy) for number in (10, 11, 12)], PROMPTS[1])
+    engine.add([Choice(number, greedy) for number in (20, 21)], PROMPTS[2])
+    tokens = by_sequence(found + list(steps(engine)))
+    decoded = [rows for rows, count in model.shapes if count == 1 and rows > 1]
+    assert [3, 6] == decoded[:2]
+    expected = {0: 0, 10: 1, 11: 1, 12: 1, 20: 2, 21: 2}
+    assert {number: reference.tokens[of] for number, of in expected.items()} == tokens
+
+
+def test_a_choice_that_leaves_before_its_first_step(
+    reference: Reference, engine: MlxEngine
+) -> None:
+    """The others have their rows."""
+    greedy = Sampling(TOKENS, temperature=0.0)
+    engine.add([Choice(number, greedy) for number in (1, 2, 3)], PROMPTS[0])
+    assert [] == engine.step()
+    engine.remove(2)
+    tokens = by_sequence(list(steps(engine)))
+    assert {1: reference.tokens[0], 3: reference.tokens[0]} == tokens

@@ -53,7 +53,7 @@ class Batch:
         self.sequences = [s for s in self.sequences if s not in taken]
         if self.sequences:
             self._device.copy(sum(s.length_tokens for s in self.sequences + taken))
-        return Ready(taken, [], None)  # type: ignore[arg-type]
+        return Ready(taken, [], None, [])  # type: ignore[arg-type]
 
     def drop_done(self) -> None:
         self.sequences = [s for s in self.sequences if s.wants_launch]
@@ -76,7 +76,7 @@ class Server:
     def add(self, prompt_tokens: int, max_tokens: int) -> LiveSequence:
         """One more row."""
         sequence = LiveSequence(next(self._numbers), Row(), max_tokens, prompt_tokens=prompt_tokens)
-        self.groups.join(Ready([sequence], [0], None))  # type: ignore[arg-type]
+        self.groups.join(Ready([sequence], [0], None, [0]))  # type: ignore[arg-type]
         return sequence
 
     def step(self) -> list[int]:

@@ -6,7 +6,10 @@ the device busy while Python builds the next graph. A constrained row breaks tha
 its mask depends on the token before: then the engine reads before it launches, and the masks are
 filled while the device is in the forward pass.
 
-Shapes: B rows, R constrained rows, V vocabulary, W = ceil(V / 32) mask words.
+Choices of one prompt share its row of the caches until their first step is launched: the last token
+of the prompt is computed once, and each draws its own first token from the same logits.
+
+Shapes: B rows, C rows of the caches, R constrained rows, V vocabulary, W = ceil(V / 32) mask words.
 """
 
 from collections.abc import Callable, Sequence
@@ -71,17 +74,25 @@ def count_taken(token_ids: Sequence[int], drafts: Sequence[int]) -> int:
 
 
 class Rows(NamedTuple):
-    """Rows on their way from one batch to another; all three match."""
+    """Rows on their way into a batch.
+
+    Attributes:
+        sequences: Of each row.
+        inputs: (B,) uint32
+        caches: C rows.
+        cache_rows: Of each sequence, ascending from 0, none left out.
+    """
 
     sequences: list[LiveSequence]
-    inputs: mx.array  # (B,) uint32
+    inputs: mx.array
     caches: "CacheRows"
+    cache_rows: list[int]
 
     @classmethod
     def of(cls, ready: Ready) -> "Rows":
         """Prefilled sequences, whose next input is the last token of their prompt."""
         inputs = mx.array(ready.last_ids, dtype=mx.uint32)
-        return cls(ready.sequences, inputs, ready.caches)
+        return cls(ready.sequences, inputs, ready.caches, ready.cache_rows)
 
 
 class DecodeBatch:
@@ -103,6 +114,7 @@ class DecodeBatch:
         self._caches: CacheRows | None = None
         self._inputs: mx.array | None = None  # (B,) uint32
         self._sampler: BatchSampler | None = None
+        self._cache_rows: list[int] = []  # of each sequence
         self._unsettled_tokens = 0  # that a check in flight has added to the caches
 
     def __len__(self) -> int:
@@ -127,12 +139,14 @@ class DecodeBatch:
 
     def join(self, rows: Rows) -> None:
         """Add rows; those removed in the meantime leave before the next launch."""
+        before = self._cache_row_count
         if self._caches is None or self._inputs is None:
             self._caches, self._inputs = rows.caches, rows.inputs
         else:
             self._caches.extend(rows.caches)
             self._inputs = mx.concatenate([self._inputs, rows.inputs])
         self._sequences = self._sequences + rows.sequences
+        self._cache_rows = self._cache_rows + [before + row for row in rows.cache_rows]
         self._retire_sampler()
 
     def take(self, wanted: Sequence[int]) -> Rows:
@@ -140,8 +154,9 @@ class DecodeBatch:
         if self._caches is None or self._inputs is None:
             raise ValueError("the batch has no rows")
         self._retire_sampler()
+        self._part()
         if len(wanted) == len(self._sequences):
-            rows = Rows(self._sequences, self._inputs, self._caches)
+            rows = Rows(self._sequences, self._inputs, self._caches, self._cache_rows)
             self.clear()
             return rows
         taken = set(wanted)
@@ -150,6 +165,7 @@ class DecodeBatch:
             [self._sequences[row] for row in wanted],
             self._inputs[mx.array(list(wanted))],
             self._caches.some(list(wanted)),
+            list(range(len(wanted))),
         )
         self._keep(rest)
         return rows
@@ -160,6 +176,7 @@ class DecodeBatch:
         if len(kept) == len(self._sequences):
             return
         self._rewind(self._unsettled_tokens)
+        self._part()
         if self._leave is not None and self._caches is not None:
             for row, sequence in enumerate(self._sequences):
                 if not sequence.wants_launch:
@@ -171,7 +188,7 @@ class DecodeBatch:
 
     def clear(self) -> None:
         """Free every row."""
-        self._sequences = []
+        self._sequences, self._cache_rows = [], []
         self._caches = self._inputs = self._sampler = None
         self._unsettled_tokens = 0
 
@@ -186,8 +203,7 @@ class DecodeBatch:
         """
         if self._caches is None or self._inputs is None:
             return None
-        # (B, 1, V) to (B, V)
-        logits = self._model(self._inputs[:, None], cache=self._caches.layers)[:, -1, :]
+        logits = self._forward(self._inputs, self._caches)
         masks = None
         if self.is_constrained:
             mx.async_eval(logits)
@@ -198,11 +214,31 @@ class DecodeBatch:
         logprobs = self._gather(logits, token_ids)
         mx.async_eval(token_ids, *(logprobs or ()))
         self._inputs = token_ids
+        self._part()
         for sequence in self._sequences:
             sequence.launched += 1
         longest = max(sequence.length_tokens for sequence in self._sequences)
         padded_tokens = longest * len(self._sequences)
         return Launched(token_ids, tuple(self._sequences), logprobs, padded_tokens)
+
+    @property
+    def _cache_row_count(self) -> int:
+        return self._cache_rows[-1] + 1 if self._cache_rows else 0
+
+    def _forward(self, inputs: mx.array, caches: "CacheRows") -> mx.array:
+        """Logits of every row, (B, V), of one forward pass over the C rows of the caches."""
+        rows = self._cache_rows
+        is_shared = self._cache_row_count < len(rows)
+        if is_shared:
+            inputs = inputs[mx.array([rows.index(row) for row in range(rows[-1] + 1)])]  # (C,)
+        logits: mx.array = self._model(inputs[:, None], cache=caches.layers)[:, -1, :]  # (C, V)
+        return logits[mx.array(rows)] if is_shared else logits
+
+    def _part(self) -> None:
+        """Give every sequence a row of the caches of its own."""
+        if self._caches is not None and self._cache_row_count < len(self._cache_rows):
+            self._caches.replicate(self._cache_rows)
+            self._cache_rows = list(range(len(self._cache_rows)))
 
     def _rewind(self, tokens: int) -> None:
         """Take the last tokens out of the caches; those of a check are not in flight any more."""
@@ -215,6 +251,7 @@ class DecodeBatch:
             self._caches.keep(rows)
             self._inputs = self._inputs[mx.array(rows)]
         self._sequences = [self._sequences[row] for row in rows]
+        self._cache_rows = list(range(len(rows)))
         self._retire_sampler()
 
     def check(self, drafts: Sequence[int]) -> Launched | None:

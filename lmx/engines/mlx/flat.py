@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
+from mlx.nn.layers.quantized import QuantizedEmbedding, QuantizedLinear
 
 # From so many rows on they are multiplied as a matrix, before that one by one.
 MATRIX_ROWS = 8
@@ -20,13 +20,13 @@ LEAST_PADDED = 4
 def flatten_quantised(model: Any) -> None:
     """Make every quantised layer of a model such a one, in place; its weights stay."""
     for module in model.modules():
-        if type(module) is nn.QuantizedLinear:
+        if type(module) is QuantizedLinear:
             module.__class__ = FlatLinear
-        elif type(module) is nn.QuantizedEmbedding:
+        elif type(module) is QuantizedEmbedding:
             module.__class__ = FlatEmbedding
 
 
-class FlatLinear(nn.QuantizedLinear):
+class FlatLinear(QuantizedLinear):
     """The same product, of one matrix."""
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -34,7 +34,7 @@ class FlatLinear(nn.QuantizedLinear):
         return _as_matrix(super().__call__, x)
 
 
-class FlatEmbedding(nn.QuantizedEmbedding):
+class FlatEmbedding(QuantizedEmbedding):
     """The same embedding, whose use as an output layer is a product of one matrix."""
 
     def as_linear(self, x: mx.array) -> mx.array:

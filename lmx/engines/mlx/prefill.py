@@ -39,19 +39,27 @@ MAX_STOPS, STOP_TOKENS = 8, 1024
 
 
 class Ready(NamedTuple):
-    """Sequences whose prompts are in the caches but for the last token; rows match."""
+    """Sequences whose prompts are in the caches but for the last token.
+
+    Attributes:
+        sequences: All of them.
+        last_ids: The last token of each one's prompt.
+        caches: A row for every prompt.
+        cache_rows: Of each sequence, ascending; choices of one prompt have the same.
+    """
 
     sequences: list[LiveSequence]
     last_ids: list[int]
     caches: CacheRows
+    cache_rows: list[int]
 
     @classmethod
     def of(cls, prompts: list[LivePrompt], caches: CacheRows) -> "Ready":
-        """Give every choice of every prompt a row of its own."""
+        """Every choice that is still wanted of every prompt."""
         pairs = [(row, s) for row, prompt in enumerate(prompts) for s in prompt.live_sequences]
-        caches.replicate([row for row, _ in pairs])
-        last_ids = [prompts[row].token_ids[-1] for row, _ in pairs]
-        return cls([sequence for _, sequence in pairs], last_ids, caches)
+        cache_rows = [row for row, _ in pairs]
+        last_ids = [prompts[row].token_ids[-1] for row in cache_rows]
+        return cls([sequence for _, sequence in pairs], last_ids, caches, cache_rows)
 
 
 @dataclass(slots=True, eq=False)
