@@ -181,8 +181,8 @@ def test_the_length_follows_the_share() -> None:
     """The surer the predictions, the longer the draft, up to the limit."""
     lengths = [choose_length(s, known(), limit=16, balance=4.0) for s in (0.05, 0.4, 0.7, 0.97)]
     assert sorted(lengths) == lengths
-    assert (0, 16) == (lengths[0], lengths[-1])
-    assert 4 == choose_length(0.97, known(), limit=7, balance=4.0)
+    assert (0, 15) == (lengths[0], lengths[-1])
+    assert 3 == choose_length(0.97, known(), limit=6, balance=4.0)
 
 
 def test_nothing_is_checked_on_an_empty_account() -> None:
@@ -211,11 +211,11 @@ def test_what_was_not_measured_is_between_its_neighbours() -> None:
     for _ in range(9):
         costs.note_plain(PLAIN_S)
     for _ in range(10):
-        costs.note_check(16, 9 * PLAIN_S)
+        costs.note_check(31, 18 * PLAIN_S)
     ratios = [costs.ratio(drafted) for drafted in LADDER]
     assert sorted(ratios) == ratios
-    assert ratios[0] < 2 < ratios[2] < 4 < ratios[-1]
-    assert 4 >= choose_length(0.9, costs, limit=16, balance=3.0) > 0
+    assert ratios[0] < 2 < ratios[2] < 6 < ratios[-1]
+    assert 7 >= choose_length(0.9, costs, limit=31, balance=3.0) > 0
 
 
 def test_longer_drafts_bound_shorter_ones() -> None:
