@@ -385,11 +385,11 @@ class LoadedEngine(NamedTuple):
     Attributes:
         grammars: Compiles constraints for this vocabulary.
         notes: Sentences worth a line in the daemon's log.
-        pass_sample: Prompt tokens of a pass and the seconds it took, where that was measured.
+        pass_samples: Prompt tokens of some passes and the seconds they took.
     """
 
     engine: Engine
     tokenizer: Tokenizer
     grammars: GrammarCompiler
     notes: list[str]
-    pass_sample: tuple[int, float] | None = None
+    pass_samples: tuple[tuple[int, float], ...] = ()

@@ -1,8 +1,8 @@
 """What an engine does once before its first request. Knows the contract, no library.
 
-The first answer compiles kernels and touches weights, so that no client waits for that. Where a GPU
-computes, a timed pass says how much of a prompt running streams can bear beside them: GPUs differ
-a hundredfold, and the first guess is made before anything else was measured.
+The first answer compiles kernels and touches weights, so that no client waits for that. Timed passes
+say how much of a prompt running streams can bear beside them: devices differ a hundredfold, and the
+first guess is made before anything else was measured.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,8 +16,12 @@ WARM_UP_ID = -1
 # first, then the third.
 COMPANY_STAYS = ((12, 3), (4, 2), (5, 1))
 COMPANY_TOKENS = 20
-# Enough that reading the weights is not all of it; on slow GPUs half a second with a large model.
-SAMPLE_TOKENS = 128
+# On a GPU enough that reading the weights is not all of it; on slow ones half a second with a large
+# model.
+GPU_SAMPLES = (128,)
+# On a CPU small ones pay for the weights as well, and large ones may take minutes.
+CPU_SAMPLES = (16, 64, 256)
+LONGEST_SAMPLE_S = 1.0
 
 
 def warm_up(engine: Engine, samplings: Sequence[Sampling]) -> None:
@@ -61,11 +65,30 @@ def warm_up_passes(engine: Engine, shapes: Iterable[tuple[int, int]]) -> None:
         engine.shrink()  # or a longer one would go on from this
 
 
-def sample_pass(engine: Engine) -> tuple[int, float] | None:
-    """Tokens of one pass and the seconds it took; `None` on a CPU, where it may take long."""
-    tokens = min(SAMPLE_TOKENS, engine.chunk_tokens, engine.info.context_tokens - 2)
-    if engine.info.device != "gpu" or tokens < 1:
-        return None
+def sample_passes(engine: Engine) -> tuple[tuple[int, float], ...]:
+    """Time passes of a few sizes, on a CPU as far as they do not take long.
+
+    Args:
+        engine: Loaded, and nothing else in it.
+
+    Returns:
+        Prompt tokens of each and the seconds it took, smaller ones first.
+    """
+    most = min(engine.chunk_tokens, engine.info.context_tokens - 2)
+    sizes = GPU_SAMPLES if engine.info.device == "gpu" else CPU_SAMPLES
+    found: list[tuple[int, float]] = []
+    token_s = 0.0
+    for tokens in sorted({min(size, most) for size in sizes}):
+        if tokens < 1 or tokens * token_s > LONGEST_SAMPLE_S:
+            break
+        took_s = _sample(engine, tokens)
+        token_s = took_s / tokens
+        found.append((tokens, took_s))
+    engine.shrink()
+    return tuple(found)
+
+
+def _sample(engine: Engine, tokens: int) -> float:
     took_s = 0.0
     for token_id in (0, 1):  # the first pass of this size compiles
         # Its last token is not part of a pass.
@@ -77,8 +100,8 @@ def sample_pass(engine: Engine) -> tuple[int, float] | None:
         took_s = perf_counter() - began_s
         engine.remove(WARM_UP_ID)
         engine.step()
-    engine.shrink()
-    return tokens, took_s
+        engine.shrink()  # or a larger one would go on from this
+    return took_s
 
 
 def _step_until_idle(engine: Engine) -> None:

@@ -125,7 +125,7 @@ def _serve(
         visible=served.dialect.visible,
         clock=time.monotonic,
         cache_tokens=_cache_tokens(load, loaded.engine.info),
-        pace=PaceSettings(gap_target_s, loaded.pass_sample),
+        pace=PaceSettings(gap_target_s, loaded.pass_samples),
     )
 
 

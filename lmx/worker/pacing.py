@@ -19,15 +19,16 @@ GAP_S = 0.15
 # long prompt pays for the steps beside it, and for going in crumbs, because kernels like large
 # passes; so a twelfth of the time is the streams' where that leaves gaps within these bounds.
 CPU_GAPS, CPU_SHARES = 2.0, 12.0
-CPU_LEAST_GAP_S, CPU_MOST_GAP_S = 0.2, 0.3
+CPU_LEAST_GAP_S, CPU_MOST_GAP_S = 0.2, 0.35
 # Twice the tokens at less than this share of the cost for each are worth it.
 WORTHWHILE = 0.75
 # Of the gap, what is planned with; the rest is for what varies.
 MARGIN = 0.9
 # Most seconds of a piece when nobody decodes: as long may a short prompt wait that comes now.
 IDLE_PIECE_S = 0.35
-# Most seconds of several whole prompts at once, see `Pace.choose_together`.
-TOGETHER_S = 0.5
+# Most seconds of several whole prompts at once, see `Pace.choose_together`: these, or so many steps
+# if that is more.
+TOGETHER_S, TOGETHER_STEPS = 0.5, 5.0
 # Prompts go on by so much whatever it costs: with nobody decoding pieces stay worth their step.
 LEAST_TOKENS, MOST_WORTHWHILE_TOKENS = 16, 64
 LEAST_IDLE_TOKENS = 128
@@ -54,11 +55,11 @@ class PaceSettings(NamedTuple):
     Attributes:
         gap_target_s: Longest gap between two tokens of a running stream; `None` for the device's
             usual one.
-        sample: Prompt tokens of a pass and the seconds it took, if that was measured.
+        samples: Prompt tokens of passes that were measured, and the seconds each took.
     """
 
     gap_target_s: float | None = None
-    sample: tuple[int, float] | None = None
+    samples: tuple[tuple[int, float], ...] = ()
 
 
 USUAL_PACE = PaceSettings()
@@ -113,10 +114,10 @@ class Pace:
         self._ended_s: float | None = None
         self._listened = 0
         self._unknown_decode_s = 0.0
-        if settings.sample is not None:
-            tokens, took_s = settings.sample
+        for tokens, took_s in settings.samples:
             self._set_cost(0, tokens.bit_length(), took_s / tokens)
-            self._unknown_decode_s = took_s  # a step that reads all weights takes no longer
+        # A step that reads all weights takes no longer.
+        self._unknown_decode_s = min((took_s for _, took_s in settings.samples), default=0.0)
 
     def gap_s(self, stream_count: int) -> float | None:
         """The gap that so many running streams are to have at most; `None` while unknown."""
@@ -124,8 +125,8 @@ class Pace:
             return self._target_s
         if self._is_gpu:
             return GAP_S
-        decode_s = self._decode_time_s(stream_count)
-        if decode_s is None:
+        decode_s = self._decode_time_s(stream_count) or self._unknown_decode_s
+        if not decode_s:
             return None
         shared_s = max(CPU_LEAST_GAP_S, min(CPU_SHARES * decode_s, CPU_MOST_GAP_S))
         return max(CPU_GAPS * decode_s, shared_s)
@@ -166,7 +167,8 @@ class Pace:
         """
         if self._is_gpu or self._target_s is not None or not stream_count:
             return 0
-        return self._fit(TOGETHER_S, depth_tokens) or 0
+        decode_s = self._decode_time_s(stream_count) or self._unknown_decode_s
+        return self._fit(max(TOGETHER_S, TOGETHER_STEPS * decode_s), depth_tokens) or 0
 
     def rests(self, tokens: int, stream_count: int, depth_tokens: int) -> int:
         """Steps without prompts after such a piece, so that the gap is kept on average.

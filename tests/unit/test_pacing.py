@@ -11,6 +11,7 @@ from lmx.worker.pacing import (
     CPU_SHARES,
     DEPTH_BAND_TOKENS,
     GAP_S,
+    GRAIN_TOKENS,
     IDLE_PIECE_S,
     LEAST_IDLE_TOKENS,
     LEAST_TOKENS,
@@ -114,13 +115,24 @@ def test_a_sample_takes_the_place_of_a_guess(token_s: float) -> None:
     """With what one pass took at load the first pieces use the gap, and keep it."""
     fixed_s, sample_tokens = 0.01, 128
     sample = sample_tokens, fixed_s + sample_tokens * token_s
-    pace = Pace(device="gpu", piece_tokens=MOST, settings=PaceSettings(sample=sample))
+    pace = Pace(device="gpu", piece_tokens=MOST, settings=PaceSettings(samples=(sample,)))
     device = Device(pace, decode_s=0.01, fixed_s=fixed_s, token_s=token_s)
     first = device.prefill(1)[0]
     took_s = 0.01 + fixed_s + first * token_s
     assert LEAST_TOKENS < first or sample[1] > GAP_S / 2
     assert took_s <= GAP_S
     assert first == MOST or took_s > 0.01 + fixed_s
+
+
+def test_short_prompts_go_together_on_a_cpu_from_the_first_on() -> None:
+    """As many as samples say fit into half a second, or into five steps of a slow machine."""
+    samples = ((16, 0.14), (64, 0.27))
+    pace = Pace(device="cpu", piece_tokens=256, settings=PaceSettings(samples=samples))
+    assert int(5 * 0.14 / (0.27 / 64)) - GRAIN_TOKENS < pace.choose_together(1, 0)
+    assert pace.choose(1, 0) >= LEAST_TOKENS  # no step is needed to learn what one takes
+    device = Device(pace, decode_s=0.05)
+    device.decode()
+    assert int(0.5 / (0.27 / 64)) - GRAIN_TOKENS < pace.choose_together(1, 0) < 0.5 / (0.27 / 64)
 
 
 @given(
@@ -170,7 +182,7 @@ def test_on_a_cpu_the_gap_leaves_streams_their_share_of_the_time(
 
 
 @pytest.mark.parametrize(
-    ("decode_s", "gap_s"), [(0.005, 0.2), (0.02, 0.24), (0.1, 0.3), (0.4, 0.8)]
+    ("decode_s", "gap_s"), [(0.005, 0.2), (0.02, 0.24), (0.1, 0.35), (0.4, 0.8)]
 )
 def test_the_gap_of_a_cpu(decode_s: float, gap_s: float) -> None:
     """It is known once a step without prompts was seen."""
@@ -239,7 +251,7 @@ def test_an_outlier_is_forgotten() -> None:
 @pytest.mark.parametrize("lag", [0, 1, 2])
 def test_hold_ups_are_forgotten_though_no_three_steps_are_alike(lag: int) -> None:
     """Kernels were compiled for the first prompts, and now short ones come every other step."""
-    pace = Pace(device="gpu", piece_tokens=MOST, settings=PaceSettings(sample=(128, 0.012)))
+    pace = Pace(device="gpu", piece_tokens=MOST, settings=PaceSettings(samples=((128, 0.012),)))
     device = Device(pace, token_s=1e-5, fixed_s=3.0, lag=lag)
     device.decode()
     for _ in range(8):

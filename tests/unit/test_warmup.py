@@ -1,7 +1,13 @@
 """What an engine does before its first request."""
 
 from lmx.engines.fake import FakeEngine, FakeSettings
-from lmx.engines.warmup import SAMPLE_TOKENS, sample_pass, warm_up
+from lmx.engines.warmup import (
+    CPU_SAMPLES,
+    GPU_SAMPLES,
+    LONGEST_SAMPLE_S,
+    sample_passes,
+    warm_up,
+)
 from lmx.protocol.values import ModelInfo, Sampling
 
 
@@ -22,20 +28,33 @@ def test_every_sampling_answers_once_and_nothing_stays() -> None:
 def test_a_gpu_is_timed_over_one_pass() -> None:
     """The sample is a pass of prompt tokens alone, made twice; nothing is left of it."""
     engine, pauses = make_engine("gpu")
-    tokens, took_s = sample_pass(engine) or (0, 0.0)
-    assert SAMPLE_TOKENS == tokens
+    ((tokens, took_s),) = sample_passes(engine)
+    assert GPU_SAMPLES == (tokens,)
     assert took_s > 0
     assert 2 == len(pauses)
     assert (4, {}, []) == (engine.free_slots, engine.prefilling(), engine.step())
 
 
-def test_a_cpu_is_not_timed() -> None:
-    """A pass of a large model may take minutes there."""
+def test_a_cpu_is_timed_over_small_passes_first() -> None:
+    """What costs of them go down with their size is known from the first request on."""
     engine, pauses = make_engine("cpu")
-    assert sample_pass(engine) is None
-    assert [] == pauses
+    samples = sample_passes(engine)
+    assert list(CPU_SAMPLES) == [tokens for tokens, _ in samples]
+    assert 2 * len(CPU_SAMPLES) == len(pauses)
+    assert (4, {}, []) == (engine.free_slots, engine.prefilling(), engine.step())
+
+
+def test_a_slow_cpu_is_not_timed_for_long() -> None:
+    """A pass of a large model may take minutes there: after the smallest it is left alone."""
+    info = ModelInfo(context_tokens=4096, max_sequences=4, device="cpu")
+    chunk_s = 1.1 * LONGEST_SAMPLE_S * FakeSettings().chunk / CPU_SAMPLES[1]
+    engine = FakeEngine(FakeSettings(prefill_ms=1000 * chunk_s), info)
+    assert [CPU_SAMPLES[0]] == [tokens for tokens, _ in sample_passes(engine)]
 
 
 def test_a_short_context_makes_a_short_sample() -> None:
     """The sample fits into the context with its one token of answer."""
-    assert 6 == (sample_pass(make_engine("gpu", context=8)[0]) or (0, 0.0))[0]
+    ((tokens, _),) = sample_passes(make_engine("gpu", context=8)[0])
+    assert 6 == tokens
+    ((tokens, _),) = sample_passes(make_engine("cpu", context=8)[0])
+    assert 6 == tokens

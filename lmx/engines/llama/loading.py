@@ -23,7 +23,7 @@ from lmx.engines.llama.speculation import Speculation
 from lmx.engines.llama.states import LlamaStore, LlamaTier, Tiers
 from lmx.engines.llama.threads import choose_threads
 from lmx.engines.llama.tokenizer import end_ids, grammar_vocabulary, load_tokenizer
-from lmx.engines.warmup import sample_pass, warm_up
+from lmx.engines.warmup import sample_passes, warm_up
 from lmx.errors import CorruptModel, UnsupportedModel
 from lmx.protocol.messages import Load
 from lmx.protocol.values import ModelInfo, Sampling
@@ -94,7 +94,7 @@ def load_engine(load: Load) -> LoadedEngine:
         vocabulary_size=model.vocabulary_size,
         end_ids=ends,
     )
-    return LoadedEngine(engine, tokenizer, grammars, notes, pass_sample=sample_pass(engine))
+    return LoadedEngine(engine, tokenizer, grammars, notes, pass_samples=sample_passes(engine))
 
 
 def _remarks(load: Load, disk: LlamaTier | None) -> list[str]:

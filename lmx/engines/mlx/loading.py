@@ -28,7 +28,7 @@ from lmx.engines.mlx.keeper import make_store
 from lmx.engines.mlx.passes import PrefillLimits
 from lmx.engines.mlx.speculation import Speculation
 from lmx.engines.mlx.tokenizer import MlxTokenizer, load_tokenizer
-from lmx.engines.warmup import sample_pass, warm_up, warm_up_company, warm_up_passes
+from lmx.engines.warmup import sample_passes, warm_up, warm_up_company, warm_up_passes
 from lmx.errors import CorruptModel, UnsupportedModel
 from lmx.protocol.messages import Load
 from lmx.protocol.values import ModelInfo, Sampling
@@ -97,7 +97,7 @@ def load_engine(load: Load, blas: Blas) -> LoadedEngine:
         tokenizer.vocabulary_json, vocabulary_size=vocabulary_size, end_ids=ends
     )
     return LoadedEngine(
-        engine, tokenizer, grammars, [*blas.notes, *notes], pass_sample=sample_pass(engine)
+        engine, tokenizer, grammars, [*blas.notes, *notes], pass_samples=sample_passes(engine)
     )
 
 
