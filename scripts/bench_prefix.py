@@ -6,10 +6,10 @@
 *Cold* is a prompt that the server has never seen, *warm* the same prompt again, *restarted* the
 same prompt after the server was stopped and started. LMX's answers of all three must be the same
 to the letter, which is checked in the run; its drafts are off for that, because llama.cpp rounds by
-the rows of a pass and a draft's check has other rows than a step. Targets at the longest prompt: warm within 5 % of cold,
-restarted within 15 %. Then eight choices of one prompt against one: the prompt's work, which is the
-time until every choice has begun, must be within 1.05 of one choice's. A peer without `n` gets as
-many requests at once.
+the rows of a pass and a draft's check has other rows than a step. Targets at the longest prompt:
+warm within 5 % of cold, restarted within 15 %. Then eight choices of one prompt against one: the
+prompt's work, which is the time until every choice has begun, must be within 1.05 of one choice's.
+A peer without `n` gets as many requests at once.
 """
 
 import argparse

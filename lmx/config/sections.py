@@ -88,8 +88,8 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         keep_alive_s: Idle time after which a model is unloaded; `None` for never.
         pinned: Ids of models that are never unloaded to make room or for being idle.
         gap_target_ms: Longest gap between two tokens of a running stream while prompts are
-            computed beside; `None` for 150 ms on a GPU, and on a CPU for twelve times what it is
-            without them, within 200 and 350 ms, or for twice that where it is more.
+            computed beside; `None` for 150 ms on a GPU, and on a CPU for fourteen times what it is
+            without them, within 200 and 400 ms, or for twice that where it is more.
         min_residency_s: How long a model that just came up is not unloaded to make room.
         drain_s: How long running requests may go on when their model is to leave.
         restore: Load again what was loaded before the daemon stopped uncleanly.

@@ -1,8 +1,8 @@
 """What an engine does once before its first request. Knows the contract, no library.
 
-The first answer compiles kernels and touches weights, so that no client waits for that. Timed passes
-say how much of a prompt running streams can bear beside them: devices differ a hundredfold, and the
-first guess is made before anything else was measured.
+The first answer compiles kernels and touches weights, so that no client waits for that. Timed
+passes say how much of a prompt running streams can bear beside them: devices differ a hundredfold,
+and the first guess is made before anything else was measured.
 """
 
 from collections.abc import Iterable, Sequence

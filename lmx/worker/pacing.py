@@ -17,9 +17,9 @@ from typing import NamedTuple
 GAP_S = 0.15
 # On a CPU, where a step may take that long by itself: at least twice its gap without prompts. A
 # long prompt pays for the steps beside it, and for going in crumbs, because kernels like large
-# passes; so a twelfth of the time is the streams' where that leaves gaps within these bounds.
-CPU_GAPS, CPU_SHARES = 2.0, 12.0
-CPU_LEAST_GAP_S, CPU_MOST_GAP_S = 0.2, 0.35
+# passes; so a fourteenth of the time is the streams' where that leaves gaps within these bounds.
+CPU_GAPS, CPU_SHARES = 2.0, 14.0
+CPU_LEAST_GAP_S, CPU_MOST_GAP_S = 0.2, 0.4
 # Twice the tokens at less than this share of the cost for each are worth it.
 WORTHWHILE = 0.75
 # Of the gap, what is planned with; the rest is for what varies.

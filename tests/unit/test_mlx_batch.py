@@ -232,6 +232,20 @@ def test_on_a_cpu_a_first_token_waits_for_no_second_step(engine: MlxEngine) -> N
     assert [0, 1, 0, 1, 1, 1] == given
 
 
+def test_on_a_cpu_a_first_token_waits_for_no_piece(engine: MlxEngine) -> None:
+    """Beside others, too: the step that has it computes nothing of a prompt after it."""
+    add(engine, 0)
+    list(steps(engine, 4))
+    add(engine, 1)
+    add(engine, 5)
+    told = []
+    while 1 not in told:
+        before = engine.prefilling()
+        told += [result.sequence_id for result in engine.step()]
+    assert before.get(5, 0) > 0
+    assert before == engine.prefilling()
+
+
 class Recording:
     """A model that remembers the rows and tokens of every pass."""
 

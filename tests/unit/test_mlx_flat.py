@@ -1,8 +1,8 @@
 """Layers that multiply all rows of a batch as one matrix say what MLX's own say."""
 
 import mlx.core as mx
-import mlx.nn as nn
 import pytest
+from mlx import nn
 
 from lmx.engines.mlx.flat import MATRIX_ROWS, FlatEmbedding, FlatLinear, flatten_quantised
 from tests.random_models import random_model

@@ -223,9 +223,16 @@ class MlxEngine:
             self._prefill.note_done()
         if self._prefill.is_busy:
             self._batch.disturb()
+        if self._info.device == "cpu" and any(map(self._is_first_or_last, results)):
+            return results  # a CPU is done with a piece before this returns: that can wait
         for ready in self._prefill.submit(shares):
             self._batch.join(ready)
         return results
+
+    def _is_first_or_last(self, result: StepResult) -> bool:
+        """Somebody's answer began, or ended."""
+        sequence = self._live.get(result.sequence_id)
+        return sequence is None or sequence.delivered == 1
 
     def _launch_and_read(self) -> list[StepResult]:
         if self._speculation.reads_first(self._launched, self._lone()):
