@@ -178,7 +178,8 @@ class Pace:
             stream_count: Sequences that decoded beside.
             depth_tokens: How far the first prompt was.
         """
-        decode_s, gap_s = self._decode_time_s(stream_count), self.gap_s(stream_count)
+        decode_s = self._decode_time_s(stream_count) or self._unknown_decode_s
+        gap_s = self.gap_s(stream_count)
         costs, deeper = self._costs_at(depth_tokens)
         cost = self._cost_of(tokens.bit_length(), costs)
         if not decode_s or not gap_s or cost is None:

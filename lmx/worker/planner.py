@@ -127,6 +127,8 @@ class Planner:
             turn = self._turn_of[name]
             self._turns.note_left(turn, left.get(name, 0), computed=max(0, gone))
             computed += max(0, gone)
+        if self._given and not computed:
+            self._rests = 0  # the engine had something else to do first: nobody waited for it
         if computed:
             streams = self._beside.stream_count
             gap_s = self._pace.gap_s(streams) if streams else None

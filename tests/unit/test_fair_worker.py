@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmx.worker.pacing import GAP_S, LEAST_TOKENS, TOGETHER_S
+from lmx.worker.pacing import CPU_MOST_GAP_S, GAP_S, LEAST_TOKENS, TOGETHER_S
 from lmx.worker.scheduler import VITALS_PERIOD_S
 from lmx.worker.turns import ANSWER_WEIGHT, LEVEL_S
 from tests.virtual_worker import Asked, Machine, PipelinedEngine, VirtualWorker
@@ -48,10 +48,11 @@ def test_pipelined_streams_keep_their_pace(tokens_per_s: float) -> None:
     assert max(stream.gaps_s) <= GAP_S + 1e-9
 
 
-def test_on_a_cpu_a_stream_has_half_the_time() -> None:
-    """Its gap is twice what it is alone, unless that is so short that nobody sees it."""
-    slow = Machine("cpu", step_ms=100.0, tokens_per_s=2_000.0, chunk=256)
-    for machine, longest_s in ((slow, 2 * 0.1), (CPU, GAP_S)):
+def test_on_a_cpu_a_stream_has_half_the_time_at_most() -> None:
+    """Its gap is twice what it is alone, unless that leaves a long prompt little of the time."""
+    slow = Machine("cpu", step_ms=300.0, tokens_per_s=2_000.0, chunk=256)
+    usual = Machine("cpu", step_ms=100.0, tokens_per_s=2_000.0, chunk=256)
+    for machine, longest_s in ((slow, 2 * 0.3), (usual, CPU_MOST_GAP_S), (CPU, GAP_S)):
         stream, _ = VirtualWorker(machine).run(Asked(0.0, 10, 2_000), Asked(1.0, 5_000, 5))
         assert max(stream.gaps_s) <= longest_s + 1e-9
 
