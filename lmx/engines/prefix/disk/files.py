@@ -141,7 +141,7 @@ def _room(size_bytes: int) -> memoryview:
     """
     if not size_bytes:
         return memoryview(b"")
-    room = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    room = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANON)
     if sys.platform == "linux":
         with suppress(OSError):  # a kernel without them
             room.madvise(mmap.MADV_HUGEPAGE)
