@@ -75,32 +75,32 @@ def sample_passes(engine: Engine) -> tuple[tuple[int, float], ...]:
         Prompt tokens of each and the seconds it took, smaller ones first.
     """
     most = min(engine.chunk_tokens, engine.info.context_tokens - 2)
-    sizes = GPU_SAMPLES if engine.info.device == "gpu" else CPU_SAMPLES
+    is_gpu = engine.info.device == "gpu"
+    sizes = GPU_SAMPLES if is_gpu else CPU_SAMPLES
     found: list[tuple[int, float]] = []
     token_s = 0.0
     for tokens in sorted({min(size, most) for size in sizes}):
         if tokens < 1 or tokens * token_s > LONGEST_SAMPLE_S:
             break
-        took_s = _sample(engine, tokens)
+        if is_gpu:
+            _time_pass(engine, tokens)  # the first one of its size compiles
+        took_s = _time_pass(engine, tokens)
         token_s = took_s / tokens
         found.append((tokens, took_s))
-    engine.shrink()
     return tuple(found)
 
 
-def _sample(engine: Engine, tokens: int) -> float:
-    took_s = 0.0
-    for token_id in (0, 1):  # the first pass of this size compiles
-        # Its last token is not part of a pass.
-        engine.add([Choice(WARM_UP_ID, Sampling(max_tokens=1, seed=0))], [token_id] * (tokens + 1))
-        engine.quiesce()
-        began_s = perf_counter()
-        engine.step()
-        engine.quiesce()
-        took_s = perf_counter() - began_s
-        engine.remove(WARM_UP_ID)
-        engine.step()
-        engine.shrink()  # or a larger one would go on from this
+def _time_pass(engine: Engine, tokens: int) -> float:
+    # Its last token is not part of a pass.
+    engine.add([Choice(WARM_UP_ID, Sampling(max_tokens=1, seed=0))], [0] * (tokens + 1))
+    engine.quiesce()
+    began_s = perf_counter()
+    engine.step()
+    engine.quiesce()
+    took_s = perf_counter() - began_s
+    engine.remove(WARM_UP_ID)
+    engine.step()
+    engine.shrink()  # or the next one would go on from this
     return took_s
 
 

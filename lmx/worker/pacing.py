@@ -125,7 +125,7 @@ class Pace:
             return self._target_s
         if self._is_gpu:
             return GAP_S
-        decode_s = self._decode_time_s(stream_count) or self._unknown_decode_s
+        decode_s = self._step_s(stream_count)
         if not decode_s:
             return None
         shared_s = max(CPU_LEAST_GAP_S, min(CPU_SHARES * decode_s, CPU_MOST_GAP_S))
@@ -147,7 +147,7 @@ class Pace:
         gap_s = self.gap_s(stream_count)
         if gap_s is None:
             return self._listen()
-        room_s = MARGIN * gap_s - (self._decode_time_s(stream_count) or self._unknown_decode_s)
+        room_s = MARGIN * gap_s - self._step_s(stream_count)
         tokens = self._fit(room_s, depth_tokens)
         if tokens is None:
             return self._least(LEAST_TOKENS)
@@ -167,8 +167,8 @@ class Pace:
         """
         if self._is_gpu or self._target_s is not None or not stream_count:
             return 0
-        decode_s = self._decode_time_s(stream_count) or self._unknown_decode_s
-        return self._fit(max(TOGETHER_S, TOGETHER_STEPS * decode_s), depth_tokens) or 0
+        room_s = max(TOGETHER_S, TOGETHER_STEPS * self._step_s(stream_count))
+        return self._fit(room_s, depth_tokens) or 0
 
     def rests(self, tokens: int, stream_count: int, depth_tokens: int) -> int:
         """Steps without prompts after such a piece, so that the gap is kept on average.
@@ -178,8 +178,7 @@ class Pace:
             stream_count: Sequences that decoded beside.
             depth_tokens: How far the first prompt was.
         """
-        decode_s = self._decode_time_s(stream_count) or self._unknown_decode_s
-        gap_s = self.gap_s(stream_count)
+        decode_s, gap_s = self._step_s(stream_count), self.gap_s(stream_count)
         costs, deeper = self._costs_at(depth_tokens)
         cost = self._cost_of(tokens.bit_length(), costs)
         if not decode_s or not gap_s or cost is None:
@@ -303,6 +302,10 @@ class Pace:
             return self._decode_s.get(stream_count)
         below = [count for count in self._decode_s if count < stream_count]
         return self._decode_s[max(below) if below else min(self._decode_s)]
+
+    def _step_s(self, stream_count: int) -> float:
+        """What a step without prompts takes, or at most takes; 0 while nothing is known."""
+        return self._decode_time_s(stream_count) or self._unknown_decode_s
 
     def _worthwhile(self) -> int:
         """The smallest piece that is worth its step, or the next one that may be.

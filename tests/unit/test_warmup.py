@@ -40,7 +40,7 @@ def test_a_cpu_is_timed_over_small_passes_first() -> None:
     engine, pauses = make_engine("cpu")
     samples = sample_passes(engine)
     assert list(CPU_SAMPLES) == [tokens for tokens, _ in samples]
-    assert 2 * len(CPU_SAMPLES) == len(pauses)
+    assert len(CPU_SAMPLES) == len(pauses)  # nothing compiles
     assert (4, {}, []) == (engine.free_slots, engine.prefilling(), engine.step())
 
 

@@ -224,7 +224,7 @@ class MlxEngine:
         if self._prefill.is_busy:
             self._batch.disturb()
         if self._info.device == "cpu" and any(map(self._is_first_or_last, results)):
-            return results  # a CPU is done with a piece before this returns: that can wait
+            shares = ()  # a CPU is done with a piece before this returns: that can wait
         for ready in self._prefill.submit(shares):
             self._batch.join(ready)
         return results
