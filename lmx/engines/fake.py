@@ -284,10 +284,7 @@ class FakeEngine:
 
     def shrink(self, prefix_cache_bytes: int | None = None) -> None:
         """Forget what is kept."""
-        if prefix_cache_bytes is None:
-            self._kept.clear()
-        else:
-            self._kept.set_budget(prefix_cache_bytes)
+        self._kept.shrink(prefix_cache_bytes)
 
     def memory(self) -> Memory:
         """Weights plus a fixed price per token, live or kept."""

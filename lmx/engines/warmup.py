@@ -5,10 +5,10 @@ passes say how much of a prompt running streams can bear beside them: devices di
 and the first guess is made before anything else was measured.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter
 
-from lmx.engines.base import Choice, Engine
+from lmx.engines.base import Choice, Engine, PrefixUse
 from lmx.protocol.values import Sampling
 
 WARM_UP_ID = -1
@@ -22,6 +22,8 @@ GPU_SAMPLES = (128,)
 # On a CPU small ones pay for the weights as well, and large ones may take minutes.
 CPU_SAMPLES = (16, 64, 256)
 LONGEST_SAMPLE_S = 1.0
+# A sample goes on from nothing that was computed for anybody, on disk either.
+NOBODY = PrefixUse(salt="warm-up")
 
 
 def warm_up(engine: Engine, samplings: Sequence[Sampling]) -> None:
@@ -65,11 +67,12 @@ def warm_up_passes(engine: Engine, shapes: Iterable[tuple[int, int]]) -> None:
         engine.shrink()  # or a longer one would go on from this
 
 
-def sample_passes(engine: Engine) -> tuple[tuple[int, float], ...]:
+def sample_passes(engine: Engine, forget: Callable[[], None]) -> tuple[tuple[int, float], ...]:
     """Time passes of a few sizes, on a CPU as far as they do not take long.
 
     Args:
         engine: Loaded, and nothing else in it.
+        forget: Drops everything the engine keeps of what it computed.
 
     Returns:
         Prompt tokens of each and the seconds it took, smaller ones first.
@@ -83,16 +86,16 @@ def sample_passes(engine: Engine) -> tuple[tuple[int, float], ...]:
         if tokens < 1 or tokens * token_s > LONGEST_SAMPLE_S:
             break
         if is_gpu:
-            _time_pass(engine, tokens)  # the first one of its size compiles
-        took_s = _time_pass(engine, tokens)
+            _time_pass(engine, tokens, forget)  # the first one of its size compiles
+        took_s = _time_pass(engine, tokens, forget)
         token_s = took_s / tokens
         found.append((tokens, took_s))
     return tuple(found)
 
 
-def _time_pass(engine: Engine, tokens: int) -> float:
-    # Its last token is not part of a pass.
-    engine.add([Choice(WARM_UP_ID, Sampling(max_tokens=1, seed=0))], [0] * (tokens + 1))
+def _time_pass(engine: Engine, tokens: int, forget: Callable[[], None]) -> float:
+    choice = Choice(WARM_UP_ID, Sampling(max_tokens=1, seed=0))
+    engine.add([choice], [0] * (tokens + 1), prefix=NOBODY)  # the last one is not part of a pass
     engine.quiesce()
     began_s = perf_counter()
     engine.step()
@@ -100,7 +103,7 @@ def _time_pass(engine: Engine, tokens: int) -> float:
     took_s = perf_counter() - began_s
     engine.remove(WARM_UP_ID)
     engine.step()
-    engine.shrink()  # or the next one would go on from this
+    forget()  # or the next one would go on from this, and the disk would get it
     return took_s
 
 

@@ -76,8 +76,9 @@ async def test_prompts_outlive_worker_and_daemon(tmp_path: Path) -> None:
             await daemon.wait_ready()
             text, cached, header = await ask_long(daemon)
             assert (0, True) == (cached, header.startswith("miss; cached=0"))
-            # The prompt's last piece is a record of its own, written after the one before it.
-            await wait_until(lambda: len(list(records.rglob("*.kv"))) == 2)
+            # In one record or two, the last of which is written last: 229 tokens, and seven of 8.
+            await wait_until(lambda: any(records.rglob("*-236-?.kv")))
+            assert len(list(records.rglob("*.kv"))) <= 2
             os.kill(daemon.events("model loads")[0]["pid"], signal.SIGKILL)
             await wait_until(lambda: len(daemon.events("model loads")) > 1)
             await daemon.wait_ready()

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from lmx.engines import load_engine
 from lmx.engines.base import Choice, Engine, LoadedEngine, PrefixUse, StepResult
+from lmx.engines.warmup import NOBODY
 from lmx.protocol.messages import Load
 from lmx.protocol.values import PrefixDisk, Sampling
 from tests.conformance.driving import MAX_STEPS, greedy, step_times
@@ -73,6 +74,12 @@ def open_engine(load: Load) -> Engine:
     return loaded.engine
 
 
+def records(load: Load) -> list[Path]:
+    """What is on disk."""
+    assert load.prefix_disk is not None
+    return sorted(Path(load.prefix_disk.path).rglob("*.kv"))
+
+
 def ask(engine: Engine, ids: list[int], sampling: Sampling | None = None) -> list[StepResult]:
     """All results of a lone prompt."""
     engine.add([Choice(1, sampling or greedy(10))], ids, prefix=MINE)
@@ -85,6 +92,19 @@ def test_the_next_life_goes_on(load: Load) -> None:
     first, again = live(load, ids), live(load, ids)
     assert (0, 199) == (first[0].cached_tokens, again[0].cached_tokens)
     assert tokens(first) == tokens(again)
+
+
+def test_a_load_leaves_nothing(load: Load) -> None:
+    """What is computed to see how long it takes is nobody's prompt: neither kept nor written."""
+    ids = [0] * 200
+    assert 0 == live(load, ids)[0].cached_tokens
+    files = records(load)
+    engine = open_engine(load)
+    assert 0 == engine.foresee(ids, NOBODY).known_tokens
+    while engine.rest():
+        pass
+    engine.close()
+    assert files == records(load)
 
 
 def test_seeded_answers_are_the_same(load: Load) -> None:
@@ -150,8 +170,7 @@ def test_damaged_files_are_misses(load: Load) -> None:
     """Whichever bit is wrong, the answer is the one without the file."""
     ids = prompt(1, 200)
     first = live(load, ids)
-    assert load.prefix_disk is not None
-    files = sorted(Path(load.prefix_disk.path).rglob("*.kv"))
+    files = records(load)
     assert files
     for number, file in enumerate(files):
         data = bytearray(file.read_bytes())

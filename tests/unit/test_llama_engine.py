@@ -14,6 +14,7 @@ pytest.importorskip("llama_cpp", exc_type=ImportError)
 pytestmark = pytest.mark.gguf
 
 from lmx.engines.llama.batch import RowBatch  # noqa: E402
+from lmx.engines.llama.cells import make_cells  # noqa: E402
 from lmx.engines.llama.engine import LlamaEngine  # noqa: E402
 from lmx.engines.llama.library import (  # noqa: E402
     ABORTED,
@@ -42,8 +43,9 @@ def open_engine(path: Path) -> Iterator[Open]:
         model = LlamaModel(str(path), GgufOptions())
         context = LlamaContext(model, ContextSize(cells, sequences, batch_tokens, threads=1))
         info = ModelInfo(256, sequences, engine="llama")
+        cells_held = make_cells(model, context, info)
         ends = frozenset({END_ID})
-        opened.append(LlamaEngine(model, context, info, end_ids=ends))
+        opened.append(LlamaEngine(model, context, info, cells=cells_held, end_ids=ends))
         return opened[-1]
 
     yield make

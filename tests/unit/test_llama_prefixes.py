@@ -8,6 +8,7 @@ from threading import Event, Thread
 import pytest
 
 from lmx.engines.base import Choice, PrefillShare, PrefixUse, StepResult
+from lmx.engines.warmup import NOBODY, sample_passes
 from lmx.protocol.values import GgufOptions, ModelInfo, Sampling
 from tests.conformance.driving import MAX_STEPS, collect, greedy, step_times
 from tests.llama_answers import Request, count_equal, drive, make_request, prompt, scored, tokens
@@ -17,6 +18,7 @@ from tests.tiny_state_gguf import write_recurrent, write_windowed
 pytest.importorskip("llama_cpp", exc_type=ImportError)
 pytestmark = pytest.mark.gguf
 
+from lmx.engines.llama.cells import Cells, forget, make_cells  # noqa: E402
 from lmx.engines.llama.engine import LlamaEngine  # noqa: E402
 from lmx.engines.llama.library import ContextSize, LlamaContext, LlamaModel  # noqa: E402
 from lmx.engines.llama.states import LlamaStore, Tiers  # noqa: E402
@@ -43,6 +45,19 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
+def build(
+    path: Path, *, cells: int = 2048, sequences: int = 4, budget: int = BUDGET
+) -> tuple[LlamaEngine, Cells]:
+    """An engine, and what it computes into."""
+    model = LlamaModel(str(path), GgufOptions())
+    context = LlamaContext(model, ContextSize(cells, sequences + 1, 64, threads=1))
+    info = ModelInfo(256, sequences, kv_bytes_per_token=256, engine="llama")
+    store = LlamaStore(budget, needs_snapshots=not model.can_rewind)
+    held = make_cells(model, context, info, kept=Tiers(store))
+    ends = frozenset({END_ID})
+    return LlamaEngine(model, context, info, cells=held, end_ids=ends), held
+
+
 @pytest.fixture
 def open_engine(paths: dict[str, Path]) -> Iterator[Open]:
     """Opens engines and closes them at the end."""
@@ -51,14 +66,9 @@ def open_engine(paths: dict[str, Path]) -> Iterator[Open]:
     def make(
         kind: str = "plain", *, cells: int = 2048, sequences: int = 4, budget: int = BUDGET
     ) -> LlamaEngine:
-        model = LlamaModel(str(paths[kind]), GgufOptions())
-        context = LlamaContext(model, ContextSize(cells, sequences + 1, 64, threads=1))
-        info = ModelInfo(256, sequences, kv_bytes_per_token=256, engine="llama")
-        store = LlamaStore(budget, needs_snapshots=not model.can_rewind)
-        opened.append(
-            LlamaEngine(model, context, info, end_ids=frozenset({END_ID}), kept=Tiers(store))
-        )
-        return opened[-1]
+        engine, _ = build(paths[kind], cells=cells, sequences=sequences, budget=budget)
+        opened.append(engine)
+        return engine
 
     yield make
     for engine in opened:
@@ -286,3 +296,21 @@ def test_answers_do_not_show_what_was_reused(open_engine: Open, kind: str, seed:
     assert engine.free_slots == 3
     assert all(len(expected[i]) == len(found[i]) for i in found if i not in gone)
     assert sum(count_equal(expected[i], results) for i, results in found.items()) > 200
+
+
+@pytest.mark.parametrize("kind", ["plain", "windowed", "recurrent"])
+def test_each_pass_is_timed_whole(paths: dict[str, Path], kind: str) -> None:
+    """No sample goes on from the one before it, and nothing of the last one stays."""
+    engine, cells = build(paths[kind])
+    known = []
+
+    def forget_and_look() -> None:
+        known.append(engine.foresee([0] * 256, NOBODY).known_tokens)
+        forget(cells)
+        known.append(engine.foresee([0] * 256, NOBODY).known_tokens)
+
+    samples = sample_passes(engine, forget_and_look)
+    assert [16, 0, 64, 0] == known
+    assert [16, 64] == [tokens for tokens, _ in samples]
+    assert 0 == engine.memory().cached_bytes
+    engine.close()

@@ -16,6 +16,7 @@ from tests.tiny_gguf import TinyLlama
 pytest.importorskip("llama_cpp", exc_type=ImportError)
 pytestmark = pytest.mark.gguf
 
+from lmx.engines.llama.cells import make_cells  # noqa: E402
 from lmx.engines.llama.engine import LlamaEngine  # noqa: E402
 from lmx.engines.llama.library import ContextSize, LlamaContext, LlamaModel  # noqa: E402
 from lmx.engines.llama.speculation import Speculation  # noqa: E402
@@ -96,10 +97,12 @@ def open_engine(path: Path) -> Iterator[Open]:
         model = LlamaModel(str(path), GgufOptions())
         context = LlamaContext(model, ContextSize(1024, 2, 64, threads=1))
         clock = map(float, count()).__next__
+        info = ModelInfo(256, 2, engine="llama")
         engine = LlamaEngine(
             model,
             context,
-            ModelInfo(256, 2, engine="llama"),
+            info,
+            cells=make_cells(model, context, info),
             end_ids=frozenset({END_ID}),
             speculation=Speculation(clock=clock, is_on=is_on),
         )

@@ -19,6 +19,7 @@ from lmx.engines.mlx.packing import MlxPacker
 from lmx.engines.mlx.passes import PrefillLimits
 from lmx.engines.prefix.disk.cache import DiskCache
 from lmx.engines.prefix.disk.records import DiskSettings, Namespace
+from lmx.engines.warmup import NOBODY
 from lmx.protocol.messages import Load
 from lmx.protocol.values import ModelInfo, PrefixDisk, Sampling
 from tests.random_models import COMMON, KINDS, random_model
@@ -209,6 +210,16 @@ def test_a_loaded_model_finds_its_own_files(
     assert 0 == ask(third, LONG)[1]
     end(third)
     assert 2 == sum(path.is_dir() for path in (tmp_path / "cache").iterdir())
+
+
+def test_a_load_leaves_nothing(load: Callable[..., LoadedEngine], tmp_path: Path) -> None:
+    """What is computed to see how long it takes is nobody's prompt: neither kept nor written."""
+    for _ in range(2):
+        loaded = load()
+        assert 0 == loaded.engine.foresee([0] * 300, NOBODY).known_tokens
+        assert len(loaded.pass_samples) > 1
+        end(loaded.engine)
+    assert not list(tmp_path.rglob("*.kv"))
 
 
 def test_without_memory_there_is_no_disk(load: Callable[..., LoadedEngine], tmp_path: Path) -> None:

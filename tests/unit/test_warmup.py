@@ -28,7 +28,7 @@ def test_every_sampling_answers_once_and_nothing_stays() -> None:
 def test_a_gpu_is_timed_over_one_pass() -> None:
     """The sample is a pass of prompt tokens alone, made twice; nothing is left of it."""
     engine, pauses = make_engine("gpu")
-    ((tokens, took_s),) = sample_passes(engine)
+    ((tokens, took_s),) = sample_passes(engine, engine.shrink)
     assert GPU_SAMPLES == (tokens,)
     assert took_s > 0
     assert 2 == len(pauses)
@@ -38,7 +38,7 @@ def test_a_gpu_is_timed_over_one_pass() -> None:
 def test_a_cpu_is_timed_over_small_passes_first() -> None:
     """What costs of them go down with their size is known from the first request on."""
     engine, pauses = make_engine("cpu")
-    samples = sample_passes(engine)
+    samples = sample_passes(engine, engine.shrink)
     assert list(CPU_SAMPLES) == [tokens for tokens, _ in samples]
     assert len(CPU_SAMPLES) == len(pauses)  # nothing compiles
     assert (4, {}, []) == (engine.free_slots, engine.prefilling(), engine.step())
@@ -49,12 +49,12 @@ def test_a_slow_cpu_is_not_timed_for_long() -> None:
     info = ModelInfo(context_tokens=4096, max_sequences=4, device="cpu")
     chunk_s = 1.1 * LONGEST_SAMPLE_S * FakeSettings().chunk / CPU_SAMPLES[1]
     engine = FakeEngine(FakeSettings(prefill_ms=1000 * chunk_s), info)
-    assert [CPU_SAMPLES[0]] == [tokens for tokens, _ in sample_passes(engine)]
+    assert [CPU_SAMPLES[0]] == [tokens for tokens, _ in sample_passes(engine, engine.shrink)]
 
 
 def test_a_short_context_makes_a_short_sample() -> None:
     """The sample fits into the context with its one token of answer."""
-    ((tokens, _),) = sample_passes(make_engine("gpu", context=8)[0])
-    assert 6 == tokens
-    ((tokens, _),) = sample_passes(make_engine("cpu", context=8)[0])
-    assert 6 == tokens
+    for device in ("gpu", "cpu"):
+        engine, _ = make_engine(device, context=8)
+        ((tokens, _),) = sample_passes(engine, engine.shrink)
+        assert 6 == tokens

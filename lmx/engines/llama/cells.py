@@ -10,13 +10,13 @@ from time import perf_counter
 
 from lmx.engines.base import PrefixOutlook, PrefixUse
 from lmx.engines.llama.keeper import StateKeeper
-from lmx.engines.llama.library import LlamaContext
+from lmx.engines.llama.library import LlamaContext, LlamaModel
 from lmx.engines.llama.slots import MIN_SHARED_TOKENS, Slot, SlotTable
 from lmx.engines.llama.states import BLOCK_TOKENS, NOTHING_KEPT, Tiers
 from lmx.engines.llama.transfer import StateTransfer
 from lmx.engines.prefix.store import LEAST_TOKENS
 from lmx.engines.prefix.tree import TokenIds
-from lmx.protocol.values import Kept, Memory
+from lmx.protocol.values import Kept, Memory, ModelInfo
 
 # Of the time that others decode, for keeping what ended answers left.
 SAVE_SHARE = 0.03
@@ -202,3 +202,33 @@ class Cells:
     def _note_windows(self) -> None:
         """A pass, and what is restored, may take cells behind sliding windows."""
         self._keeper.note_windows(list(self._slots))
+
+
+def make_cells(
+    model: LlamaModel, context: LlamaContext, info: ModelInfo, *, kept: Tiers = NOTHING_KEPT
+) -> Cells:
+    """All slots empty.
+
+    Args:
+        model: What the context is of.
+        context: With a store that is on and takes ranges, it has one sequence more than `info`.
+        info: How many slots, and what a token takes.
+        kept: Where what leaves a slot goes.
+    """
+    slots = SlotTable(
+        info.max_sequences, can_rewind=model.can_rewind, window_tokens=model.window_tokens
+    )
+    return Cells(
+        context,
+        slots,
+        kept,
+        weight_bytes=model.weight_bytes,
+        bytes_per_token=info.kv_bytes_per_token,
+    )
+
+
+def forget(cells: Cells) -> None:
+    """Nothing that was computed so far is gone on from. No sequence may be live."""
+    for slot in cells.slots:
+        cells.cut(slot, 0)  # it goes to the store
+    cells.kept.store.clear()

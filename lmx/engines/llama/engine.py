@@ -28,9 +28,7 @@ from lmx.engines.llama.library import ABORTED, NO_FREE_CELLS, LlamaContext, Llam
 from lmx.engines.llama.logprobs import describe, describe_rows
 from lmx.engines.llama.prompts import PromptQueue
 from lmx.engines.llama.sequence import Beginning, LiveSequence, Part, make_sequence
-from lmx.engines.llama.slots import SlotTable
 from lmx.engines.llama.speculation import Speculation
-from lmx.engines.llama.states import NOTHING_KEPT, Tiers
 from lmx.engines.prefix.tree import make_key
 from lmx.errors import InvalidRequest, OutOfMemory
 from lmx.protocol.values import Memory, ModelInfo
@@ -52,10 +50,9 @@ class LlamaEngine:
         model: Closed with the engine.
         context: Closed with the engine.
         info: What the daemon is told.
+        cells: What the context holds, and the store behind it.
         end_ids: Ids that end a generation.
         speculation: Drafts for a sequence that runs alone; `None` for none.
-        kept: Where what leaves the cache goes. With a store that is on and takes ranges, the
-            context has one sequence more than `info` says.
 
     Attributes:
         preemption_count: How often a sequence gave up its cells so far.
@@ -67,26 +64,18 @@ class LlamaEngine:
         context: LlamaContext,
         info: ModelInfo,
         *,
+        cells: Cells,
         end_ids: frozenset[int],
         speculation: Speculation | None = None,
-        kept: Tiers = NOTHING_KEPT,
     ) -> None:
         self._model = model
         self._context = context
         self._info = info
         self._end_ids = end_ids
-        rewinds = model.can_rewind
-        slots = SlotTable(info.max_sequences, can_rewind=rewinds, window_tokens=model.window_tokens)
-        self._cells = Cells(
-            context,
-            slots,
-            kept,
-            weight_bytes=model.weight_bytes,
-            bytes_per_token=info.kv_bytes_per_token,
-        )
+        self._cells = cells
         self._live: dict[int, LiveSequence] = {}  # in order of arrival
         self._prompts = PromptQueue(
-            self._live, self._cells, cell_count=context.size.cells, can_rewind=rewinds
+            self._live, cells, cell_count=context.size.cells, can_rewind=model.can_rewind
         )
         self._batch = RowBatch(context.size.batch_tokens)
         words = (model.vocabulary_size + 31) // 32
@@ -209,10 +198,7 @@ class LlamaEngine:
 
     def shrink(self, prefix_cache_bytes: int | None = None) -> None:
         """Empty or cut the store. The cache was allocated at load and goes with the worker."""
-        if prefix_cache_bytes is None:
-            self._cells.kept.store.clear()
-        else:
-            self._cells.kept.store.set_budget(prefix_cache_bytes)
+        self._cells.kept.store.shrink(prefix_cache_bytes)
 
     def memory(self) -> Memory:
         """What was allocated at load, and what the store holds besides."""

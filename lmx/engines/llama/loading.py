@@ -16,6 +16,7 @@ from lmx.catalog.memory_plan import (
 from lmx.engines.base import LoadedEngine
 from lmx.engines.grammar import LlgGrammarCompiler
 from lmx.engines.llama.batch import RowBatch
+from lmx.engines.llama.cells import forget, make_cells
 from lmx.engines.llama.disk import open_disk
 from lmx.engines.llama.engine import LlamaEngine
 from lmx.engines.llama.library import ContextSize, LlamaContext, LlamaModel, has_gpu, max_sequences
@@ -79,14 +80,10 @@ def load_engine(load: Load) -> LoadedEngine:
     disk = open_disk(load, store, info.device)
     batch_tokens = max(LLAMA_BATCH_TOKENS, sequences + spare)
     size = ContextSize(cells, sequences + spare, batch_tokens, threads, load.kv_bits)
-    engine = LlamaEngine(
-        model,
-        LlamaContext(model, size),
-        info,
-        end_ids=ends,
-        speculation=Speculation(is_on=load.speculation),
-        kept=Tiers(store, disk),
-    )
+    context = LlamaContext(model, size)
+    held = make_cells(model, context, info, kept=Tiers(store, disk))
+    speculation = Speculation(is_on=load.speculation)
+    engine = LlamaEngine(model, context, info, cells=held, end_ids=ends, speculation=speculation)
     notes += _remarks(load, disk)
     warm_up(engine, [Sampling(max_tokens=1, seed=0)])
     grammars = LlgGrammarCompiler(
@@ -94,7 +91,8 @@ def load_engine(load: Load) -> LoadedEngine:
         vocabulary_size=model.vocabulary_size,
         end_ids=ends,
     )
-    return LoadedEngine(engine, tokenizer, grammars, notes, pass_samples=sample_passes(engine))
+    samples = sample_passes(engine, partial(forget, held))
+    return LoadedEngine(engine, tokenizer, grammars, notes, pass_samples=samples)
 
 
 def _remarks(load: Load, disk: LlamaTier | None) -> list[str]:

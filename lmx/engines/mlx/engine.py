@@ -181,11 +181,9 @@ class MlxEngine:
 
     def shrink(self, prefix_cache_bytes: int | None = None) -> None:
         """Give what is kept of prompts and the pool of freed buffers back."""
+        self._keeper.store.shrink(prefix_cache_bytes)
         if prefix_cache_bytes is None:
-            self._keeper.store.clear()
             self._speculation.shrink()
-        else:
-            self._keeper.store.set_budget(prefix_cache_bytes)
         mx.clear_cache()
 
     def memory(self) -> Memory:

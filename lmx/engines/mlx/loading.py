@@ -96,9 +96,8 @@ def load_engine(load: Load, blas: Blas) -> LoadedEngine:
     grammars = LlgGrammarCompiler(
         tokenizer.vocabulary_json, vocabulary_size=vocabulary_size, end_ids=ends
     )
-    return LoadedEngine(
-        engine, tokenizer, grammars, [*blas.notes, *notes], pass_samples=sample_passes(engine)
-    )
+    samples = sample_passes(engine, engine.shrink)
+    return LoadedEngine(engine, tokenizer, grammars, [*blas.notes, *notes], pass_samples=samples)
 
 
 def prefill_limits() -> PrefillLimits:

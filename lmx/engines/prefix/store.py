@@ -211,9 +211,15 @@ class PrefixStore(Generic[S, P]):
         with self._lock:
             self._tree.clear()
 
-    def set_budget(self, budget_bytes: int) -> None:
-        """Change the budget, evicting what is over it; one that was 0 stays 0."""
-        if self._is_on:
+    def shrink(self, budget_bytes: int | None) -> None:
+        """Change the budget, evicting what is over it; one that was 0 stays 0.
+
+        Args:
+            budget_bytes: The new one; with `None` it stays, and everything is forgotten.
+        """
+        if budget_bytes is None:
+            self.clear()
+        elif self._is_on:
             with self._lock:
                 self._tree.set_budget(budget_bytes)
 
