@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmx.engines.mlx.vectors import attention, curves
+from lmx.engines.mlx import curves
+from lmx.engines.mlx.vectors import attention
 from lmx.engines.mlx.vectors.activations import ALIASES, COMMON, ON_CPU, ON_GPU, find_activation
 from lmx.engines.mlx.vectors.pooling import POOLINGS, Dense, Pooling, normalise
 from lmx.engines.mlx.vectors.rows import SMALLEST_GROUP_TOKENS, pad_rows, plan_groups

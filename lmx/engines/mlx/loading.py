@@ -22,6 +22,7 @@ from lmx.engines.mlx.device import device_name, limit_pool, wire
 from lmx.engines.mlx.disk import open_disk
 from lmx.engines.mlx.drafting import DraftModel, can_draft
 from lmx.engines.mlx.engine import MlxEngine, Savings
+from lmx.engines.mlx.exponentials import avoid_slow_exponentials
 from lmx.engines.mlx.files import check_directory, read_json
 from lmx.engines.mlx.flat import flatten_quantised
 from lmx.engines.mlx.keeper import make_store
@@ -59,7 +60,7 @@ def load_engine(load: Load, blas: Blas) -> LoadedEngine:
     tokenizer_config = read_json(directory / "tokenizer_config.json", required=False)
     tokenizer, notes = load_tokenizer(directory, tokenizer_config)
     pool_bytes = limit_pool()
-    model = load_weights(directory, config, is_fast=blas.is_fast)
+    model = load_generator(directory, config, is_fast=blas.is_fast)
     if load.kv_bits is not None:
         quantise(model)
     info = _model_info(model, load, context_tokens(config, tokenizer_config))
@@ -128,7 +129,7 @@ def load_draft(
             return None, NO_DRAFT.format(
                 name=directory.name, reason="its vocabulary is another one"
             )
-        model = load_weights(directory, config, is_fast=is_fast)
+        model = load_generator(directory, config, is_fast=is_fast)
     except (CorruptModel, UnsupportedModel) as error:
         return None, NO_DRAFT.format(name=directory.name, reason=error.message)
     if not can_draft(model):
@@ -168,6 +169,13 @@ def _end_ids(directory: Path, config: dict[str, Any], tokenizer: MlxTokenizer) -
     generation_config = read_json(directory / "generation_config.json", required=False)
     ids = end_ids(config, config.get("text_config") or {}, generation_config)
     return ids if tokenizer.end_id is None else ids | {tokenizer.end_id}
+
+
+def load_generator(directory: Path, config: dict[str, Any], *, is_fast: bool) -> Any:
+    """A model that answers prompts, one pass at a time; see `load_weights`."""
+    model = load_weights(directory, config, is_fast=is_fast)
+    avoid_slow_exponentials(model)
+    return model
 
 
 def load_weights(

@@ -290,13 +290,14 @@ class Prefill:
         stop = partial.next_stop() if self._keeper.needs_stops else None
         end = end if stop is None else min(end, stop)
         padding = self._padding(prompt, caches, end - done)
+        began_s = perf_counter()  # a CPU is all but done when this comes back
         logits = self._forward(mx.array([[*prompt.token_ids[done:end], *[0] * padding]]), caches)
         if padding:
             caches.rewind(padding)
         _gather(prompt, logits, done)
         partial.caches, partial.done_tokens = caches, end
         partial.computed_tokens += end - done
-        self._chunk = end - done, perf_counter()
+        self._chunk = end - done, began_s
         piece_tokens = max(PIECE_TOKENS, self._limits.chunk_tokens)
         is_piece = end - partial.kept_tokens >= piece_tokens or not partial.left_tokens
         if is_piece if stop is None else end == stop:

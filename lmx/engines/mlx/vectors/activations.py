@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 import mlx.core as mx
 
+from lmx.engines.mlx import curves
+from lmx.engines.mlx.curves import Curve
 from lmx.engines.mlx.device import device_name
-from lmx.engines.mlx.vectors import curves
-from lmx.engines.mlx.vectors.curves import Curve
 from lmx.errors import UnsupportedModel
 
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from lmx.engines.mlx.curves import exp_of_sixteenth
 from lmx.engines.mlx.device import device_name
-from lmx.engines.mlx.vectors.curves import exp_of_sixteenth
 
 # Added to the scores of padding; far below any score, and finite so that differences are numbers.
 FAR_BELOW = -1e9

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from lmx.engines.mlx.vectors.curves import Curve
+from lmx.engines.mlx.curves import Curve
 from lmx.engines.mlx.vectors.weights import Linear
 
 # Below every hidden state; padding must not be a maximum.
