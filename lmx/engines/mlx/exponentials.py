@@ -28,6 +28,8 @@ SLOW_MACHINES = {"x86_64", "AMD64"}
 LEAST_SCORES = 1 << 14
 # Gone over four times: half a megabyte, which stays in a core's own cache.
 TILE_SCORES = 1 << 17
+# What is in memory of a pass: 32 megabytes.
+MOST_SCORES = 1 << 23
 # Instead of minus infinity, so that a row that sees nothing is no division of nothing by nothing.
 UNSEEN = float(np.finfo(np.float32).min)
 
@@ -92,8 +94,35 @@ def softmax_attention(
     Returns:
         (B, H, T, V)
     """
+    batch, heads, tokens, _ = queries.shape
+    rows = max(1, MOST_SCORES // (batch * heads * keys.shape[2]))
+    queries = queries * scale
+    blocks = []
+    for start in range(0, tokens, rows):
+        stop = min(tokens, start + rows)
+        seen = keys.shape[2] - tokens + stop if mask == "causal" else keys.shape[2]
+        blocks.append(
+            _attend_block(
+                queries[:, :, start:stop],
+                keys[:, :, :seen],
+                values[:, :, :seen],
+                _part_of(mask, start, stop),
+            )
+        )
+    return blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=2)
+
+
+def gate_silu(gate: mx.array, x: mx.array) -> mx.array:
+    """`mlx_lm.models.activations.swiglu`, silu(gate) * x; the same but for rounding."""
+    found: mx.array = silu(gate) * x if gate.dtype == mx.float32 else activations.swiglu(gate, x)
+    return found
+
+
+def _attend_block(
+    queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | str | None
+) -> mx.array:
     batch, heads, tokens, width = queries.shape
-    together = (queries * scale).reshape(batch, keys.shape[1], -1, width)
+    together = queries.reshape(batch, keys.shape[1], -1, width)
     scores = together @ keys.swapaxes(-1, -2)  # (B, K, G * T, N)
     mx.eval(scores, [mask] if isinstance(mask, mx.array) else [])
     weights = _view(scores).reshape(batch, heads, tokens, -1)
@@ -104,10 +133,10 @@ def softmax_attention(
     return mixed.reshape(batch, heads, tokens, -1)
 
 
-def gate_silu(gate: mx.array, x: mx.array) -> mx.array:
-    """`mlx_lm.models.activations.swiglu`, silu(gate) * x; the same but for rounding."""
-    found: mx.array = silu(gate) * x if gate.dtype == mx.float32 else activations.swiglu(gate, x)
-    return found
+def _part_of(mask: mx.array | str | None, start: int, stop: int) -> mx.array | str | None:
+    """What a mask says of some of the tokens."""
+    is_for_all = not isinstance(mask, mx.array) or mask.ndim < 2 or mask.shape[-2] == 1  # noqa: PLR2004
+    return mask if is_for_all else mask[..., start:stop, :]
 
 
 def _pays(queries: mx.array, keys: mx.array) -> bool:
