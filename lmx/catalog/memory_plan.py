@@ -45,9 +45,8 @@ LLAMA_PASS_BYTES = 2 << 30
 LLAMA_ROW_CACHE_BYTES = 1 << 30
 
 # Most tokens of a prefill pass. One is what a cancelled request or a waiting token can be held up
-# by. mlx-lm's 2048 on a GPU; on a CPU of 100 to 1,000 tokens per second a quarter to a few seconds,
-# and float32 prefill is faster in small chunks there (512 gives 92 tokens per second where 2048
-# gives 65).
+# by. mlx-lm's 2048 on a GPU; on a CPU of 100 to 2,000 tokens per second a quarter to a few seconds,
+# and enough for the gaps beside running streams.
 MLX_PREFILL_TOKENS: dict[Device, int] = {"cpu": 512, "gpu": 2048}
 # Most tokens of a batch of vectors or scores, padding included: the rows of other requests wait for
 # it. all-MiniLM-L6-v2 on two cores, texts of 9 to 250 tokens, makes 6,600 to 7,100 tokens a second

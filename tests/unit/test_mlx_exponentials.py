@@ -15,6 +15,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from lmx.engines.mlx.exponentials import (
     LEAST_SCORES,
+    MOST_SCORES,
     SLOW_MACHINES,
     TILE_SCORES,
     attend,
@@ -26,6 +27,9 @@ from lmx.engines.mlx.loading import load_generator
 from tests.random_models import KINDS, random_model
 from tests.tiny_models import build_tiny_llama
 
+# Several blocks, the last of them smaller, of several tiles each.
+MANY = (1, 8, 2, 300, 5000)
+assert MANY[1] * MANY[3] * MANY[4] > MOST_SCORES > 2 * TILE_SCORES
 is_slow = platform.machine() in SLOW_MACHINES
 needs_slow = pytest.mark.skipif(not is_slow, reason="MLX has vectors for exponentials here")
 
@@ -53,13 +57,13 @@ def masks(batch: int, heads: int, tokens: int, seen: int) -> list[Any]:
         (2, 4, 4, 7, 90),
         (2, 6, 2, 1, 700),
         (1, 2, 1, 50, 50),
-        (1, 8, 2, 64, 600),
+        MANY,
     ],
 )
 def test_attention_is_the_librarys(
     batch: int, heads: int, groups: int, tokens: int, seen: int, kind: int
 ) -> None:
-    """With every mask, for one token or many, in one tile or several."""
+    """With every mask, for one token or many, in one block and tile or several."""
     queries, keys = draw(batch, heads, tokens, 16), draw(batch, groups, seen, 16)
     values = draw(batch, groups, seen, 24)
     mask = masks(batch, heads, tokens, seen)[kind]
@@ -67,11 +71,6 @@ def test_attention_is_the_librarys(
     found = softmax_attention(queries, keys, values, scale=0.3, mask=mask)
     assert (expected.shape, expected.dtype) == (found.shape, found.dtype)
     np.testing.assert_allclose(np.array(expected), np.array(found), atol=2e-6)
-
-
-def test_several_tiles_are_among_these() -> None:
-    """What one case above goes over in pieces."""
-    assert 8 * 64 * 600 > 2 * TILE_SCORES
 
 
 def test_what_is_not_plain_is_left_to_the_library() -> None:

@@ -100,7 +100,8 @@ def softmax_attention(
     blocks = []
     for start in range(0, tokens, rows):
         stop = min(tokens, start + rows)
-        seen = keys.shape[2] - tokens + stop if mask == "causal" else keys.shape[2]
+        # What a causal block sees ends with it.
+        seen = keys.shape[2] - (tokens - stop if isinstance(mask, str) else 0)
         blocks.append(
             _attend_block(
                 queries[:, :, start:stop],
