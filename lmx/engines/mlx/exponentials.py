@@ -34,15 +34,16 @@ MOST_SCORES = 1 << 23
 UNSEEN = float(np.finfo(np.float32).min)
 
 
-def avoid_slow_exponentials(model: Any) -> None:
+def avoid_slow_exponentials(model: Any, machine: str = platform.machine()) -> None:
     """Where MLX has no vectors for them, let a model's layers call the functions of this module.
 
     A layer gets a class whose methods see other globals; mlx-lm's own classes stay as they are.
 
     Args:
         model: Of mlx-lm, changed in place. What it computes is not lazy any more.
+        machine: As `platform.machine` says.
     """
-    if device_name() == "gpu" or platform.machine() not in SLOW_MACHINES:
+    if device_name() == "gpu" or machine not in SLOW_MACHINES:
         return
     classes: dict[type, type] = {}
     for module in model.modules():
@@ -52,25 +53,16 @@ def avoid_slow_exponentials(model: Any) -> None:
         module.__class__ = classes[kind]
 
 
-def attend(
-    queries: mx.array,
-    keys: Any,
-    values: Any,
-    cache: Any,
-    scale: float,
-    mask: mx.array | str | None,
-    **options: Any,
-) -> mx.array:
+def attend(queries: mx.array, keys: Any, values: Any, *rest: Any, **how: Any) -> mx.array:
     """`mlx_lm.models.base.scaled_dot_product_attention`; the same but for rounding.
 
-    Quantised keys, half types and `sinks` are left to that.
+    Quantised keys, half types, sinks and what is called in another way are left to that.
     """
+    is_usual = not rest and how.keys() == {"cache", "scale", "mask"}
     is_plain = isinstance(keys, mx.array) and queries.dtype == keys.dtype == mx.float32
-    if is_plain and options.get("sinks") is None and _pays(queries, keys):
-        return softmax_attention(queries, keys, values, scale=scale, mask=mask)
-    found: mx.array = base.scaled_dot_product_attention(
-        queries, keys, values, cache, scale, mask, **options
-    )
+    if is_usual and is_plain and _pays(queries, keys):
+        return softmax_attention(queries, keys, values, scale=how["scale"], mask=how["mask"])
+    found: mx.array = base.scaled_dot_product_attention(queries, keys, values, *rest, **how)
     return found
 
 
@@ -107,7 +99,7 @@ def softmax_attention(
                 queries[:, :, start:stop],
                 keys[:, :, :seen],
                 values[:, :, :seen],
-                _part_of(mask, start, stop),
+                mask=_part_of(mask, start, stop),
             )
         )
     return blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=2)
@@ -120,7 +112,7 @@ def gate_silu(gate: mx.array, x: mx.array) -> mx.array:
 
 
 def _attend_block(
-    queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | str | None
+    queries: mx.array, keys: mx.array, values: mx.array, *, mask: mx.array | str | None
 ) -> mx.array:
     batch, heads, tokens, width = queries.shape
     together = queries.reshape(batch, keys.shape[1], -1, width)
@@ -136,8 +128,9 @@ def _attend_block(
 
 def _part_of(mask: mx.array | str | None, start: int, stop: int) -> mx.array | str | None:
     """What a mask says of some of the tokens."""
-    is_for_all = not isinstance(mask, mx.array) or mask.ndim < 2 or mask.shape[-2] == 1  # noqa: PLR2004
-    return mask if is_for_all else mask[..., start:stop, :]
+    if not isinstance(mask, mx.array) or mask.ndim == 1 or mask.shape[-2] == 1:
+        return mask  # it says the same of all
+    return mask[..., start:stop, :]
 
 
 def _pays(queries: mx.array, keys: mx.array) -> bool:
