@@ -28,7 +28,7 @@ SLOW_MACHINES = {"x86_64", "AMD64"}
 LEAST_SCORES = 1 << 14
 # Gone over four times: half a megabyte, which stays in a core's own cache.
 TILE_SCORES = 1 << 17
-# What is in memory of a pass: 32 megabytes.
+# What a block has: 32 megabytes, of which two are there at once.
 MOST_SCORES = 1 << 23
 # Instead of minus infinity, so that a row that sees nothing is no division of nothing by nothing.
 UNSEEN = float(np.finfo(np.float32).min)
@@ -123,6 +123,7 @@ def _attend_block(
         _hide(weights, mask)
     sums = _exponentiate(weights.reshape(-1, weights.shape[-1]))
     mixed = (scores @ values) / mx.array(sums).reshape(*scores.shape[:-1], 1)
+    mx.async_eval(mixed)  # or every block's scores would stay until the end of the pass
     return mixed.reshape(batch, heads, tokens, -1)
 
 
