@@ -387,7 +387,8 @@ def _mlx_work_bytes(part: Config, context: int, *, max_sequences: int, device: D
     values = tokens * (WIDE_VECTORS * width + FEED_FORWARD_VECTORS * inner)
     value_bytes = FLOAT32_BYTES if device == "cpu" else 2
     logits = LOGITS_COPIES * max_sequences * count(part, "vocab_size")
-    # Metal's attention keeps no scores; the CPU's makes them all, and their softmax.
+    # Metal's attention keeps no scores; MLX's on a CPU makes them all, and their softmax. That of
+    # x86 has two blocks at once, but not with 8-bit caches or half types.
     heads = count(part, "num_attention_heads", "n_head", "n_heads")
     scores = 2 * heads * tokens * context if device == "cpu" else 0
     return values * value_bytes + (logits + scores) * FLOAT32_BYTES

@@ -22,14 +22,14 @@ GPU_SAMPLES = (128,)
 # On a CPU small ones pay for the weights as well, and large ones may take minutes.
 CPU_SAMPLES = (16, 64, 256)
 LONGEST_SAMPLE_S = 1.0
-# A sample goes on from nothing that was computed for anybody, on disk either.
+# Nothing here goes on from what was computed for anybody, on disk either; nor do they from this.
 NOBODY = PrefixUse(salt="warm-up")
 
 
 def warm_up(engine: Engine, samplings: Sequence[Sampling]) -> None:
     """Answer a prompt of two tokens once for each of these settings."""
     for sampling in samplings:
-        engine.add([Choice(WARM_UP_ID, sampling)], [0, 0])
+        engine.add([Choice(WARM_UP_ID, sampling)], [0, 0], prefix=NOBODY)
         _step_until_idle(engine)
 
 
@@ -43,7 +43,8 @@ def warm_up_company(engine: Engine) -> None:
         return
     for row, (tokens, steps) in enumerate(COMPANY_STAYS):
         sampling = Sampling(max_tokens=tokens, seed=0)
-        engine.add([Choice(WARM_UP_ID - row, sampling)], [row] * COMPANY_TOKENS)
+        choice = Choice(WARM_UP_ID - row, sampling)
+        engine.add([choice], [row] * COMPANY_TOKENS, prefix=NOBODY)
         for _ in range(steps):
             engine.step()
     _step_until_idle(engine)
@@ -62,7 +63,7 @@ def warm_up_passes(engine: Engine, shapes: Iterable[tuple[int, int]]) -> None:
             continue
         for row in range(rows):
             choice = Choice(WARM_UP_ID - row, Sampling(max_tokens=1, seed=0))
-            engine.add([choice], [row] * (tokens + 1))
+            engine.add([choice], [row] * (tokens + 1), prefix=NOBODY)
         _step_until_idle(engine)
         engine.shrink()  # or a longer one would go on from this
 

@@ -1,12 +1,16 @@
 """What an engine does before its first request."""
 
+from lmx.engines.base import SHARES_FREELY
 from lmx.engines.fake import FakeEngine, FakeSettings
 from lmx.engines.warmup import (
+    COMPANY_STAYS,
     CPU_SAMPLES,
     GPU_SAMPLES,
     LONGEST_SAMPLE_S,
     sample_passes,
     warm_up,
+    warm_up_company,
+    warm_up_passes,
 )
 from lmx.protocol.values import ModelInfo, Sampling
 
@@ -23,6 +27,19 @@ def test_every_sampling_answers_once_and_nothing_stays() -> None:
     engine, _ = make_engine("cpu")
     warm_up(engine, [Sampling(max_tokens=1), Sampling(max_tokens=1, top_p=0.9)])
     assert (4, {}, []) == (engine.free_slots, engine.prefilling(), engine.step())
+
+
+def test_warming_up_is_no_part_of_anybodys_prompts() -> None:
+    """Whoever asks for the same is not told that it was there and had to go."""
+    info = ModelInfo(context_tokens=4096, max_sequences=4, device="gpu")
+    engine = FakeEngine(FakeSettings(keep=4096), info)
+    warm_up(engine, [Sampling(max_tokens=1)])
+    warm_up_company(engine)
+    warm_up_passes(engine, [(2, 30)])
+    sample_passes(engine, engine.shrink)
+    for token_id in range(len(COMPANY_STAYS)):
+        outlook = engine.foresee([token_id] * 200, SHARES_FREELY)
+        assert (0, "no-entry") == (outlook.known_tokens, outlook.reason)
 
 
 def test_a_gpu_is_timed_over_one_pass() -> None:

@@ -74,7 +74,7 @@ def softmax_attention(
     scale: float,
     mask: mx.array | str | None,
 ) -> mx.array:
-    """Attention in float32, evaluated up to its weights.
+    """Attention in float32, a block after the other; the last one's result is on its way.
 
     Args:
         queries: (B, H, T, E)
